@@ -1,0 +1,201 @@
+//! The most similar rows of a bank.
+
+use crate::error::{EvalError, same_length};
+use crate::features::Features;
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use std::cmp::Ordering;
+
+// A block of similarities is at most 256 x 4096 f32 = 4 MiB, whatever the sizes of bank and queries.
+const QUERY_BLOCK: usize = 256;
+const BANK_BLOCK: usize = 4096;
+// Candidates kept while searching: at most so many for the queries of one block together.
+const MAX_CANDIDATES: usize = 1 << 22;
+
+/// The `k` most similar bank rows of each query, most similar first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Neighbors {
+    /// Neighbours per query.
+    pub k: usize,
+    /// Bank rows, `[queries, k]`.
+    pub indices: Vec<u32>,
+    /// Cosine similarities, `[queries, k]`.
+    pub similarities: Vec<f32>,
+}
+
+impl Neighbors {
+    /// Bank rows and similarities of query `i`.
+    pub fn row(&self, i: usize) -> (&[u32], &[f32]) {
+        let row = i * self.k..(i + 1) * self.k;
+        (&self.indices[row.clone()], &self.similarities[row])
+    }
+}
+
+/// Whether a query may find itself in the bank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// Queries and bank are different images.
+    Keep,
+    /// The queries are the bank; row `i` is not a neighbour of query `i`.
+    LeaveOut,
+}
+
+/// Finds the `k` nearest bank rows by cosine similarity.
+///
+/// `k` is lowered to what the bank holds; see [`Neighbors::k`].
+/// Of equally similar rows the lower index comes first.
+/// Memory beyond the inputs: a normalised copy of both, a fixed block, and the result.
+///
+/// # Errors
+/// [`EvalError`] if the features are bad, the widths differ, no neighbour is left, or, with [`Own::LeaveOut`], the
+/// numbers of rows differ.
+pub fn neighbors(
+    bank: &Features,
+    queries: &Features,
+    k: usize,
+    own: Own,
+) -> Result<Neighbors, EvalError> {
+    bank.check_width(bank.d)?;
+    queries.check_width(bank.d)?;
+    if own == Own::LeaveOut {
+        same_length("queries that are the bank", bank.n, queries.n)?;
+    }
+    let k = k.min(bank.n - usize::from(own == Own::LeaveOut));
+    if k == 0 {
+        return Err(EvalError::Empty { what: "neighbours" });
+    }
+
+    let d = bank.d;
+    let (bank, queries) = (bank.l2_normalized(), queries.l2_normalized());
+    let bank_blocks = bank
+        .data
+        .chunks(BANK_BLOCK * d)
+        .map(|rows| Tensor::from_slice(rows, (rows.len() / d, d), &Device::Cpu)?.t())
+        .collect::<candle_core::Result<Vec<Tensor>>>()?;
+
+    let query_block = (MAX_CANDIDATES / (2 * k)).clamp(16, QUERY_BLOCK);
+    let mut found = Neighbors {
+        k,
+        indices: Vec::with_capacity(queries.n * k),
+        similarities: Vec::with_capacity(queries.n * k),
+    };
+    for (block, rows) in queries.data.chunks(query_block * d).enumerate() {
+        let count = rows.len() / d;
+        let rows = Tensor::from_slice(rows, (count, d), &Device::Cpu)?;
+        let mut best: Vec<Best> = (0..count).map(|_| Best::new(k)).collect();
+        for (bank_block, bank_rows) in bank_blocks.iter().enumerate() {
+            let similarities = rows.matmul(bank_rows)?.flatten_all()?.to_vec1::<f32>()?;
+            let width = similarities.len() / count;
+            let first = bank_block * BANK_BLOCK;
+            best.par_iter_mut()
+                .zip(similarities.par_chunks(width))
+                .enumerate()
+                .for_each(|(i, (best, similarities))| {
+                    let skip = (own == Own::LeaveOut).then_some(block * query_block + i);
+                    for (j, &similarity) in similarities.iter().enumerate() {
+                        if similarity > best.bar && Some(first + j) != skip {
+                            best.push(similarity, (first + j) as u32);
+                        }
+                    }
+                });
+        }
+        best.par_iter_mut().for_each(Best::finish);
+        for (similarity, index) in best.iter().flat_map(|best| &best.items) {
+            found.indices.push(*index);
+            found.similarities.push(*similarity);
+        }
+    }
+    Ok(found)
+}
+
+/// The best `k` of a stream of candidates that come by rising index.
+struct Best {
+    k: usize,
+    items: Vec<(f32, u32)>,
+    /// Only what is above it can still be among the best; an equal one has a higher index, hence loses.
+    bar: f32,
+}
+
+impl Best {
+    fn new(k: usize) -> Best {
+        Best {
+            k,
+            items: Vec::new(),
+            bar: f32::NEG_INFINITY,
+        }
+    }
+
+    fn push(&mut self, similarity: f32, index: u32) {
+        self.items.push((similarity + 0.0, index)); // -0 becomes 0: they are equal
+        if self.items.len() >= 2 * self.k {
+            self.items.select_nth_unstable_by(self.k - 1, nearer);
+            self.items.truncate(self.k);
+            self.bar = self.items[self.k - 1].0;
+        }
+    }
+
+    fn finish(&mut self) {
+        self.items.sort_unstable_by(nearer);
+        self.items.truncate(self.k);
+    }
+}
+
+fn nearer(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Stream};
+
+    fn noise(n: usize, d: usize, seed: u64) -> Features {
+        let mut stream = Stream::new(seed, Purpose::Bootstrap, 99);
+        Features::new(n, d, (0..n * d).map(|_| stream.normal() as f32).collect()).unwrap()
+    }
+
+    #[test]
+    fn blocked_search_agrees_with_sorting_everything() {
+        // More than one block on both sides.
+        let (bank, queries) = (noise(5000, 5, 1), noise(300, 5, 2));
+        let found = neighbors(&bank, &queries, 7, Own::Keep).unwrap();
+        let (bank, queries) = (bank.l2_normalized(), queries.l2_normalized());
+        for i in [0, 131, 255, 256, 299] {
+            let mut all: Vec<(f32, u32)> = bank
+                .rows()
+                .enumerate()
+                .map(|(j, row)| {
+                    let dot = row
+                        .iter()
+                        .zip(queries.row(i))
+                        .map(|(a, b)| f64::from(a * b));
+                    (dot.sum::<f64>() as f32, j as u32)
+                })
+                .collect();
+            all.sort_by(nearer);
+            let expected: Vec<u32> = all.iter().take(7).map(|item| item.1).collect();
+            assert_eq!(found.row(i).0, expected, "query {i}");
+        }
+    }
+
+    #[test]
+    fn equally_similar_rows_come_by_index() {
+        let bank = Features::new(5000, 2, [1.0, 1.0].repeat(5000)).unwrap();
+        let queries = Features::new(2, 2, vec![1.0, 0.0, -1.0, 3.0]).unwrap();
+        let found = neighbors(&bank, &queries, 4, Own::Keep).unwrap();
+        assert_eq!(found.indices, [0, 1, 2, 3, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn leave_one_out_never_returns_the_query() {
+        let bank = noise(300, 4, 3);
+        let found = neighbors(&bank, &bank, 1000, Own::LeaveOut).unwrap();
+        assert_eq!(found.k, 299);
+        for i in 0..300 {
+            let mut row = found.row(i).0.to_vec();
+            row.sort_unstable();
+            let others: Vec<u32> = (0..300).filter(|&j| j != i as u32).collect();
+            assert_eq!(row, others);
+        }
+    }
+}
