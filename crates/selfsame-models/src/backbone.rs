@@ -1,0 +1,127 @@
+//! What every backbone can do, and building one from a configuration.
+
+use candle_core::{Result, Tensor};
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::mode::Mode;
+use crate::params::{Gradients, ParamBuilder, ParamSpec, ParamStore};
+use crate::resnet::ResNet;
+use crate::vit::VisionTransformer;
+
+/// Pixels to features.
+pub trait Backbone: std::fmt::Debug + Send + Sync {
+    /// Number of features D per image.
+    fn embed_dim(&self) -> usize;
+
+    /// Features of a batch of images of one size, as resolution group `group` of a larger pass.
+    ///
+    /// The group matters to drop path only: equal rows of two groups get different masks.
+    /// # Shape
+    /// `xs`: `[B, 3, H, W]`, normalised. Returns `[B, D]`: the class token after the final norm
+    /// (ViT), or the average over positions (ResNet).
+    /// # Errors
+    /// [`candle_core::Error`] if the patch does not divide the size.
+    fn forward_group(&self, xs: &Tensor, mode: &Mode, group: usize) -> Result<Tensor>;
+
+    /// [`Backbone::forward_group`] for a pass of one resolution.
+    ///
+    /// # Errors
+    /// As [`Backbone::forward_group`].
+    fn forward(&self, xs: &Tensor, mode: &Mode) -> Result<Tensor> {
+        self.forward_group(xs, mode, 0)
+    }
+
+    /// The last `n` layers' outputs in evaluation mode, earliest first, each after the final norm
+    /// (the official `get_intermediate_layers`): class token `[B, D]`, patch tokens `[B, N, D]`.
+    ///
+    /// A ResNet has one such layer: its pooled features and its last feature map, row by row.
+    /// # Errors
+    /// [`candle_core::Error`] if the backbone has fewer than `n` layers.
+    fn intermediate_layers(&self, xs: &Tensor, n: usize) -> Result<Vec<(Tensor, Tensor)>>;
+
+    /// Attention weights of block `block` (from 0) in evaluation mode: `[B, heads, T, T]`, rows
+    /// sum to 1, token 0 is the class token. `None` if there is no attention.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] if there is no such block.
+    fn attention_maps(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>>;
+
+    /// Number of transformer blocks; 0 without attention.
+    fn num_blocks(&self) -> usize;
+
+    /// Side of a patch in pixels; 0 without patches.
+    fn patch_size(&self) -> usize;
+}
+
+/// A backbone of any architecture.
+pub type BackboneModel = Box<dyn Backbone>;
+
+/// The backbone of `store` (names `backbone.…`) for evaluation: detached, without drop path.
+///
+/// A head in the store is left alone.
+/// # Errors
+/// [`ModelError::Config`] or, if the store's backbone is another one, [`ModelError::Weights`].
+pub fn build_backbone(
+    config: &ModelConfig,
+    store: &ParamStore,
+) -> std::result::Result<BackboneModel, ModelError> {
+    let config = ModelConfig {
+        drop_path_rate: 0.0,
+        ..config.clone()
+    };
+    build_backbone_with(&config, store, Gradients::Off)
+}
+
+/// As [`build_backbone`], with a choice of gradients and with the configured drop path.
+///
+/// # Errors
+/// As [`build_backbone`].
+pub fn build_backbone_with(
+    config: &ModelConfig,
+    store: &ParamStore,
+    gradients: Gradients,
+) -> std::result::Result<BackboneModel, ModelError> {
+    let mismatch = store.compare(&backbone_specs(config)?, "backbone.");
+    if !mismatch.is_empty() {
+        return Err(ModelError::Weights(mismatch));
+    }
+    Ok(construct(
+        config,
+        &ParamBuilder::from_store(store, gradients).pp("backbone"),
+    )?)
+}
+
+/// The tensors of a backbone, by name, without allocating them.
+///
+/// # Errors
+/// [`ModelError::Config`] with every problem.
+pub fn backbone_specs(config: &ModelConfig) -> std::result::Result<Vec<ParamSpec>, ModelError> {
+    let problems = config.check();
+    if !problems.is_empty() {
+        return Err(ModelError::Config(problems));
+    }
+    Ok(ParamBuilder::declare(|params| {
+        construct(config, &params.pp("backbone"))
+    })?)
+}
+
+/// A new backbone's parameters, drawn from the seed.
+///
+/// # Errors
+/// [`ModelError::Config`] with every problem.
+pub fn draw_backbone(
+    config: &ModelConfig,
+    seed: u64,
+    device: &candle_core::Device,
+) -> std::result::Result<ParamStore, ModelError> {
+    Ok(ParamStore::draw(&backbone_specs(config)?, seed, device)?)
+}
+
+/// The one place that knows which architecture is which type.
+pub(crate) fn construct(config: &ModelConfig, params: &ParamBuilder<'_>) -> Result<BackboneModel> {
+    match config.vit_dims() {
+        Some(dims) => Ok(Box::new(VisionTransformer::new(config, dims, params)?)),
+        None => Ok(Box::new(ResNet::new(config, params)?)),
+    }
+}

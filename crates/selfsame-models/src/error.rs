@@ -1,0 +1,66 @@
+//! What can go wrong when a model is configured, built or loaded.
+
+use std::path::PathBuf;
+
+/// Why a model could not be built or its weights not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A configuration that no model can be built from; every problem names its key.
+    #[error("the model configuration has {} problem(s):\n  {}", .0.len(), .0.join("\n  "))]
+    Config(Vec<String>),
+    /// Tensors that do not fit the model; all of them, not the first.
+    #[error("the weights do not fit the model:{0}")]
+    Weights(WeightMismatch),
+    /// A weights file that cannot be read.
+    #[error("cannot read weights from {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Tensors from whose names and shapes no architecture follows.
+    #[error("cannot tell the architecture from the tensors: {0}")]
+    Unrecognised(String),
+    /// A tensor operation failed.
+    #[error("a tensor operation failed")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// The complete difference between the tensors a model has and those it was given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WeightMismatch {
+    /// Names the model has and the file lacks.
+    pub missing: Vec<String>,
+    /// Names the file has and the model lacks.
+    pub surplus: Vec<String>,
+    /// Name, shape in the model, shape given.
+    pub misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+}
+
+impl WeightMismatch {
+    /// Whether everything fits.
+    pub fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.surplus.is_empty() && self.misshapen.is_empty()
+    }
+}
+
+impl std::fmt::Display for WeightMismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for name in &self.missing {
+            write!(f, "\n  missing: {name}")?;
+        }
+        for name in &self.surplus {
+            write!(f, "\n  not in the model: {name}")?;
+        }
+        for (name, expected, found) in &self.misshapen {
+            write!(
+                f,
+                "\n  {name}: the model has shape {expected:?}, the file {found:?}"
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! Layers that more than one network uses: names and first values here, mathematics in the kernels.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use selfsame_kernels as kernels;
+
+use crate::init::Init;
+use crate::mode::Mode;
+use crate::params::ParamBuilder;
+
+/// `y = x Wᵀ + b` over the last dimension.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    /// `weight` and `bias` under `params`, from the given distributions.
+    pub(crate) fn new(
+        (input, output): (usize, usize),
+        (weight, bias): (Init, Init),
+        params: &ParamBuilder<'_>,
+    ) -> Result<Self> {
+        Ok(Self {
+            weight: params.weight("weight", (output, input), weight)?,
+            bias: params.weight("bias", output, bias)?,
+        })
+    }
+
+    pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        kernels::linear(xs, &self.weight, Some(&self.bias))
+    }
+}
+
+/// Layer norm over the last dimension, eps 1e-6 as in every published ViT of the DINO family.
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl LayerNorm {
+    pub(crate) fn new(dim: usize, params: &ParamBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            weight: params.weight("weight", dim, Init::ONES)?,
+            bias: params.weight("bias", dim, Init::ZEROS)?,
+        })
+    }
+
+    pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        kernels::layer_norm(xs, &self.weight, &self.bias, 1e-6)
+    }
+}
+
+/// Batch norm over `[B, C]` or `[B, C, H, W]` with PyTorch's defaults: eps 1e-5, momentum 0.1.
+#[derive(Debug)]
+pub(crate) struct BatchNorm {
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Var,
+    running_var: Var,
+    num_batches_tracked: Var,
+}
+
+impl BatchNorm {
+    const EPS: f64 = 1e-5;
+    const MOMENTUM: f64 = 0.1;
+
+    /// `weight` starts from `gamma`, everything else from PyTorch's defaults.
+    pub(crate) fn new(dim: usize, gamma: Init, params: &ParamBuilder<'_>) -> Result<Self> {
+        let buffer = |name, init| params.buffer(name, dim, init, DType::F32);
+        Ok(Self {
+            weight: params.weight("weight", dim, gamma)?,
+            bias: params.weight("bias", dim, Init::ZEROS)?,
+            running_mean: buffer("running_mean", Init::ZEROS)?,
+            running_var: buffer("running_var", Init::ONES)?,
+            num_batches_tracked: params.buffer(
+                "num_batches_tracked",
+                (),
+                Init::ZEROS,
+                DType::I64,
+            )?,
+        })
+    }
+
+    pub(crate) fn forward(&self, xs: &Tensor, mode: &Mode) -> Result<Tensor> {
+        match mode {
+            Mode::Eval => kernels::batch_norm_eval(
+                xs,
+                &self.running_mean.as_detached_tensor(),
+                &self.running_var.as_detached_tensor(),
+                &self.weight,
+                &self.bias,
+                Self::EPS,
+            ),
+            Mode::Train(_) => {
+                let (ys, mean, var) =
+                    kernels::batch_norm_train(xs, &self.weight, &self.bias, Self::EPS)?;
+                self.track(&mean.detach(), &var.detach())?;
+                Ok(ys)
+            }
+        }
+    }
+
+    /// Moves the running statistics towards the batch's (its variance unbiased, as in PyTorch).
+    fn track(&self, mean: &Tensor, var: &Tensor) -> Result<()> {
+        for (running, batch) in [(&self.running_mean, mean), (&self.running_var, var)] {
+            let old = running
+                .as_detached_tensor()
+                .affine(1.0 - Self::MOMENTUM, 0.0)?;
+            running.set(&(old + batch.affine(Self::MOMENTUM, 0.0)?)?)?;
+        }
+        let count = self
+            .num_batches_tracked
+            .as_detached_tensor()
+            .to_device(&Device::Cpu)?;
+        let next = Tensor::new(
+            count.to_scalar::<i64>()? + 1,
+            self.num_batches_tracked.device(),
+        )?;
+        self.num_batches_tracked.set(&next)
+    }
+}
+
+/// A square convolution without bias, as ResNets use.
+#[derive(Debug)]
+pub(crate) struct Conv2d {
+    weight: Tensor,
+    stride: usize,
+    padding: usize,
+}
+
+impl Conv2d {
+    /// `weight` `[output, input, kernel, kernel]`; padding keeps the size at stride 1.
+    pub(crate) fn new(
+        (input, output): (usize, usize),
+        kernel: usize,
+        stride: usize,
+        params: &ParamBuilder<'_>,
+    ) -> Result<Self> {
+        let init = Init::kaiming_fan_out(output, kernel);
+        let weight = params.weight("weight", (output, input, kernel, kernel), init)?;
+        Ok(Self {
+            weight,
+            stride,
+            padding: kernel / 2,
+        })
+    }
+
+    pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        kernels::conv2d(xs, &self.weight, self.stride, self.padding)
+    }
+}

@@ -1,0 +1,154 @@
+//! Backbone and head together, over crops of several resolutions.
+
+use candle_core::{Device, Result, Tensor};
+
+use crate::backbone::{self, Backbone, BackboneModel};
+use crate::config::{HeadConfig, HeadKind, InitForm, ModelConfig};
+use crate::dino_head::DinoHead;
+use crate::error::ModelError;
+use crate::mode::Mode;
+use crate::params::{Gradients, ParamBuilder, ParamSpec, ParamStore};
+
+/// A student or a teacher.
+#[derive(Debug)]
+pub struct Network {
+    backbone: BackboneModel,
+    head: DinoHead,
+}
+
+impl Network {
+    /// A student with first values drawn from the seed: the same bits for the same arguments.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] with every problem of both tables.
+    pub fn new(
+        model: &ModelConfig,
+        head: &HeadConfig,
+        seed: u64,
+        device: &Device,
+    ) -> std::result::Result<(Self, ParamStore), ModelError> {
+        let store = ParamStore::draw(&network_specs(model, head)?, seed, device)?;
+        let network = Self::over(model, head, &store, Gradients::Recorded)?;
+        Ok((network, store))
+    }
+
+    /// The teacher of a student: a deep copy that records no graph and has no drop path.
+    ///
+    /// Updates of its store, by [`candle_core::Var::set`] or in place, are seen by the network.
+    /// # Errors
+    /// [`ModelError::Weights`] if `student` was built from other tables.
+    pub fn teacher_of(
+        model: &ModelConfig,
+        head: &HeadConfig,
+        student: &ParamStore,
+    ) -> std::result::Result<(Self, ParamStore), ModelError> {
+        let store = student.copy()?;
+        let model = ModelConfig {
+            drop_path_rate: 0.0,
+            ..model.clone()
+        };
+        let network = Self::over(&model, head, &store, Gradients::Off)?;
+        Ok((network, store))
+    }
+
+    /// A network over an existing store, whose storage it shares.
+    ///
+    /// # Errors
+    /// [`ModelError::Weights`] with every name that does not fit.
+    pub fn over(
+        model: &ModelConfig,
+        head: &HeadConfig,
+        store: &ParamStore,
+        gradients: Gradients,
+    ) -> std::result::Result<Self, ModelError> {
+        let mismatch = store.compare(&network_specs(model, head)?, "");
+        if !mismatch.is_empty() {
+            return Err(ModelError::Weights(mismatch));
+        }
+        let params = ParamBuilder::from_store(store, gradients);
+        Ok(Self::construct(&resolve_init(model, head), head, &params)?)
+    }
+
+    fn construct(
+        model: &ModelConfig,
+        head: &HeadConfig,
+        params: &ParamBuilder<'_>,
+    ) -> Result<Self> {
+        let backbone = backbone::construct(model, &params.pp("backbone"))?;
+        let head = DinoHead::new(head, backbone.embed_dim(), &params.pp("head"))?;
+        Ok(Self { backbone, head })
+    }
+
+    /// Logits of all crops: one backbone pass per entry, one head pass over all features.
+    ///
+    /// # Shape
+    /// `crops`: one `[n * B, 3, S, S]` per resolution, view-major; crops of equal size that follow
+    /// each other belong into one entry. Returns `[(sum of n) * B, K]` in the order of the entries.
+    /// # Errors
+    /// [`candle_core::Error`] if there are no crops or the patch does not divide a size.
+    pub fn forward_all(&self, crops: &[Tensor], mode: &Mode) -> Result<Tensor> {
+        self.head.forward(&self.features(crops, mode)?, mode)
+    }
+
+    /// As [`Network::forward_all`], with the features `[(sum of n) * B, D]` before the logits.
+    ///
+    /// # Errors
+    /// As [`Network::forward_all`].
+    pub fn forward_with_features(&self, crops: &[Tensor], mode: &Mode) -> Result<(Tensor, Tensor)> {
+        let features = self.features(crops, mode)?;
+        let logits = self.head.forward(&features, mode)?;
+        Ok((features, logits))
+    }
+
+    /// The backbone.
+    pub fn backbone(&self) -> &dyn Backbone {
+        self.backbone.as_ref()
+    }
+
+    /// The head.
+    pub fn head(&self) -> &DinoHead {
+        &self.head
+    }
+
+    fn features(&self, crops: &[Tensor], mode: &Mode) -> Result<Tensor> {
+        let features = crops.iter().enumerate();
+        let features = features.map(|(group, xs)| self.backbone.forward_group(xs, mode, group));
+        let mut features = features.collect::<Result<Vec<_>>>()?;
+        match features.len() {
+            1 => Ok(features.remove(0)),
+            _ => Tensor::cat(&features, 0),
+        }
+    }
+}
+
+/// The tensors of a network, by name, without allocating them.
+///
+/// # Errors
+/// [`ModelError::Config`] with every problem of both tables.
+pub fn network_specs(
+    model: &ModelConfig,
+    head: &HeadConfig,
+) -> std::result::Result<Vec<ParamSpec>, ModelError> {
+    let mut problems = model.check();
+    problems.extend(head.check());
+    if !problems.is_empty() {
+        return Err(ModelError::Config(problems));
+    }
+    let model = resolve_init(model, head);
+    Ok(ParamBuilder::declare(|params| {
+        Network::construct(&model, head, &params)
+    })?)
+}
+
+/// `init = "auto"` follows the head.
+fn resolve_init(model: &ModelConfig, head: &HeadConfig) -> ModelConfig {
+    let init = match (model.init, head.kind) {
+        (InitForm::Auto, HeadKind::Notebook) => InitForm::Timm,
+        (InitForm::Auto, HeadKind::Official) => InitForm::Official,
+        (chosen, _) => chosen,
+    };
+    ModelConfig {
+        init,
+        ..model.clone()
+    }
+}

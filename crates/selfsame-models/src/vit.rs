@@ -1,0 +1,282 @@
+//! The vision transformer (Dosovitskiy et al. 2021) under timm's parameter names.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{Result, Tensor, bail};
+use selfsame_kernels as kernels;
+
+use crate::backbone::Backbone;
+use crate::config::{InitForm, ModelConfig, PosEmbedResample, VitDims};
+use crate::drop_path::DropPath;
+use crate::init::Init;
+use crate::layers::{LayerNorm, Linear};
+use crate::mode::{Branch, Mode};
+use crate::params::ParamBuilder;
+use crate::pos_embed::{Grid, resample_matrix};
+
+const TRUNC_NORMAL: Init = Init::TruncNormal { std: 0.02 };
+
+/// Patches, a class token, pre-norm blocks; the class token after the final norm is the feature.
+#[derive(Debug)]
+pub struct VisionTransformer {
+    dims: VitDims,
+    patch_embed: PatchEmbed,
+    cls_token: Tensor,
+    pos_embed: PosEmbed,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+}
+
+impl VisionTransformer {
+    pub(crate) fn new(
+        config: &ModelConfig,
+        dims: VitDims,
+        params: &ParamBuilder<'_>,
+    ) -> Result<Self> {
+        let d = dims.embed_dim;
+        let cls_init = match config.init {
+            InitForm::Official => TRUNC_NORMAL,
+            InitForm::Auto | InitForm::Timm => Init::Normal { std: 1e-6 },
+        };
+        let blocks = (0..dims.depth)
+            .map(|index| {
+                // torch.linspace(0, drop_path_rate, depth)
+                let share = index as f64 / (dims.depth - 1).max(1) as f64;
+                let drop_path = DropPath {
+                    block: index,
+                    rate: config.drop_path_rate * share,
+                };
+                Block::new(d, dims.num_heads, drop_path, &params.pp("blocks").pp(index))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            dims,
+            patch_embed: PatchEmbed::new(
+                d,
+                config.patch_size,
+                &params.pp("patch_embed").pp("proj"),
+            )?,
+            cls_token: params.weight("cls_token", (1, 1, d), cls_init)?,
+            pos_embed: PosEmbed::new(d, config, params)?,
+            blocks,
+            norm: LayerNorm::new(d, &params.pp("norm"))?,
+        })
+    }
+
+    /// `[B, 3, H, W]` to `[B, 1 + N, D]`: class token first, then patches row by row.
+    fn tokens(&self, xs: &Tensor) -> Result<Tensor> {
+        let (b, _, height, width) = xs.dims4()?;
+        let grid = self.patch_embed.grid(height, width)?;
+        let patches = self.patch_embed.forward(xs)?;
+        let cls = self.cls_token.expand((b, 1, self.dims.embed_dim))?;
+        Tensor::cat(&[&cls, &patches], 1)?.broadcast_add(&self.pos_embed.for_grid(grid)?)
+    }
+}
+
+impl Backbone for VisionTransformer {
+    fn embed_dim(&self) -> usize {
+        self.dims.embed_dim
+    }
+
+    fn forward_group(&self, xs: &Tensor, mode: &Mode, group: usize) -> Result<Tensor> {
+        let mut xs = self.tokens(xs)?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            // Only the class token leaves the last block, so only its row goes through the rest.
+            let rows = if index + 1 == self.blocks.len() {
+                Rows::Class
+            } else {
+                Rows::All
+            };
+            xs = block.forward(&xs, mode, group, rows)?;
+        }
+        self.norm
+            .forward(&xs.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?)
+    }
+
+    fn intermediate_layers(&self, xs: &Tensor, n: usize) -> Result<Vec<(Tensor, Tensor)>> {
+        let depth = self.blocks.len();
+        if n == 0 || n > depth {
+            bail!("asked for the last {n} layers of {depth}")
+        }
+        let mut xs = self.tokens(xs)?;
+        let mut layers = Vec::with_capacity(n);
+        for (index, block) in self.blocks.iter().enumerate() {
+            xs = block.forward(&xs, &Mode::Eval, 0, Rows::All)?;
+            if index + n >= depth {
+                let ys = self.norm.forward(&xs)?;
+                let patches = ys.narrow(1, 1, ys.dim(1)? - 1)?.contiguous()?;
+                layers.push((ys.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?, patches));
+            }
+        }
+        Ok(layers)
+    }
+
+    fn attention_maps(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>> {
+        let depth = self.blocks.len();
+        if block >= depth {
+            bail!("asked for the attention of block {block} of {depth}")
+        }
+        let mut xs = self.tokens(xs)?;
+        for earlier in &self.blocks[..block] {
+            xs = earlier.forward(&xs, &Mode::Eval, 0, Rows::All)?;
+        }
+        self.blocks[block].attention_weights(&xs).map(Some)
+    }
+
+    fn num_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn patch_size(&self) -> usize {
+        self.patch_embed.patch_size
+    }
+}
+
+/// A convolution whose stride is its kernel, done as one matrix product over patches.
+#[derive(Debug)]
+struct PatchEmbed {
+    weight: Tensor,
+    bias: Tensor,
+    patch_size: usize,
+}
+
+impl PatchEmbed {
+    /// Both references leave this layer at PyTorch's default.
+    fn new(embed_dim: usize, patch_size: usize, params: &ParamBuilder<'_>) -> Result<Self> {
+        let init = Init::pytorch_default(3 * patch_size * patch_size);
+        Ok(Self {
+            weight: params.weight("weight", (embed_dim, 3, patch_size, patch_size), init)?,
+            bias: params.weight("bias", embed_dim, init)?,
+            patch_size,
+        })
+    }
+
+    fn grid(&self, height: usize, width: usize) -> Result<Grid> {
+        let p = self.patch_size;
+        if height == 0 || width == 0 || height % p != 0 || width % p != 0 {
+            bail!("an image of {height}x{width} is not a whole number of patches of {p}")
+        }
+        Ok((height / p, width / p))
+    }
+
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let patches = kernels::patchify(xs, self.patch_size)?;
+        kernels::linear(&patches, &self.weight.flatten_from(1)?, Some(&self.bias))
+    }
+}
+
+/// Learned position embeddings, with the resampling matrices of the other sizes seen so far.
+#[derive(Debug)]
+struct PosEmbed {
+    /// `[1, 1 + N, D]`, the class token's first.
+    values: Tensor,
+    grid: Grid,
+    resample: PosEmbedResample,
+    matrices: Mutex<BTreeMap<Grid, Tensor>>,
+}
+
+impl PosEmbed {
+    fn new(embed_dim: usize, config: &ModelConfig, params: &ParamBuilder<'_>) -> Result<Self> {
+        let side = config.image_size / config.patch_size;
+        Ok(Self {
+            values: params.weight("pos_embed", (1, 1 + side * side, embed_dim), TRUNC_NORMAL)?,
+            grid: (side, side),
+            resample: config.pos_embed_resample,
+            matrices: Mutex::default(),
+        })
+    }
+
+    /// `[1, 1 + rows * columns, D]`.
+    fn for_grid(&self, grid: Grid) -> Result<Tensor> {
+        if grid == self.grid {
+            return Ok(self.values.clone());
+        }
+        let tokens = self.values.dim(1)?;
+        let patches = self
+            .values
+            .narrow(1, 1, tokens - 1)?
+            .squeeze(0)?
+            .contiguous()?;
+        let patches = self.matrix(grid)?.matmul(&patches)?.unsqueeze(0)?;
+        Tensor::cat(&[&self.values.narrow(1, 0, 1)?, &patches], 1)
+    }
+
+    fn matrix(&self, grid: Grid) -> Result<Tensor> {
+        let mut matrices = self.matrices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(matrix) = matrices.get(&grid) {
+            return Ok(matrix.clone());
+        }
+        let shape = (grid.0 * grid.1, self.grid.0 * self.grid.1);
+        let matrix = resample_matrix(self.resample, self.grid, grid);
+        let matrix = Tensor::from_vec(matrix, shape, self.values.device())?;
+        matrices.insert(grid, matrix.clone());
+        Ok(matrix)
+    }
+}
+
+/// Which token rows a block has to bring forth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    All,
+    Class,
+}
+
+/// A pre-norm transformer block: attention and MLP, each with a residual and drop path.
+#[derive(Debug)]
+struct Block {
+    norm1: LayerNorm,
+    qkv: Linear,
+    proj: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    num_heads: usize,
+    drop_path: DropPath,
+}
+
+impl Block {
+    fn new(
+        d: usize,
+        num_heads: usize,
+        drop_path: DropPath,
+        params: &ParamBuilder<'_>,
+    ) -> Result<Self> {
+        let (attn, mlp) = (params.pp("attn"), params.pp("mlp"));
+        let linear = |dims, params: ParamBuilder<'_>| {
+            Linear::new(dims, (TRUNC_NORMAL, Init::ZEROS), &params)
+        };
+        Ok(Self {
+            norm1: LayerNorm::new(d, &params.pp("norm1"))?,
+            qkv: linear((d, 3 * d), attn.pp("qkv"))?,
+            proj: linear((d, d), attn.pp("proj"))?,
+            norm2: LayerNorm::new(d, &params.pp("norm2"))?,
+            fc1: linear((d, 4 * d), mlp.pp("fc1"))?,
+            fc2: linear((4 * d, d), mlp.pp("fc2"))?,
+            num_heads,
+            drop_path,
+        })
+    }
+
+    fn forward(&self, xs: &Tensor, mode: &Mode, group: usize, rows: Rows) -> Result<Tensor> {
+        let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?;
+        let mixed = kernels::attention(&qkv, self.num_heads)?;
+        let (xs, mixed) = match rows {
+            Rows::All => (xs.clone(), mixed),
+            Rows::Class => (
+                xs.narrow(1, 0, 1)?.contiguous()?,
+                mixed.narrow(1, 0, 1)?.contiguous()?,
+            ),
+        };
+        let drop = |ys: Tensor, branch| self.drop_path.forward(ys, mode, group, branch);
+        let xs = (xs + drop(self.proj.forward(&mixed)?, Branch::Attention)?)?;
+        let ys = self.fc1.forward(&self.norm2.forward(&xs)?)?;
+        let ys = self.fc2.forward(&kernels::gelu(&ys)?)?;
+        xs + drop(ys, Branch::Mlp)?
+    }
+
+    fn attention_weights(&self, xs: &Tensor) -> Result<Tensor> {
+        let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?;
+        kernels::attention_weights(&qkv, self.num_heads)
+    }
+}
