@@ -74,6 +74,8 @@ pub struct ClassificationReport {
     /// Whether every class that occurs is reported, so that the `micro avg` row reads `accuracy`.
     pub micro_is_accuracy: bool,
     digits: usize,
+    /// Whether any row at all was predicted right; if none was, scikit-learn's supports are floats: `2.0`.
+    any_right: bool,
 }
 
 impl ClassificationReport {
@@ -160,6 +162,7 @@ impl ClassificationReport {
                 .zip(scores)
                 .collect(),
             digits: options.digits,
+            any_right: truth.iter().zip(predicted).any(|(t, p)| t == p),
         })
     }
 }
@@ -173,12 +176,16 @@ impl fmt::Display for ClassificationReport {
             .map(|(name, _)| name.chars().count())
             .max();
         let width = longest.unwrap_or(0).max("weighted avg".len()).max(digits);
+        let count = |support: usize| match self.any_right {
+            true => support.to_string(),
+            false => format!("{support}.0"),
+        };
         let row = |f: &mut fmt::Formatter<'_>, name: &str, s: &ClassScores| {
             write!(f, "{name:>width$} ")?;
             for score in [s.precision, s.recall, s.f1] {
                 write!(f, " {:>9}", decimal(score, digits))?;
             }
-            writeln!(f, " {:>9}", s.support)
+            writeln!(f, " {:>9}", count(s.support))
         };
 
         write!(f, "{:>width$} ", "")?;
@@ -192,7 +199,7 @@ impl fmt::Display for ClassificationReport {
         writeln!(f)?;
         if self.micro_is_accuracy {
             let (blank, score) = ("", decimal(self.micro.f1, digits));
-            let support = self.micro.support;
+            let support = count(self.micro.support);
             let name = "accuracy";
             writeln!(
                 f,
