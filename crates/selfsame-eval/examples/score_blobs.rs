@@ -10,20 +10,17 @@ const NAMES: [&str; 3] = ["red", "green", "blue"];
 
 /// `n` points in 8 dimensions, around one centre per colour.
 fn blobs(n: usize, mut state: u64) -> (Features, Vec<&'static str>) {
-    let mut noise = || {
-        // The sum of four uniform numbers of Knuth's linear congruential generator.
-        let mut uniform = || {
+    let mut data = Vec::new();
+    for i in 0..n * 8 {
+        let mut x = if (i % 8) % 3 == (i / 8) % 3 { 0.6 } else { 0.0 };
+        for _ in 0..4 {
+            // Knuth's linear congruential generator; four uniform numbers are nearly a normal one.
             state = state
                 .wrapping_mul(6364136223846793005)
                 .wrapping_add(1442695040888963407);
-            (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-        };
-        uniform() + uniform() + uniform() + uniform()
-    };
-    let mut data = Vec::new();
-    for i in 0..n * 8 {
-        let near = (i % 8) % 3 == (i / 8) % 3;
-        data.push(noise() + if near { 0.6 } else { 0.0 });
+            x += (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+        }
+        data.push(x);
     }
     (
         Features { n, d: 8, data },
@@ -48,14 +45,12 @@ fn main() -> Result<(), EvalError> {
         let accuracy = metrics::accuracy(&truth, &answer.predictions)?;
         println!("k-NN, k = {:3}: {:.1} %", answer.k, 100.0 * accuracy);
     }
-
     let config = ProbeConfig {
         epochs: 20,
         ..ProbeConfig::default()
     };
     let probe = linear_probe::sgd((&train, &labels), (&test, &truth), 3, &config)?;
     println!("SGD probe: {:.1} %", 100.0 * probe.accuracy);
-
     let (grid, config) = (logistic::default_grid(), LogisticConfig::default());
     let (model, tried) = logistic::fit_with_best_c(&train, &labels, &grid, &config, 42)?;
     println!("logistic regression, C out of {} values:\n", tried.len());
@@ -68,13 +63,12 @@ fn main() -> Result<(), EvalError> {
         "{}",
         ConfusionMatrix::new(&truth, &predicted, 3)?.to_text(names)
     );
-
     let scores = metrics::correct(&truth, &predicted)?;
     let knn_scores = metrics::correct(&truth, &answers[0].predictions)?;
     let config = BootstrapConfig::default();
     let one = metrics::bootstrap_mean(&scores, &config)?;
     println!(
-        "accuracy {:.3}, 95 % between {:.3} and {:.3}",
+        "accuracy {:.3}, 95 % in {:.3} to {:.3}",
         one.estimate, one.low, one.high
     );
     let two = metrics::paired_bootstrap(&scores, &knn_scores, &config)?;
