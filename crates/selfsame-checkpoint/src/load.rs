@@ -1,0 +1,213 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+
+use crate::error::OnPath;
+use crate::manifest::{FileEntry, Manifest};
+use crate::run_dir::{checkpoints_dir, list};
+use crate::tensors::parse;
+use crate::{Checkpoint, CheckpointError, Result};
+
+/// A checkpoint that was passed over because it cannot be believed, and the one used instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The folder of the damaged checkpoint.
+    pub skipped: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+    /// The folder that was loaded.
+    pub used: PathBuf,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            skipped,
+            reason,
+            used,
+        } = self;
+        write!(
+            f,
+            "{} cannot be used ({reason}), using {}",
+            skipped.display(),
+            used.display()
+        )
+    }
+}
+
+/// Some files of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Partial {
+    /// The folder they come from.
+    pub dir: PathBuf,
+    /// The whole manifest.
+    pub manifest: Manifest,
+    /// File name without extension to its tensors: those that were asked for.
+    pub files: BTreeMap<String, BTreeMap<String, Tensor>>,
+}
+
+/// Loads the checkpoint in `dir`. Nothing of a file is used before its hash was found right.
+///
+/// # Errors
+/// [`CheckpointError::Damaged`] naming the file; [`CheckpointError::NewerFormat`].
+pub fn load(dir: &Path, device: &Device) -> Result<Checkpoint> {
+    Ok(whole(load_files(dir, None, device)?))
+}
+
+/// Loads the newest good checkpoint of a run, with one warning per newer one that is damaged.
+/// `None` if the run has no checkpoint at all.
+///
+/// # Errors
+/// [`CheckpointError::NoneUsable`] if there are checkpoints and all are damaged: starting anew in
+/// silence would lose a run. [`CheckpointError::NewerFormat`] is not passed over for the same reason.
+pub fn load_newest(run_dir: &Path, device: &Device) -> Result<Option<(Checkpoint, Vec<Warning>)>> {
+    let newest = newest(run_dir, |dir| load_files(dir, None, device))?;
+    Ok(newest.map(|(partial, warnings)| (whole(partial), warnings)))
+}
+
+/// Like [`load_newest`], but reads and verifies only the files named, such as `["teacher"]`.
+///
+/// # Errors
+/// Also [`CheckpointError::NoSuchFile`] if the newest good manifest does not list one of them.
+pub fn load_newest_files(
+    run_dir: &Path,
+    names: &[&str],
+    device: &Device,
+) -> Result<Option<(Partial, Vec<Warning>)>> {
+    newest(run_dir, |dir| load_files(dir, Some(names), device))
+}
+
+/// Checks every file of a checkpoint against its hash.
+pub(crate) fn verify(dir: &Path) -> Result<()> {
+    for (file_name, entry) in &Manifest::read(dir)?.files {
+        read_verified(&dir.join(file_name), entry)?;
+    }
+    Ok(())
+}
+
+/// Cheap: the manifest is as written and every file has its length.
+pub(crate) fn looks_whole(dir: &Path) -> bool {
+    let Ok(manifest) = Manifest::read(dir) else {
+        return false;
+    };
+    manifest.files.iter().all(|(file_name, entry)| {
+        fs::metadata(dir.join(file_name)).is_ok_and(|found| found.len() == entry.bytes)
+    })
+}
+
+fn newest(
+    run_dir: &Path,
+    load: impl Fn(&Path) -> Result<Partial>,
+) -> Result<Option<(Partial, Vec<Warning>)>> {
+    let mut skipped: Vec<(PathBuf, String)> = Vec::new();
+    for (step, dir) in list(run_dir)?.into_iter().rev() {
+        let loaded = load(&dir).and_then(|partial| match partial.manifest.step {
+            found if found == step => Ok(partial),
+            found => Err(CheckpointError::Damaged {
+                path: dir.clone(),
+                what: format!("its manifest is that of step {found}"),
+            }),
+        });
+        match loaded {
+            Ok(partial) => {
+                let warning = |(skipped, reason)| Warning {
+                    skipped,
+                    reason,
+                    used: dir.clone(),
+                };
+                return Ok(Some((partial, skipped.into_iter().map(warning).collect())));
+            }
+            Err(error) if error.allows_fallback() => skipped.push((dir, reason(&error))),
+            Err(error) => return Err(error),
+        }
+    }
+    if skipped.is_empty() {
+        return Ok(None);
+    }
+    let reasons = skipped.into_iter().map(|(_, reason)| reason).collect();
+    Err(CheckpointError::NoneUsable {
+        dir: checkpoints_dir(run_dir),
+        reasons,
+    })
+}
+
+/// The error and its causes in one line, for a warning has no source to ask.
+fn reason(error: &CheckpointError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn load_files(dir: &Path, names: Option<&[&str]>, device: &Device) -> Result<Partial> {
+    let manifest = Manifest::read(dir)?;
+    let wanted: Vec<&str> = names.map_or_else(|| manifest.file_names().collect(), <[_]>::to_vec);
+    let mut files = BTreeMap::new();
+    for name in wanted {
+        let file_name = format!("{name}.safetensors");
+        let Some(entry) = manifest.files.get(&file_name) else {
+            return Err(CheckpointError::NoSuchFile {
+                dir: dir.to_path_buf(),
+                name: name.to_string(),
+                present: manifest.file_names().map(str::to_string).collect(),
+            });
+        };
+        let path = dir.join(&file_name);
+        let bytes = read_verified(&path, entry)?;
+        files.insert(name.to_string(), parse(&path, &bytes, device)?.tensors);
+    }
+    Ok(Partial {
+        dir: dir.to_path_buf(),
+        manifest,
+        files,
+    })
+}
+
+fn read_verified(path: &Path, entry: &FileEntry) -> Result<Vec<u8>> {
+    let damaged = |what: String| CheckpointError::Damaged {
+        path: path.to_path_buf(),
+        what,
+    };
+    let length = fs::metadata(path).on("read", path)?.len();
+    if length != entry.bytes {
+        return Err(damaged(format!(
+            "it has {length} bytes instead of {}",
+            entry.bytes
+        )));
+    }
+    let bytes = fs::read(path).on("read", path)?;
+    if blake3::hash(&bytes).to_hex().as_str() != entry.blake3 {
+        return Err(damaged(
+            "its BLAKE3 hash is not that in the manifest".to_string(),
+        ));
+    }
+    Ok(bytes)
+}
+
+fn whole(partial: Partial) -> Checkpoint {
+    let Partial {
+        manifest:
+            Manifest {
+                step,
+                epoch,
+                config,
+                extra,
+                ..
+            },
+        files,
+        ..
+    } = partial;
+    Checkpoint {
+        step,
+        epoch,
+        config,
+        extra,
+        files,
+    }
+}

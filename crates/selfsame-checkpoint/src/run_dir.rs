@@ -1,0 +1,206 @@
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::Result;
+use crate::error::OnPath;
+use crate::lock::LOCK;
+
+/// Everything this crate has not finished writing has a name that begins so.
+pub(crate) const TEMP_PREFIX: &str = ".tmp-";
+/// A checkpoint that is being replaced by one of the same step.
+pub(crate) const OLD_PREFIX: &str = ".old-";
+
+const CHECKPOINTS: &str = "checkpoints";
+
+/// The folder of all checkpoints of a run.
+pub(crate) fn checkpoints_dir(run_dir: &Path) -> PathBuf {
+    run_dir.join(CHECKPOINTS)
+}
+
+fn step_name(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
+/// Where the checkpoint of `step` lies: `run_dir/checkpoints/step-NNNNNNNN`.
+pub fn checkpoint_dir(run_dir: &Path, step: u64) -> PathBuf {
+    checkpoints_dir(run_dir).join(step_name(step))
+}
+
+/// A sibling of the checkpoint of `step`, marked by `prefix` as not to be read.
+pub(crate) fn sibling(run_dir: &Path, prefix: &str, step: u64) -> PathBuf {
+    checkpoints_dir(run_dir).join(format!("{prefix}{}", step_name(step)))
+}
+
+/// The step in a name like `step-00000120`.
+pub(crate) fn parse_step(name: &str) -> Option<u64> {
+    let step: u64 = name.strip_prefix("step-")?.parse().ok()?;
+    // Only the name that saving would give, so that no two folders stand for one step.
+    (step_name(step) == name).then_some(step)
+}
+
+/// All checkpoints of a run by step, oldest first; unverified.
+///
+/// # Errors
+/// If the folder is there and cannot be listed. A run without checkpoints has none.
+pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let dir = checkpoints_dir(run_dir);
+    let mut found = Vec::new();
+    for name in names_in(&dir).on("list", &dir)? {
+        let path = dir.join(&name);
+        if let Some(step) = parse_step(&name)
+            && path.is_dir()
+        {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// True if a run may begin in `run_dir`: it is missing, or holds only the lock, unfinished files
+/// and a `checkpoints` folder of which the same is true.
+///
+/// # Errors
+/// If it is not a directory or cannot be listed.
+pub fn is_empty_run_dir(run_dir: &Path) -> Result<bool> {
+    for name in names_in(run_dir).on("list", run_dir)? {
+        if name == LOCK || name.starts_with(TEMP_PREFIX) {
+            continue;
+        }
+        let path = run_dir.join(&name);
+        let unfinished_only = name == CHECKPOINTS
+            && path.is_dir()
+            && names_in(&path)
+                .on("list", &path)?
+                .iter()
+                .all(|name| name.starts_with(TEMP_PREFIX));
+        if !unfinished_only {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Removes what a killed process left unfinished in the run directory and its checkpoints folder,
+/// and puts back a checkpoint that was being replaced when it died.
+///
+/// [`crate::RunLock::acquire`] calls it; without the lock it would destroy another's work.
+///
+/// # Errors
+/// If a folder cannot be listed or a leftover not removed.
+pub fn clean_stale(run_dir: &Path) -> Result<()> {
+    for dir in [run_dir.to_path_buf(), checkpoints_dir(run_dir)] {
+        for name in names_in(&dir).on("list", &dir)? {
+            let path = dir.join(&name);
+            if name.starts_with(TEMP_PREFIX) {
+                remove(&path).on("remove", &path)?;
+            } else if let Some(original) = name.strip_prefix(OLD_PREFIX)
+                && parse_step(original).is_some()
+            {
+                let original = dir.join(original);
+                if original.exists() {
+                    remove(&path).on("remove", &path)?;
+                } else {
+                    fs::rename(&path, &original).on("put back", &original)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file or a whole folder; that it is not there is no error.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    let done = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes what was renamed or created in `dir` survive a loss of power.
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
+    // Windows opens no directory as a file, and its rename needs no such call.
+    if cfg!(unix) {
+        fs::File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .on("sync", dir)?;
+    }
+    Ok(())
+}
+
+/// Names in a folder, sorted; none if there is no folder. Names that are not UTF-8 are not ours.
+fn names_in(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_name_that_saving_gives_is_a_step() {
+        assert_eq!(parse_step("step-00000120"), Some(120));
+        assert_eq!(parse_step("step-123456789"), Some(123_456_789));
+        for name in [
+            "step-120",
+            "step-+0000120",
+            "step-",
+            "epoch-00000120",
+            ".tmp-step-00000120",
+        ] {
+            assert_eq!(parse_step(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn lock_and_unfinished_files_leave_a_run_directory_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(is_empty_run_dir(&dir.path().join("missing")).unwrap());
+        fs::write(dir.path().join(LOCK), "1").unwrap();
+        fs::write(dir.path().join(".tmp-config.toml"), "").unwrap();
+        fs::create_dir_all(dir.path().join("checkpoints/.tmp-step-00000001")).unwrap();
+        assert!(is_empty_run_dir(dir.path()).unwrap());
+
+        fs::create_dir(dir.path().join("checkpoints/step-00000001")).unwrap();
+        assert!(!is_empty_run_dir(dir.path()).unwrap());
+        fs::remove_dir_all(dir.path().join("checkpoints")).unwrap();
+        fs::write(dir.path().join("notes.txt"), "").unwrap();
+        assert!(!is_empty_run_dir(dir.path()).unwrap());
+        assert!(
+            is_empty_run_dir(&dir.path().join("notes.txt")).is_err(),
+            "a file is no directory"
+        );
+    }
+
+    #[test]
+    fn a_checkpoint_that_was_being_replaced_is_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = |step| sibling(dir.path(), OLD_PREFIX, step);
+        fs::create_dir_all(old(1)).unwrap();
+        fs::create_dir_all(old(2)).unwrap();
+        fs::create_dir_all(checkpoint_dir(dir.path(), 2)).unwrap();
+        clean_stale(dir.path()).unwrap();
+        let steps: Vec<u64> = list(dir.path())
+            .unwrap()
+            .into_iter()
+            .map(|(step, _)| step)
+            .collect();
+        assert_eq!(steps, [1, 2]);
+        assert!(!old(1).exists() && !old(2).exists());
+    }
+}
