@@ -198,7 +198,8 @@ impl Normal {
 /// Panel by panel: a panel is first reduced by all finished columns in one matrix product, then factored.
 fn cholesky(a: &mut [f64], n: usize) -> Result<bool, EvalError> {
     let largest = (0..n).map(|i| a[i * n + i]).fold(0.0, f64::max);
-    let tiny = largest * n as f64 * f64::EPSILON;
+    // What rounding leaves of a zero is below n·eps·largest; some room above it.
+    let tiny = 16.0 * largest * n as f64 * f64::EPSILON;
     for first in (0..n).step_by(PANEL) {
         let width = PANEL.min(n - first);
         if first > 0 {
