@@ -1,0 +1,345 @@
+//! Annotation files: a CSV with a column of image paths, every other column a label.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use csv::StringRecord;
+
+use crate::dataset::{FileSample, Files, OpenOptions};
+use crate::decode::Limits;
+use crate::error::DataError;
+
+/// Header of AgeDB annotations, as the notebook writes it.
+pub const AGEDB_HEADER: [&str; 4] = ["Images", "Name", "Age", "Gender"];
+/// Header of UTKFace annotations.
+pub const UTKFACE_HEADER: [&str; 4] = ["Images", "Age", "Gender", "Race"];
+/// The file beside an annotation file that names the folder its paths start from.
+pub const ROOT_FILE: &str = "root.txt";
+
+/// Names of the column of image paths; the first of these that the header has is taken.
+const IMAGE_COLUMNS: [&str; 4] = ["Images", "image", "file", "path"];
+
+/// Reads an annotation file into samples in the byte order of their paths.
+pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataError> {
+    let wrong = |line, problem: String| DataError::Annotation {
+        path: path.to_path_buf(),
+        line,
+        problem,
+    };
+    let text = fs::read(path).map_err(|e| DataError::io("reading", path, e))?;
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::Headers)
+        .from_reader(text);
+    let header = reader
+        .headers()
+        .map_err(|e| wrong(line_of(&e), problem_of(&e)))?
+        .clone();
+    let columns = Columns::new(&header).map_err(|problem| wrong(1, problem))?;
+    let root = Root::new(path, options)?;
+
+    let mut samples = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|e| wrong(line_of(&e), problem_of(&e)))?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let image = record.get(columns.image).unwrap_or_default();
+        if image.trim().is_empty() {
+            return Err(wrong(line, "no image path".to_owned()));
+        }
+        if image.contains('\0') {
+            return Err(wrong(
+                line,
+                "the image path contains a zero byte".to_owned(),
+            ));
+        }
+        let labels = columns
+            .labels(&record)
+            .map_err(|problem| wrong(line, problem))?;
+        let image_path = root.resolve(image).ok_or_else(|| DataError::Outside {
+            path: path.to_path_buf(),
+            line,
+            image: image.to_owned(),
+            root: root.folder.clone(),
+        })?;
+        samples.push(FileSample {
+            name: image.to_owned(),
+            path: image_path,
+            labels,
+        });
+    }
+    samples.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+    let label_names = columns.labels.into_iter().map(|(_, name)| name).collect();
+    Ok(Files {
+        samples,
+        label_names,
+        limits: Limits::default(),
+    })
+}
+
+/// Which column is what.
+struct Columns {
+    image: usize,
+    /// Column and lower-cased name, in the header's order.
+    labels: Vec<(usize, String)>,
+    /// True for the headers that `cargo xtask prepare-*` and the notebook write, whose ages are
+    /// numbers by definition.
+    age_is_number: bool,
+}
+
+impl Columns {
+    fn new(header: &StringRecord) -> Result<Self, String> {
+        let image = IMAGE_COLUMNS
+            .iter()
+            .find_map(|&name| header.iter().position(|column| column == name))
+            .ok_or_else(|| {
+                format!(
+                    "no column is named {} (the columns: {})",
+                    IMAGE_COLUMNS.join(", "),
+                    { header.iter().collect::<Vec<_>>().join(", ") }
+                )
+            })?;
+        let mut labels: Vec<(usize, String)> = Vec::new();
+        for (column, name) in header.iter().enumerate() {
+            // A column without a name is the row index that data frame libraries write.
+            if column == image || name.is_empty() {
+                continue;
+            }
+            let name = name.to_lowercase();
+            if labels.iter().any(|(_, other)| *other == name) {
+                return Err(format!("two columns are named {name:?}"));
+            }
+            labels.push((column, name));
+        }
+        let age_is_number = header.iter().eq(AGEDB_HEADER) || header.iter().eq(UTKFACE_HEADER);
+        Ok(Self {
+            image,
+            labels,
+            age_is_number,
+        })
+    }
+
+    /// The row's labels; an empty cell is no label.
+    fn labels(&self, record: &StringRecord) -> Result<BTreeMap<String, String>, String> {
+        let mut labels = BTreeMap::new();
+        for (column, name) in &self.labels {
+            let value = record.get(*column).unwrap_or_default().trim();
+            if value.is_empty() {
+                continue;
+            }
+            if self.age_is_number && name == "age" && value.parse::<f64>().is_err() {
+                return Err(format!("age {value:?} is not a number"));
+            }
+            labels.insert(name.clone(), value.to_owned());
+        }
+        Ok(labels)
+    }
+}
+
+/// The folder that paths start from and are confined to.
+struct Root {
+    folder: PathBuf,
+    /// Without links and `..`; what a path is compared with.
+    real: PathBuf,
+    allow_outside: bool,
+    /// Parent folders already looked up: images share few of them.
+    real_parents: std::cell::RefCell<BTreeMap<PathBuf, Option<PathBuf>>>,
+}
+
+impl Root {
+    fn new(csv: &Path, options: &OpenOptions) -> Result<Self, DataError> {
+        let beside = match csv.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let root_file = beside.join(ROOT_FILE);
+        let folder = if let Some(folder) = &options.images_root {
+            folder.clone()
+        } else if root_file.exists() {
+            let bytes =
+                fs::read(&root_file).map_err(|e| DataError::io("reading", &root_file, e))?;
+            let named = path_from_bytes(bytes.trim_ascii());
+            if named.as_os_str().is_empty() {
+                return Err(DataError::Annotation {
+                    path: root_file,
+                    line: 1,
+                    problem: "names no folder".to_owned(),
+                });
+            }
+            beside.join(named)
+        } else {
+            beside.to_path_buf()
+        };
+        let real = match fs::canonicalize(&folder) {
+            Ok(real) if real.is_dir() => real,
+            Ok(_) => {
+                return Err(Self::unusable(
+                    &folder,
+                    &root_file,
+                    options,
+                    "is not a folder",
+                ));
+            }
+            Err(_) => {
+                return Err(Self::unusable(
+                    &folder,
+                    &root_file,
+                    options,
+                    "does not exist",
+                ));
+            }
+        };
+        let allow_outside = options.allow_outside;
+        Ok(Self {
+            folder,
+            real,
+            allow_outside,
+            real_parents: Default::default(),
+        })
+    }
+
+    fn unusable(folder: &Path, root_file: &Path, options: &OpenOptions, what: &str) -> DataError {
+        let problem = format!("the images' folder {} {what}", folder.display());
+        if options.images_root.is_some() {
+            DataError::Setting(format!("--images-root: {problem}"))
+        } else {
+            DataError::Annotation {
+                path: root_file.to_path_buf(),
+                line: 1,
+                problem,
+            }
+        }
+    }
+
+    /// The path of an image, or nothing if it lies outside.
+    fn resolve(&self, image: &str) -> Option<PathBuf> {
+        let path = self.folder.join(image);
+        if self.allow_outside || self.is_inside(&path) {
+            Some(path)
+        } else {
+            None
+        }
+    }
+
+    /// Follows links as far as files exist; what does not exist is judged by its text.
+    fn is_inside(&self, path: &Path) -> bool {
+        let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+        if is_link && let Ok(real) = fs::canonicalize(path) {
+            return real.starts_with(&self.real);
+        }
+        let (Some(parent), Some(Component::Normal(_))) =
+            (path.parent(), path.components().next_back())
+        else {
+            return false;
+        };
+        let real_parent = self
+            .real_parents
+            .borrow_mut()
+            .entry(parent.to_path_buf())
+            .or_insert_with(|| fs::canonicalize(parent).ok())
+            .clone();
+        match real_parent {
+            Some(real) => real.starts_with(&self.real),
+            None => {
+                path.strip_prefix(&self.folder).is_ok_and(|rest| {
+                    rest.components()
+                        .all(|part| matches!(part, Component::Normal(_)))
+                }) || without_dots(path).starts_with(&self.real)
+            }
+        }
+    }
+}
+
+/// The path with `.` and `..` worked out on the text alone.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::CurDir => {}
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+#[cfg(unix)]
+fn path_from_bytes(bytes: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    OsString::from_vec(bytes.to_vec()).into()
+}
+
+#[cfg(not(unix))]
+fn path_from_bytes(bytes: &[u8]) -> PathBuf {
+    OsString::from(String::from_utf8_lossy(bytes).into_owned()).into()
+}
+
+#[cfg(unix)]
+fn path_to_bytes(path: &Path) -> Vec<u8> {
+    path.as_os_str().as_encoded_bytes().to_vec()
+}
+
+#[cfg(not(unix))]
+fn path_to_bytes(path: &Path) -> Vec<u8> {
+    path.to_string_lossy().into_owned().into_bytes()
+}
+
+fn line_of(error: &csv::Error) -> u64 {
+    error.position().map_or(1, csv::Position::line)
+}
+
+fn problem_of(error: &csv::Error) -> String {
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths {
+            expected_len, len, ..
+        } => {
+            format!("{len} cells, but the header has {expected_len}")
+        }
+        csv::ErrorKind::Utf8 { .. } => "not UTF-8".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Writes an annotation file: the header, then the rows in the order given.
+///
+/// The file appears whole or not at all.
+///
+/// # Errors
+/// [`DataError::Io`] if it cannot be written, also if a row has not as many cells as the header.
+pub fn write(path: &Path, header: &[&str], rows: &[Vec<String>]) -> Result<(), DataError> {
+    let failed = |error: csv::Error| DataError::io("writing", path, error.into());
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(header).map_err(failed)?;
+    for row in rows {
+        writer.write_record(row).map_err(failed)?;
+    }
+    let bytes = writer
+        .into_inner()
+        .map_err(|e| DataError::io("writing", path, e.into_error()))?;
+    write_whole(path, &bytes)
+}
+
+/// Writes `root.txt` into `folder`: paths in the annotation files there start from `images`.
+///
+/// # Errors
+/// [`DataError::Io`] if it cannot be written.
+pub fn write_root(folder: &Path, images: &Path) -> Result<(), DataError> {
+    let mut bytes = path_to_bytes(images);
+    bytes.push(b'\n');
+    write_whole(&folder.join(ROOT_FILE), &bytes)
+}
+
+/// Writes beside, then renames.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    fs::write(&beside, bytes).map_err(|e| DataError::io("writing", &beside, e))?;
+    fs::rename(&beside, path).map_err(|e| DataError::io("writing", path, e))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+use super::*;
+use crate::{Dataset, open};
+
+/// A folder with these files; text files hold what is given.
+fn folder_with(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    folder
+}
+
+fn read_csv(folder: &Path, options: &OpenOptions) -> Result<Files, DataError> {
+    read(&folder.join("annot.csv"), options)
+}
+
+/// The error of a CSV that lies alone in a folder.
+fn error_of(csv: &str) -> String {
+    let folder = folder_with(&[("annot.csv", csv)]);
+    let error = read_csv(folder.path(), &OpenOptions::default()).unwrap_err();
+    assert!(error.is_usage());
+    error.to_string()
+}
+
+#[test]
+fn the_notebooks_header_gives_name_age_and_gender() {
+    let folder = folder_with(&[(
+        "annot.csv",
+        "Images,Name,Age,Gender\nb.jpg,Bob,41,m\n\"a, b.jpg\",\"Ann \"\"A\"\"\",30,f\n",
+    )]);
+    let files = read_csv(folder.path(), &OpenOptions::default()).unwrap();
+    assert_eq!(files.label_names(), ["name", "age", "gender"]);
+    // In the byte order of paths, not of rows.
+    assert_eq!((files.name(0), files.name(1)), ("a, b.jpg", "b.jpg"));
+    assert_eq!(files.label(0, "name").unwrap(), "Ann \"A\"");
+    assert_eq!(files.path(1).unwrap(), folder.path().join("b.jpg"));
+}
+
+#[test]
+fn any_csv_with_an_image_column_will_do() {
+    for (header, column) in [
+        ("class,file,path,image", 3),
+        ("path,file", 1),
+        ("PATH,Images,path", 1),
+        (",Age Group,path", 2),
+    ] {
+        let row: Vec<String> = (0..header.split(',').count())
+            .map(|i| format!("cell{i}"))
+            .collect();
+        let text = format!("\u{feff}{header}\r\n{}\r\n", row.join(","));
+        let folder = folder_with(&[("annot.csv", &text)]);
+        let files = read_csv(folder.path(), &OpenOptions::default()).unwrap();
+        assert_eq!(files.name(0), format!("cell{column}"), "{header}");
+    }
+    let folder = folder_with(&[("annot.csv", ",Age Group,path\n0,20-29,x\n1,,y\n")]);
+    let files = read_csv(folder.path(), &OpenOptions::default()).unwrap();
+    assert_eq!(files.label_names(), ["age group"]);
+    assert_eq!(files.label(0, "age group").unwrap(), "20-29");
+    assert_eq!(
+        files.label(1, "age group"),
+        None,
+        "an empty cell is no label"
+    );
+}
+
+#[test]
+fn csv_error_names_the_line() {
+    let cases = [
+        (
+            "Images,Name,Age,Gender\na.jpg,A,30,f\nb.jpg,B,3x,m\n",
+            "annot.csv:3: age \"3x\"",
+        ),
+        (
+            "Images,Name\n\"a\nb.jpg\",A\nc.jpg\n",
+            "annot.csv:4: 1 cells",
+        ),
+        ("Images,Name\na.jpg,A\n,B\n", "annot.csv:3: no image path"),
+        ("name,age\nx,1\n", "annot.csv:1: no column is named Images"),
+        ("Images,Age,age\nx,1,2\n", "annot.csv:1: two columns"),
+        ("", "annot.csv:1: no column"),
+        (
+            "Images\n../x.jpg\n",
+            "annot.csv:2: \"../x.jpg\" lies outside",
+        ),
+    ];
+    for (csv, words) in cases {
+        let problem = error_of(csv);
+        assert!(problem.contains(words), "{csv:?}: {problem}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(
+        folder.path().join("annot.csv"),
+        b"Images\na.jpg\n\xff.jpg\n",
+    )
+    .unwrap();
+    let problem = read_csv(folder.path(), &OpenOptions::default())
+        .unwrap_err()
+        .to_string();
+    assert!(problem.contains("annot.csv:3: not UTF-8"), "{problem}");
+}
+
+#[test]
+fn root_txt_names_the_folder_and_images_root_overrides_it() {
+    let folder = folder_with(&[
+        ("lists/annot.csv", "Images\nx.jpg\n"),
+        ("lists/root.txt", "../pictures\n"),
+        ("pictures/x.jpg", "1"),
+        ("other/x.jpg", "2"),
+    ]);
+    let lists = folder.path().join("lists");
+    let read_from = |options: &OpenOptions| {
+        let files = read_csv(&lists, options).unwrap();
+        fs::read_to_string(files.path(0).unwrap()).unwrap()
+    };
+    assert_eq!(read_from(&OpenOptions::default()), "1");
+    let images_root = Some(folder.path().join("other"));
+    assert_eq!(
+        read_from(&OpenOptions {
+            images_root,
+            ..Default::default()
+        }),
+        "2"
+    );
+    let images_root = Some(folder.path().join("none"));
+    let error = read_csv(
+        &lists,
+        &OpenOptions {
+            images_root,
+            ..Default::default()
+        },
+    )
+    .unwrap_err();
+    assert!(
+        error.is_usage() && error.to_string().contains("--images-root"),
+        "{error}"
+    );
+    fs::write(lists.join("root.txt"), "gone\n").unwrap();
+    let problem = read_csv(&lists, &OpenOptions::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        problem.contains("root.txt:1") && problem.contains("does not exist"),
+        "{problem}"
+    );
+    fs::write(lists.join("root.txt"), " \n").unwrap();
+    assert!(read_csv(&lists, &OpenOptions::default()).is_err());
+}
+
+#[test]
+fn paths_outside_are_refused_naming_both_flags_unless_allowed() {
+    let folder = folder_with(&[("set/x.jpg", "1"), ("secret.jpg", "2")]);
+    let set = folder.path().join("set");
+    let absolute = folder
+        .path()
+        .join("secret.jpg")
+        .to_str()
+        .unwrap()
+        .to_owned();
+    for outside in [
+        "../secret.jpg",
+        &absolute,
+        "../missing/y.jpg",
+        "gone/../../secret.jpg",
+        "..",
+    ] {
+        fs::write(set.join("annot.csv"), format!("Images\nx.jpg\n{outside}\n")).unwrap();
+        let error = read_csv(&set, &OpenOptions::default()).unwrap_err();
+        assert!(
+            matches!(&error, DataError::Outside { line: 3, .. }),
+            "{outside}: {error}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("--images-root") && text.contains("--allow-outside"),
+            "{text}"
+        );
+        let allowed = OpenOptions {
+            allow_outside: true,
+            ..Default::default()
+        };
+        assert_eq!(read_csv(&set, &allowed).unwrap().len(), 2);
+    }
+    let inside = set.join("x.jpg").to_str().unwrap().to_owned();
+    for fine in [
+        "x.jpg",
+        "./x.jpg",
+        "../set/x.jpg",
+        "gone/y.jpg",
+        "gone/../y.jpg",
+        &inside,
+    ] {
+        fs::write(set.join("annot.csv"), format!("Images\n{fine}\n")).unwrap();
+        read_csv(&set, &OpenOptions::default()).unwrap_or_else(|e| panic!("{fine}: {e}"));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_outside_counts_as_outside() {
+    use std::os::unix::fs::symlink;
+    let folder = folder_with(&[("set/x.jpg", "1"), ("secret/s.jpg", "2")]);
+    let set = folder.path().join("set");
+    symlink("../secret/s.jpg", set.join("file.jpg")).unwrap();
+    symlink("../secret", set.join("folder")).unwrap();
+    symlink("x.jpg", set.join("fine.jpg")).unwrap();
+    for (image, is_fine) in [
+        ("file.jpg", false),
+        ("folder/s.jpg", false),
+        ("fine.jpg", true),
+    ] {
+        fs::write(set.join("annot.csv"), format!("Images\n{image}\n")).unwrap();
+        assert_eq!(
+            read_csv(&set, &OpenOptions::default()).is_ok(),
+            is_fine,
+            "{image}"
+        );
+    }
+}
+
+#[test]
+fn a_header_without_rows_has_no_candidates() {
+    let folder = folder_with(&[("annot.csv", "Images,Name\n")]);
+    let spec = folder.path().join("annot.csv");
+    let error = open(spec.to_str().unwrap(), &OpenOptions::default())
+        .map(|_| ())
+        .unwrap_err();
+    assert!(matches!(error, DataError::NoCandidates { .. }));
+}
+
+#[test]
+fn what_is_written_reads_back() {
+    let folder = folder_with(&[("pictures/a, \"1\".jpg", "1")]);
+    let lists = folder.path().join("lists");
+    fs::create_dir(&lists).unwrap();
+    let row = ["a, \"1\".jpg", "Ann", "30", "f"]
+        .map(str::to_owned)
+        .to_vec();
+    write(&lists.join("annot.csv"), &AGEDB_HEADER, &[row]).unwrap();
+    write_root(&lists, &folder.path().join("pictures")).unwrap();
+    let text = fs::read_to_string(lists.join("annot.csv")).unwrap();
+    assert_eq!(
+        text,
+        "Images,Name,Age,Gender\n\"a, \"\"1\"\".jpg\",Ann,30,f\n"
+    );
+    let files = read_csv(&lists, &OpenOptions::default()).unwrap();
+    assert!(files.path(0).unwrap().exists());
+    assert_eq!(files.label(0, "age").unwrap(), "30");
+    assert!(write(&folder.path().join("no/annot.csv"), &["Images"], &[]).is_err());
+}

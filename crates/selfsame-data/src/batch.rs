@@ -1,0 +1,41 @@
+//! What a loader hands out.
+
+use std::time::Duration;
+
+/// The crops of a batch of images, view-major: all images of view 0, then of view 1, …
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostBatch {
+    /// The epoch it belongs to.
+    pub epoch: u64,
+    /// Its number within the epoch, from 0.
+    pub index: usize,
+    /// Which images: indices into the data set, stand-ins for undecodable ones included.
+    pub samples: Vec<usize>,
+    /// B, the number of images.
+    pub batch_size: usize,
+    /// Number of global crops of an image, always 2.
+    pub num_global: usize,
+    /// G, the side of a global crop in pixels.
+    pub global_size: usize,
+    /// `[2, B, 3, G, G]`, normalised.
+    pub global: Vec<f32>,
+    /// L, the number of local crops of an image.
+    pub num_local: usize,
+    /// S, the side of a local crop in pixels.
+    pub local_size: usize,
+    /// `[L, B, 3, S, S]`, normalised.
+    pub local: Vec<f32>,
+    /// How long the consumer waited for it: what loading costs a step.
+    pub wait: Duration,
+}
+
+/// One view of each of some images, for evaluation or supervised training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvalBatch {
+    /// Which images: indices into the data set, undecodable ones left out.
+    pub samples: Vec<usize>,
+    /// `[samples.len(), 3, image_size, image_size]`, normalised.
+    pub images: Vec<f32>,
+    /// Side in pixels.
+    pub image_size: usize,
+}

@@ -1,0 +1,62 @@
+//! JPEG by `zune-jpeg` in strict mode: `image` itself returns a truncated file as a success.
+
+use image::RgbImage;
+use image::metadata::Orientation;
+use zune_core::bytestream::ZCursor;
+use zune_core::colorspace::ColorSpace;
+use zune_core::options::DecoderOptions;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+
+use super::{DecodeError, Limits, upright};
+
+/// Decodes grey, YCbCr, RGB, CMYK and YCCK, baseline or progressive.
+///
+/// Four-channel files are taken as Adobe writes them (0 is full ink), as every viewer does.
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
+    // The size limits are ours, checked below: zune's would come as an untyped text.
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(usize::from(u16::MAX))
+        .set_max_height(usize::from(u16::MAX))
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(jpeg_error)?;
+    let info = decoder
+        .info()
+        .ok_or_else(|| corrupt("no frame header".to_owned()))?;
+    let (width, height) = (u32::from(info.width), u32::from(info.height));
+    limits.check(width, height)?;
+    let orientation = decoder
+        .exif()
+        .and_then(|exif| Orientation::from_exif_chunk(exif))
+        .unwrap_or(Orientation::NoTransforms);
+
+    let mut pixels = vec![0u8; width as usize * height as usize * 3];
+    if decoder.output_buffer_size() != Some(pixels.len()) {
+        return Err(corrupt("unexpected size of the decoded picture".to_owned()));
+    }
+    decoder.decode_into(&mut pixels).map_err(jpeg_error)?;
+    let picture = RgbImage::from_raw(width, height, pixels)
+        .expect("the buffer was allocated with three bytes a pixel");
+    Ok(upright(picture, orientation))
+}
+
+fn corrupt(problem: String) -> DecodeError {
+    DecodeError::Corrupt {
+        format: "JPEG",
+        problem,
+    }
+}
+
+fn jpeg_error(error: DecodeErrors) -> DecodeError {
+    let problem = format!("{error:?}").trim_matches('"').to_owned();
+    match error {
+        DecodeErrors::Unsupported(_) => DecodeError::Unsupported { what: problem },
+        DecodeErrors::ExhaustedData | DecodeErrors::IoErrors(_) => DecodeError::Truncated {
+            format: "JPEG",
+            problem,
+        },
+        _ => corrupt(problem),
+    }
+}

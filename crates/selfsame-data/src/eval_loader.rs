@@ -1,0 +1,184 @@
+//! Batches of one view an image: the evaluation transform, or random crops for supervised
+//! training.
+
+use std::sync::Arc;
+
+use selfsame_augment::{EvalCrop, SampleKey, StandardCrop, Workspace};
+
+use crate::batch::EvalBatch;
+use crate::dataset::Dataset;
+use crate::decode::DecodeError;
+use crate::error::DataError;
+use crate::ledger::Ledger;
+use crate::ordered::Ordered;
+
+/// What is done to each image.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EvalTransform {
+    /// Resize, centre crop, normalise: the same each time.
+    Center(EvalCrop),
+    /// Random resized crop and flip: a function of seed, epoch and image.
+    Random {
+        /// The transform.
+        crop: StandardCrop,
+        /// The run's seed.
+        seed: u64,
+        /// Counts the passes over the data.
+        epoch: u64,
+    },
+}
+
+/// Turns images into batches by worker threads, in the order of the indices asked for.
+#[derive(Clone)]
+pub struct EvalLoader {
+    /// Where images come from.
+    pub dataset: Arc<dyn Dataset>,
+    /// What is done to them.
+    pub transform: EvalTransform,
+    /// Images in a batch; the last one may have fewer, as may one with undecodable images.
+    pub batch_size: usize,
+    /// Threads; 0 does it in the consumer's thread.
+    pub workers: usize,
+    /// Takes undecodable images, which are left out.
+    pub ledger: Arc<Ledger>,
+}
+
+impl EvalLoader {
+    /// The batches of these images; a batch without a usable image is passed over.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] for a batch size of 0, [`DataError::Augment`] for a transform that
+    /// makes no sense, [`DataError::Io`] if the system gives no thread.
+    pub fn batches(&self, indices: Vec<usize>) -> Result<EvalBatches, DataError> {
+        let problems = match &self.transform {
+            EvalTransform::Center(crop) => crop.check(),
+            EvalTransform::Random { crop, .. } => crop.check(),
+        };
+        if !problems.is_empty() {
+            return Err(selfsame_augment::AugmentError::Config(problems).into());
+        }
+        if self.batch_size == 0 {
+            return Err(DataError::Setting("batch_size: 0 is not a size".to_owned()));
+        }
+        let num_batches = indices.len().div_ceil(self.batch_size);
+        let loader = self.clone();
+        let job = move |batch: usize| {
+            let start = batch * loader.batch_size;
+            let end = indices.len().min(start + loader.batch_size);
+            loader.make(&indices[start..end])
+        };
+        let batches = Ordered::new(0..num_batches, self.workers, 2 * self.workers, job).map_err(
+            |source| DataError::Io {
+                doing: "starting a loader thread".into(),
+                source,
+            },
+        )?;
+        Ok(EvalBatches {
+            batches,
+            next: 0,
+            ledger: self.ledger.clone(),
+            dataset: self.dataset.clone(),
+        })
+    }
+
+    fn make(&self, indices: &[usize]) -> Made {
+        let image_size = match &self.transform {
+            EvalTransform::Center(crop) => crop.image_size,
+            EvalTransform::Random { crop, .. } => crop.image_size,
+        };
+        let mut workspace = Workspace::new();
+        let mut images = vec![0f32; indices.len() * 3 * image_size * image_size];
+        let (mut samples, mut failed) = (Vec::with_capacity(indices.len()), Vec::new());
+        let mut places = images.chunks_exact_mut(3 * image_size * image_size);
+        for &sample in indices {
+            let image = match self.dataset.decode(sample) {
+                Ok(image) => image,
+                Err(error) => {
+                    failed.push((sample, error));
+                    continue;
+                }
+            };
+            let out = places.next().expect("there is a place for each index");
+            match &self.transform {
+                EvalTransform::Center(crop) => crop.write(&image, out, &mut workspace),
+                EvalTransform::Random { crop, seed, epoch } => {
+                    let key = SampleKey {
+                        run_seed: *seed,
+                        epoch: *epoch,
+                        sample: sample as u64,
+                    };
+                    crop.write(&image, key, out, &mut workspace);
+                }
+            }
+            samples.push(sample);
+        }
+        images.truncate(samples.len() * 3 * image_size * image_size);
+        Made {
+            batch: EvalBatch {
+                samples,
+                images,
+                image_size,
+            },
+            failed,
+        }
+    }
+}
+
+struct Made {
+    batch: EvalBatch,
+    failed: Vec<(usize, DecodeError)>,
+}
+
+/// Iterator over evaluation batches; see [`EvalLoader::batches`].
+pub struct EvalBatches {
+    batches: Ordered<Made>,
+    next: usize,
+    ledger: Arc<Ledger>,
+    dataset: Arc<dyn Dataset>,
+}
+
+impl Iterator for EvalBatches {
+    type Item = Result<EvalBatch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (outcome, _) = self.batches.next()?;
+            let batch = self.next;
+            self.next += 1;
+            match outcome {
+                Err(message) => return Some(Err(DataError::Panicked { batch, message })),
+                Ok(made) => {
+                    for (sample, error) in &made.failed {
+                        self.ledger.record(self.dataset.name(*sample), error);
+                    }
+                    if !made.batch.samples.is_empty() {
+                        return Some(Ok(made.batch));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The batches of these images under the evaluation transform.
+///
+/// # Errors
+/// Those of [`EvalLoader::batches`].
+pub fn eval_batches(
+    dataset: Arc<dyn Dataset>,
+    crop: EvalCrop,
+    indices: Vec<usize>,
+    batch_size: usize,
+    workers: usize,
+    ledger: Arc<Ledger>,
+) -> Result<EvalBatches, DataError> {
+    let transform = EvalTransform::Center(crop);
+    EvalLoader {
+        dataset,
+        transform,
+        batch_size,
+        workers,
+        ledger,
+    }
+    .batches(indices)
+}

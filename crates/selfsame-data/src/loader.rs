@@ -1,0 +1,299 @@
+//! Batches of crops for training, made by worker threads in the sampler's order.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use image::RgbImage;
+use selfsame_augment::{MultiCrop, SampleKey, Workspace};
+
+use crate::batch::HostBatch;
+use crate::dataset::Dataset;
+use crate::error::DataError;
+use crate::ledger::{Ledger, LedgerEntry};
+use crate::ordered::Ordered;
+use crate::sampler::{self, Sampler};
+
+/// Stand-ins tried for one undecodable image before the loader gives up.
+const MAX_ATTEMPTS: u64 = 100;
+
+/// How batches are made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoaderConfig {
+    /// The run's seed: order, crops and stand-ins follow from it.
+    pub seed: u64,
+    /// Images in a batch of this rank.
+    pub batch_size: usize,
+    /// Threads that decode and crop; 0 does it in the consumer's thread.
+    pub workers: usize,
+    /// Batches made ahead of the one asked for; at least one for each worker.
+    pub prefetch_batches: usize,
+    /// Fraction of the data set that may be undecodable.
+    pub max_bad_fraction: f64,
+    /// This process, from 0.
+    pub rank: usize,
+    /// Number of processes.
+    pub world_size: usize,
+}
+
+impl Default for LoaderConfig {
+    /// The values of the notebook's configuration.
+    fn default() -> Self {
+        Self {
+            seed: 42,
+            batch_size: 32,
+            workers: 2,
+            prefetch_batches: 4,
+            max_bad_fraction: 0.05,
+            rank: 0,
+            world_size: 1,
+        }
+    }
+}
+
+/// Makes the batches of any epoch, from any batch on; holds no position.
+///
+/// The same configuration gives the same bytes for any number of workers.
+pub struct Loader(Arc<Inner>);
+
+struct Inner {
+    dataset: Arc<dyn Dataset>,
+    multi_crop: MultiCrop,
+    config: LoaderConfig,
+    sampler: Sampler,
+    ledger: Arc<Ledger>,
+    /// Different images that failed so far, in any epoch.
+    bad: Mutex<BTreeSet<usize>>,
+}
+
+impl Loader {
+    /// Takes what batches are made of; undecodable images will be entered in `ledger`.
+    ///
+    /// # Errors
+    /// [`DataError::TooFewImages`] if not one batch can be made; [`DataError::Setting`].
+    pub fn new(
+        dataset: Arc<dyn Dataset>,
+        multi_crop: MultiCrop,
+        config: LoaderConfig,
+        ledger: Arc<Ledger>,
+    ) -> Result<Self, DataError> {
+        if !(0.0..=1.0).contains(&config.max_bad_fraction) {
+            return Err(DataError::Setting(format!(
+                "max_bad_fraction: {} is not within 0 and 1",
+                config.max_bad_fraction
+            )));
+        }
+        let sampler = Sampler {
+            seed: config.seed,
+            len: dataset.len(),
+            batch_size: config.batch_size,
+            rank: config.rank,
+            world_size: config.world_size,
+        };
+        sampler.check()?;
+        let bad = Mutex::default();
+        Ok(Self(Arc::new(Inner {
+            dataset,
+            multi_crop,
+            config,
+            sampler,
+            ledger,
+            bad,
+        })))
+    }
+
+    /// Batches in an epoch; the last incomplete one is dropped.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.0.sampler.steps_per_epoch()
+    }
+
+    /// Which images each batch takes before stand-ins.
+    pub fn sampler(&self) -> &Sampler {
+        &self.0.sampler
+    }
+
+    /// The batches of an epoch from `first_batch` on; threads work until it is dropped.
+    ///
+    /// After an error it ends. An undecodable image is replaced by one drawn from (seed, epoch,
+    /// position, attempt), and entered in the ledger when its batch is handed out.
+    pub fn epoch(&self, epoch: u64, first_batch: usize) -> EpochBatches {
+        let inner = self.0.clone();
+        let steps = self.steps_per_epoch();
+        let order = sampler::epoch_order(inner.config.seed, epoch, inner.sampler.len);
+        let job = move |index| inner.make(epoch, index, &order);
+        let config = &self.0.config;
+        let batches = Ordered::new(
+            first_batch.min(steps)..steps,
+            config.workers,
+            config.prefetch_batches,
+            job,
+        );
+        let (batches, failed) = match batches {
+            Ok(batches) => (Some(batches), None),
+            Err(source) => {
+                let doing = "starting a loader thread".to_owned();
+                (None, Some(DataError::Io { doing, source }))
+            }
+        };
+        EpochBatches {
+            inner: self.0.clone(),
+            next: first_batch,
+            batches,
+            failed,
+        }
+    }
+}
+
+/// Iterator over the batches of an epoch; see [`Loader::epoch`].
+pub struct EpochBatches {
+    inner: Arc<Inner>,
+    next: usize,
+    batches: Option<Ordered<Made>>,
+    failed: Option<DataError>,
+}
+
+/// A batch and what failed while it was made, in the order of positions.
+struct Made {
+    batch: Result<HostBatch, DataError>,
+    failed: Vec<(usize, LedgerEntry)>,
+}
+
+impl Iterator for EpochBatches {
+    type Item = Result<HostBatch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        let (outcome, wait) = self.batches.as_mut()?.next()?;
+        let result = match outcome {
+            Ok(made) => self.inner.account(made, wait),
+            Err(message) => Err(DataError::Panicked {
+                batch: self.next,
+                message,
+            }),
+        };
+        self.next += 1;
+        if result.is_err() {
+            self.batches = None;
+        }
+        Some(result)
+    }
+}
+
+impl Inner {
+    /// Enters what failed; done by the consumer, so that it happens in the order of batches.
+    fn account(&self, made: Made, wait: Duration) -> Result<HostBatch, DataError> {
+        let len = self.sampler.len;
+        let tolerated = self.config.max_bad_fraction * len as f64 + 1e-9;
+        for (sample, entry) in made.failed {
+            self.ledger.enter(entry.clone());
+            let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+            bad.insert(sample);
+            if bad.len() as f64 > tolerated {
+                return Err(DataError::TooManyBad {
+                    bad: bad.len(),
+                    len,
+                    max_bad_fraction: self.config.max_bad_fraction,
+                    name: entry.file,
+                    reason: entry.reason,
+                });
+            }
+        }
+        made.batch.map(|batch| HostBatch { wait, ..batch })
+    }
+
+    fn make(&self, epoch: u64, index: usize, order: &[usize]) -> Made {
+        let mut failed = Vec::new();
+        let batch = self.fill(epoch, index, order, &mut failed);
+        Made { batch, failed }
+    }
+
+    fn fill(
+        &self,
+        epoch: u64,
+        index: usize,
+        order: &[usize],
+        failed: &mut Vec<(usize, LedgerEntry)>,
+    ) -> Result<HostBatch, DataError> {
+        let views = &self.multi_crop;
+        let (b, num_views) = (self.config.batch_size, views.num_views());
+        let num_local = num_views - MultiCrop::NUM_GLOBAL;
+        let global_size = views.view_size(0);
+        let local_size = views.config().local_size;
+        let global_len = 3 * global_size * global_size;
+        let local_len = 3 * local_size * local_size;
+        let mut global = vec![0f32; MultiCrop::NUM_GLOBAL * b * global_len];
+        let mut local = vec![0f32; num_local * b * local_len];
+        let mut samples = Vec::with_capacity(b);
+
+        // The slices of each image, one of each view.
+        let mut slices: Vec<Vec<&mut [f32]>> =
+            (0..b).map(|_| Vec::with_capacity(num_views)).collect();
+        let all = global.chunks_exact_mut(global_len);
+        let all = all.chain(local.chunks_exact_mut(local_len.max(1)));
+        for (i, slice) in all.enumerate() {
+            slices[i % b].push(slice);
+        }
+        let mut workspace = Workspace::new();
+        for (position, mut out) in self.sampler.positions(index).zip(slices) {
+            let (sample, image) = self.decode(epoch, position, order[position], failed)?;
+            let key = SampleKey {
+                run_seed: self.config.seed,
+                epoch,
+                sample: sample as u64,
+            };
+            views.write_crops(&image, key, &mut out, &mut workspace)?;
+            samples.push(sample);
+        }
+        Ok(HostBatch {
+            epoch,
+            index,
+            samples,
+            batch_size: b,
+            num_global: MultiCrop::NUM_GLOBAL,
+            global_size,
+            global,
+            num_local,
+            local_size,
+            local,
+            wait: Duration::ZERO,
+        })
+    }
+
+    /// The image at a position of the epoch, or its stand-in.
+    fn decode(
+        &self,
+        epoch: u64,
+        position: usize,
+        first: usize,
+        failed: &mut Vec<(usize, LedgerEntry)>,
+    ) -> Result<(usize, RgbImage), DataError> {
+        let mut sample = first;
+        let mut attempt = 0;
+        loop {
+            let error = match self.dataset.decode(sample) {
+                Ok(image) => return Ok((sample, image)),
+                Err(error) => error,
+            };
+            let entry = LedgerEntry::new(self.dataset.name(sample), &error);
+            if attempt == MAX_ATTEMPTS {
+                let LedgerEntry {
+                    file: name, reason, ..
+                } = entry;
+                return Err(DataError::NoReplacement {
+                    attempts: attempt,
+                    name,
+                    reason,
+                });
+            }
+            failed.push((sample, entry));
+            let seed = self.config.seed;
+            sample = sampler::replacement(seed, epoch, position as u64, attempt, self.sampler.len);
+            attempt += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

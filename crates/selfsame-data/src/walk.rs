@@ -1,0 +1,213 @@
+//! Every candidate file below a folder, in the same order on every machine.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::DataError;
+
+/// Extensions (in any case) of files that lie beside images but are none.
+const PASSED_OVER: [&str; 4] = ["csv", "json", "txt", "md"];
+
+/// A file below the walked folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its path relative to the folder, parts joined by `/`; `U+FFFD` for what is not UTF-8.
+    pub name: String,
+    /// False if `name` had to replace something.
+    pub is_utf8: bool,
+}
+
+/// Lists every regular file below `folder` in the byte order of relative paths.
+///
+/// Dot-files, dot-folders and `.csv`, `.json`, `.txt`, `.md` files are passed over; the content
+/// is not looked at. Symbolic links are followed, and each real folder is visited once, so a link
+/// to a parent ends the walk instead of repeating it.
+///
+/// # Errors
+/// [`DataError::Io`] if a folder cannot be listed.
+pub fn candidates(folder: &Path) -> Result<Vec<Found>, DataError> {
+    let mut found = Vec::new();
+    let mut visited = BTreeSet::new();
+    let mut folders = vec![(folder.to_path_buf(), Vec::new())];
+    // Links to folders wait until all real folders are done: a file keeps its real path.
+    let mut linked: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+    loop {
+        let (path, prefix) = match folders.pop() {
+            Some(next) => next,
+            None if linked.is_empty() => break,
+            None => {
+                linked.sort_by(|a, b| b.1.cmp(&a.1));
+                linked.pop().expect("checked not to be empty")
+            }
+        };
+        let real = fs::canonicalize(&path).map_err(|e| DataError::io("listing", &path, e))?;
+        if !visited.insert(real) {
+            continue;
+        }
+        list(&path, &prefix, &mut found, &mut folders, &mut linked)?;
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(found
+        .into_iter()
+        .map(|(relative, path)| {
+            let name = String::from_utf8_lossy(&relative).into_owned();
+            Found {
+                path,
+                is_utf8: name.as_bytes() == relative,
+                name,
+            }
+        })
+        .collect())
+}
+
+type Relative = Vec<u8>;
+
+fn list(
+    folder: &Path,
+    prefix: &[u8],
+    found: &mut Vec<(Relative, PathBuf)>,
+    folders: &mut Vec<(PathBuf, Relative)>,
+    linked: &mut Vec<(PathBuf, Relative)>,
+) -> Result<(), DataError> {
+    for entry in fs::read_dir(folder).map_err(|e| DataError::io("listing", folder, e))? {
+        let entry = entry.map_err(|e| DataError::io("listing", folder, e))?;
+        let file_name = entry.file_name();
+        if file_name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = entry.path();
+        let kind = entry
+            .file_type()
+            .map_err(|e| DataError::io("reading", &path, e))?;
+        // What a link leads to; a link that leads nowhere, or round in a circle, is no file.
+        let Ok(target) = fs::metadata(&path) else {
+            continue;
+        };
+        let mut relative = prefix.to_vec();
+        relative.extend_from_slice(file_name.as_encoded_bytes());
+        if target.is_dir() {
+            relative.push(b'/');
+            if kind.is_symlink() {
+                linked.push((path, relative))
+            } else {
+                folders.push((path, relative))
+            }
+        } else if target.is_file() && !is_passed_over(&path) {
+            found.push((relative, path));
+        }
+    }
+    Ok(())
+}
+
+fn is_passed_over(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    PASSED_OVER
+        .iter()
+        .any(|passed| extension.eq_ignore_ascii_case(passed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder_with(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file).unwrap();
+        }
+        folder
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        candidates(folder)
+            .unwrap()
+            .into_iter()
+            .map(|found| found.name)
+            .collect()
+    }
+
+    #[test]
+    fn order_is_that_of_the_bytes_of_relative_paths() {
+        let folder = folder_with(&["b/x", "a.jpg", "a/z.jpg", "B.jpg", "a-1.jpg", "ä.jpg", "c"]);
+        assert_eq!(
+            names(folder.path()),
+            ["B.jpg", "a-1.jpg", "a.jpg", "a/z.jpg", "b/x", "c", "ä.jpg"]
+        );
+    }
+
+    #[test]
+    fn notes_and_dot_files_are_passed_over() {
+        let folder = folder_with(&[
+            "a.csv",
+            "a.JSON",
+            "a.txt",
+            "README.md",
+            ".hidden",
+            ".thumbs/a.jpg",
+            "a.jpg",
+            "noext",
+            "a.txt.jpg",
+            "b.gz",
+        ]);
+        assert_eq!(
+            names(folder.path()),
+            ["a.jpg", "a.txt.jpg", "b.gz", "noext"]
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_a_parent_does_not_loop_and_a_dead_link_is_no_file() {
+        use std::os::unix::fs::symlink;
+        let folder = folder_with(&["deep/er/a.jpg"]);
+        symlink(folder.path(), folder.path().join("deep/er/up")).unwrap();
+        symlink("nowhere", folder.path().join("dead.jpg")).unwrap();
+        symlink("round.jpg", folder.path().join("round.jpg")).unwrap();
+        symlink("deep", folder.path().join("alias")).unwrap();
+        assert_eq!(names(folder.path()), ["deep/er/a.jpg"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_files_and_to_folders_elsewhere_are_followed() {
+        use std::os::unix::fs::symlink;
+        let elsewhere = folder_with(&["x/one.jpg", "x/two.jpg"]);
+        let folder = folder_with(&["m.jpg"]);
+        symlink(elsewhere.path().join("x"), folder.path().join("link")).unwrap();
+        symlink(
+            elsewhere.path().join("x/two.jpg"),
+            folder.path().join("z.jpg"),
+        )
+        .unwrap();
+        assert_eq!(
+            names(folder.path()),
+            ["link/one.jpg", "link/two.jpg", "m.jpg", "z.jpg"]
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_name_that_is_not_utf8_is_found_and_marked() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = folder_with(&["a.jpg"]);
+        fs::write(folder.path().join(OsStr::from_bytes(b"b\xff.jpg")), "").unwrap();
+        let found = candidates(folder.path()).unwrap();
+        assert_eq!(found[1].name, "b\u{fffd}.jpg");
+        assert!(found[0].is_utf8 && !found[1].is_utf8);
+        assert!(found[1].path.exists());
+    }
+
+    #[test]
+    fn a_missing_folder_is_an_error_with_its_path() {
+        let problem = candidates(Path::new("/no/such/folder"))
+            .unwrap_err()
+            .to_string();
+        assert!(problem.contains("/no/such/folder"));
+    }
+}
