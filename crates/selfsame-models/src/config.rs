@@ -203,7 +203,7 @@ impl ModelConfig {
         };
         if self.patch_size == 0 {
             problems.push("model.patch_size: 0 is not a size".into());
-        } else if self.image_size == 0 || self.image_size % self.patch_size != 0 {
+        } else if self.image_size == 0 || !self.image_size.is_multiple_of(self.patch_size) {
             problems.push(format!(
                 "model.image_size: {} is not a multiple of model.patch_size = {}",
                 self.image_size, self.patch_size
@@ -215,7 +215,7 @@ impl ModelConfig {
                 self.drop_path_rate
             ));
         }
-        if dims.embed_dim % dims.num_heads != 0 {
+        if !dims.embed_dim.is_multiple_of(dims.num_heads) {
             problems.push(format!(
                 "model.num_heads: {} heads do not divide the width {}",
                 dims.num_heads, dims.embed_dim

@@ -137,7 +137,7 @@ impl Shapes<'_> {
         }
         let block = |index| format!("backbone.blocks.{index}.norm1.weight");
         let depth = (0..).take_while(|index| self.has(&block(*index))).count();
-        if depth == 0 || embed_dim % 64 != 0 {
+        if depth == 0 || !embed_dim.is_multiple_of(64) {
             return Err(ModelError::Unrecognised(format!(
                 "a vision transformer of width {embed_dim} with {depth} blocks: the number of \
                  heads follows only from a width in multiples of 64"

@@ -154,7 +154,8 @@ impl PatchEmbed {
 
     fn grid(&self, height: usize, width: usize) -> Result<Grid> {
         let p = self.patch_size;
-        if height == 0 || width == 0 || height % p != 0 || width % p != 0 {
+        let fits = |side: usize| side > 0 && side.is_multiple_of(p);
+        if !fits(height) || !fits(width) {
             bail!("an image of {height}x{width} is not a whole number of patches of {p}")
         }
         Ok((height / p, width / p))
