@@ -5,9 +5,12 @@
 //! Only candle operations with a correct gradient are used: `max` and `detach` are fine, candle's
 //! pooling and fused softmax are not.
 
+pub mod update;
+
+use crate::conv2d::output_len;
 use std::f64::consts::FRAC_1_SQRT_2;
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use candle_core::{D, Result, Tensor, bail};
 
 /// See [`crate::layer_norm`].
 pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
@@ -133,8 +136,8 @@ fn pad_with(xs: &Tensor, padding: usize, value: f64) -> Result<Tensor> {
 /// See [`crate::max_pool2d`].
 pub fn max_pool2d(xs: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
     let (_, _, h, w) = xs.dims4()?;
-    let h_out = crate::pooled_len("max_pool2d", h, kernel, stride, padding)?;
-    let w_out = crate::pooled_len("max_pool2d", w, kernel, stride, padding)?;
+    let h_out = output_len("max_pool2d", h, kernel, stride, padding)?;
+    let w_out = output_len("max_pool2d", w, kernel, stride, padding)?;
     let padded = pad_with(xs, padding, f64::NEG_INFINITY)?;
     let mut best: Option<Tensor> = None;
     for row in 0..kernel {
@@ -161,8 +164,8 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Re
     if c != c_weight {
         bail!("conv2d: the input has {c} channels, the weight {c_weight}");
     }
-    let h_out = crate::conv_len("conv2d", h, kh, stride, padding)?;
-    let w_out = crate::conv_len("conv2d", w, kw, stride, padding)?;
+    let h_out = output_len("conv2d", h, kh, stride, padding)?;
+    let w_out = output_len("conv2d", w, kw, stride, padding)?;
     let padded = pad_with(xs, padding, 0.0)?;
     let width = padded.dim(3)?;
     let mut index = Vec::with_capacity(kh * kw * h_out * w_out);
@@ -283,14 +286,4 @@ pub fn l2_normalize_last_dim(xs: &Tensor, eps: f64) -> Result<Tensor> {
         .maximum(eps * eps)?
         .sqrt()?;
     xs.broadcast_div(&norm)
-}
-
-/// Sum of squares in the tensor's own type, then f64: for devices other than the CPU.
-pub fn sum_of_squares(xs: &Tensor) -> Result<f64> {
-    xs.detach()
-        .to_dtype(DType::F32)?
-        .sqr()?
-        .sum_all()?
-        .to_dtype(DType::F64)?
-        .to_scalar::<f64>()
 }

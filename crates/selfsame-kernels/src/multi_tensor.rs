@@ -2,10 +2,14 @@
 //!
 //! "In place" means that everybody who shares the storage sees the new values, in particular
 //! teachers built on [`candle_core::Var::as_detached_tensor`].
-//! A tensor must not be handed in twice to one call (param and gradient, say): it would wait for
-//! its own lock.
+//! Two arguments that share a storage are refused: the call would wait for its own lock.
 
+use crate::composed;
+use crate::host::{CHUNK, for_each_chunk, fused, storage_address, with_slice, with_slice_mut};
+use crate::simd::update::{AdamWScalars, MomentumScalars};
+use crate::simd::{Level, reduce, update};
 use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
 
 /// What [`adamw_step`] needs to know about this step of this parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,37 +73,16 @@ pub struct Lars {
     pub grad_scale: f64,
 }
 
-/// Writes `values` into the storage of `dst`.
-fn assign(dst: &Tensor, values: &Tensor) -> Result<()> {
-    if !dst.is_contiguous() {
-        bail!(
-            "an in-place update needs a contiguous tensor, got {:?}",
-            dst.layout()
-        );
-    }
-    let values = values
-        .detach()
-        .to_dtype(dst.dtype())?
-        .contiguous()?
-        .flatten_all()?;
-    dst.detach().flatten_all()?.slice_set(&values, 0, 0)
-}
-
-fn scaled(grad: &Tensor, grad_scale: f64) -> Result<Tensor> {
-    let grad = grad.detach();
-    if grad_scale == 1.0 {
-        Ok(grad)
-    } else {
-        grad * grad_scale
-    }
-}
-
-/// One AdamW update of `param`, `exp_avg` and `exp_avg_sq`, in PyTorch's order of operations.
+/// One AdamW update of `param`, `exp_avg` and `exp_avg_sq`.
+///
+/// The order of operations is that of PyTorch's single-tensor implementation
+/// (`torch/optim/adamw.py`): decay, first moment by `lerp`, second moment, both bias corrections as
+/// f64 scalars.
 ///
 /// # Shape
 /// All four tensors alike.
 /// # Errors
-/// If shapes differ or a written tensor is not contiguous.
+/// If shapes differ, two tensors share a storage or a written one is not contiguous.
 pub fn adamw_step(
     param: &Tensor,
     grad: &Tensor,
@@ -107,64 +90,157 @@ pub fn adamw_step(
     exp_avg_sq: &Tensor,
     options: AdamW,
 ) -> Result<()> {
-    let grad = scaled(grad, options.grad_scale)?;
-    let m = exp_avg.detach();
-    let m = (&m + ((&grad - &m)? * (1.0 - options.beta1))?)?;
-    let v = ((exp_avg_sq.detach() * options.beta2)? + (grad.sqr()? * (1.0 - options.beta2))?)?;
-    let bias1 = 1.0 - options.beta1.powi(options.step as i32);
-    let bias2 = 1.0 - options.beta2.powi(options.step as i32);
-    let denom = ((v.sqrt()? / bias2.sqrt())? + options.eps)?;
-    let decayed = (param.detach() * (1.0 - options.lr * options.weight_decay))?;
-    let updated = (decayed - ((&m * (options.lr / bias1))? / denom)?)?;
-    assign(exp_avg, &m)?;
-    assign(exp_avg_sq, &v)?;
-    assign(param, &updated)
+    check("adamw_step", &[param, grad, exp_avg, exp_avg_sq])?;
+    if !fused(&[param, grad, exp_avg, exp_avg_sq]) {
+        return composed::update::adamw_step(param, grad, exp_avg, exp_avg_sq, options);
+    }
+    let (bias1, bias2) = options.bias_corrections();
+    let scalars = AdamWScalars {
+        grad_scale: options.grad_scale as f32,
+        decay: (1.0 - options.lr * options.weight_decay) as f32,
+        one_minus_beta1: (1.0 - options.beta1) as f32,
+        beta2: options.beta2 as f32,
+        one_minus_beta2: (1.0 - options.beta2) as f32,
+        minus_step_size: (-(options.lr / bias1)) as f32,
+        bias2_sqrt: bias2.sqrt() as f32,
+        eps: options.eps as f32,
+    };
+    let level = Level::best();
+    with_slice(&grad.contiguous()?, |grad| {
+        with_slice_mut(param, |param| {
+            with_slice_mut(exp_avg, |m| {
+                with_slice_mut(exp_avg_sq, |v| {
+                    let state = m.chunks_mut(CHUNK).zip(v.chunks_mut(CHUNK));
+                    let mut chunks: Vec<_> = param
+                        .chunks_mut(CHUNK)
+                        .zip(grad.chunks(CHUNK))
+                        .zip(state)
+                        .collect();
+                    for_each_chunk(&mut chunks, 1, |_, chunk| {
+                        let ((param, grad), (m, v)) = &mut chunk[0];
+                        update::adamw(level, param, grad, m, v, scalars);
+                    });
+                    Ok(())
+                })
+            })
+        })
+    })
 }
 
 /// One SGD update: `momentum_buffer ← momentum·buffer + grad + wd·param`, `param −= lr·buffer`.
 ///
 /// A buffer of zeros before the first step gives PyTorch's first step.
+///
 /// # Errors
-/// If shapes differ or a written tensor is not contiguous.
-pub fn sgd_step(param: &Tensor, grad: &Tensor, buffer: &Tensor, options: Sgd) -> Result<()> {
-    let p = param.detach();
-    let d = (scaled(grad, options.grad_scale)? + (&p * options.weight_decay)?)?;
-    let m = ((buffer.detach() * options.momentum)? + d)?;
-    let updated = (p - (&m * options.lr)?)?;
-    assign(buffer, &m)?;
-    assign(param, &updated)
+/// As [`adamw_step`].
+pub fn sgd_step(
+    param: &Tensor,
+    grad: &Tensor,
+    momentum_buffer: &Tensor,
+    options: Sgd,
+) -> Result<()> {
+    check("sgd_step", &[param, grad, momentum_buffer])?;
+    if !fused(&[param, grad, momentum_buffer]) {
+        return composed::update::sgd_step(param, grad, momentum_buffer, options);
+    }
+    let scalars = MomentumScalars {
+        grad_scale: options.grad_scale as f32,
+        weight_decay: options.weight_decay as f32,
+        trust: 1.0,
+        momentum: options.momentum as f32,
+        lr: options.lr as f32,
+    };
+    momentum_step(param, grad, momentum_buffer, scalars)
 }
 
 /// One LARS update as in the official code: decay and adaptation only with more than one dimension.
 ///
 /// `mu ← momentum·mu + q·(grad + wd·param)`, `param −= lr·mu`, with
 /// `q = eta·|param| / |grad + wd·param|`, or 1 if either norm is zero.
+///
 /// # Errors
-/// If shapes differ or a written tensor is not contiguous.
+/// As [`adamw_step`].
 pub fn lars_step(param: &Tensor, grad: &Tensor, mu: &Tensor, options: Lars) -> Result<()> {
-    let p = param.detach();
-    let mut d = scaled(grad, options.grad_scale)?;
-    if p.rank() > 1 {
-        d = (d + (&p * options.weight_decay)?)?;
-        let param_norm = sum_of_squares(&p)?.sqrt();
-        let update_norm = sum_of_squares(&d)?.sqrt();
+    check("lars_step", &[param, grad, mu])?;
+    if !fused(&[param, grad, mu]) {
+        return composed::update::lars_step(param, grad, mu, options);
+    }
+    let adapts = param.rank() > 1;
+    let mut scalars = MomentumScalars {
+        grad_scale: options.grad_scale as f32,
+        weight_decay: if adapts {
+            options.weight_decay as f32
+        } else {
+            0.0
+        },
+        trust: 1.0,
+        momentum: options.momentum as f32,
+        lr: options.lr as f32,
+    };
+    if adapts {
+        let param_norm = sum_of_squares(param)?.sqrt();
+        let update_norm = with_slice(&param.contiguous()?, |param| {
+            with_slice(&grad.contiguous()?, |grad| {
+                let level = Level::best();
+                let (scale, decay) = (scalars.grad_scale, scalars.weight_decay);
+                Ok(chunk_sums(param.len(), |start, end| {
+                    let (grad, param) = (&grad[start..end], &param[start..end]);
+                    reduce::decayed_sum_of_squares(level, grad, param, scale, decay)
+                }))
+            })
+        })?
+        .sqrt();
         if param_norm > 0.0 && update_norm > 0.0 {
-            d = (d * (options.eta * param_norm / update_norm))?;
+            scalars.trust = (options.eta * param_norm / update_norm) as f32;
         }
     }
-    let m = ((mu.detach() * options.momentum)? + d)?;
-    let updated = (p - (&m * options.lr)?)?;
-    assign(mu, &m)?;
-    assign(param, &updated)
+    momentum_step(param, grad, mu, scalars)
+}
+
+fn momentum_step(
+    param: &Tensor,
+    grad: &Tensor,
+    buffer: &Tensor,
+    scalars: MomentumScalars,
+) -> Result<()> {
+    let level = Level::best();
+    with_slice(&grad.contiguous()?, |grad| {
+        with_slice_mut(param, |param| {
+            with_slice_mut(buffer, |buffer| {
+                let mut chunks: Vec<_> = param
+                    .chunks_mut(CHUNK)
+                    .zip(grad.chunks(CHUNK))
+                    .zip(buffer.chunks_mut(CHUNK))
+                    .collect();
+                for_each_chunk(&mut chunks, 1, |_, chunk| {
+                    let ((param, grad), buffer) = &mut chunk[0];
+                    update::momentum(level, param, grad, buffer, scalars);
+                });
+                Ok(())
+            })
+        })
+    })
 }
 
 /// Moves the teacher towards the student: `teacher ← momentum·teacher + (1 − momentum)·student`.
 ///
 /// # Errors
-/// If shapes differ or the teacher is not contiguous.
+/// As [`adamw_step`].
 pub fn ema(teacher: &Tensor, student: &Tensor, momentum: f64) -> Result<()> {
-    let updated = ((teacher.detach() * momentum)? + (student.detach() * (1.0 - momentum))?)?;
-    assign(teacher, &updated)
+    check("ema", &[teacher, student])?;
+    if !fused(&[teacher, student]) {
+        return composed::update::ema(teacher, student, momentum);
+    }
+    let (level, keep, take) = (Level::best(), momentum as f32, (1.0 - momentum) as f32);
+    with_slice(&student.contiguous()?, |student| {
+        with_slice_mut(teacher, |teacher| {
+            for_each_chunk(teacher, CHUNK, |i, teacher| {
+                let student = &student[i * CHUNK..][..teacher.len()];
+                update::moving_average(level, teacher, student, keep, take);
+            });
+            Ok(())
+        })
+    })
 }
 
 /// Sum of all squared elements, in f64 and in a fixed order on the CPU.
@@ -172,5 +248,53 @@ pub fn ema(teacher: &Tensor, student: &Tensor, momentum: f64) -> Result<()> {
 /// # Errors
 /// [`candle_core::Error`] if the tensor is not of a floating-point type.
 pub fn sum_of_squares(xs: &Tensor) -> Result<f64> {
-    crate::composed::sum_of_squares(xs)
+    if !fused(&[xs]) {
+        return composed::update::sum_of_squares(xs);
+    }
+    let level = Level::best();
+    with_slice(&xs.contiguous()?, |xs| {
+        Ok(chunk_sums(xs.len(), |start, end| {
+            reduce::sum_of_squares(level, &xs[start..end])
+        }))
+    })
+}
+
+/// Sum of `f` over chunks, which are computed in parallel and added in order.
+fn chunk_sums(len: usize, f: impl Fn(usize, usize) -> f64 + Sync + Send) -> f64 {
+    if len <= CHUNK {
+        return f(0, len);
+    }
+    let sums: Vec<f64> = (0..len.div_ceil(CHUNK))
+        .into_par_iter()
+        .map(|i| f(i * CHUNK, len.min((i + 1) * CHUNK)))
+        .collect();
+    sums.iter().sum()
+}
+
+/// Same shapes, and no storage twice: its lock would be waited for by its own holder.
+fn check(op: &str, tensors: &[&Tensor]) -> Result<()> {
+    for (i, tensor) in tensors.iter().enumerate() {
+        if tensor.shape() != tensors[0].shape() {
+            bail!(
+                "{op}: shapes {:?} and {:?} differ",
+                tensors[0].dims(),
+                tensor.dims()
+            );
+        }
+        if tensors[..i]
+            .iter()
+            .any(|other| storage_address(other) == storage_address(tensor))
+        {
+            bail!("{op}: two of the tensors share a storage");
+        }
+    }
+    Ok(())
+}
+
+impl AdamW {
+    /// `1 − beta^step` for both moments.
+    pub(crate) fn bias_corrections(&self) -> (f64, f64) {
+        let step = self.step as f64;
+        (1.0 - self.beta1.powf(step), 1.0 - self.beta2.powf(step))
+    }
 }

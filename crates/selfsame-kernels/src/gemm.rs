@@ -1,0 +1,157 @@
+//! Bounds-checked front of the `gemm` crate for strided f32 matrices.
+#![expect(unsafe_code, reason = "the gemm crate takes raw pointers")]
+
+use std::mem::MaybeUninit;
+
+/// Sizes and strides of a matrix within a slice that starts at its first element.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) col_stride: usize,
+}
+
+impl View {
+    /// Rows one after the other.
+    pub(crate) fn row_major(rows: usize, cols: usize) -> View {
+        View::strided(rows, cols, cols)
+    }
+
+    /// Rows that start `row_stride` elements apart.
+    pub(crate) fn strided(rows: usize, cols: usize, row_stride: usize) -> View {
+        View {
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
+    }
+
+    /// The transpose, over the same elements.
+    pub(crate) fn t(self) -> View {
+        View {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+        }
+    }
+
+    /// Elements that the view reaches over.
+    fn extent(&self) -> usize {
+        if self.rows == 0 || self.cols == 0 {
+            return 0;
+        }
+        (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride + 1
+    }
+}
+
+/// A matrix to read.
+#[derive(Clone, Copy)]
+pub(crate) struct Mat<'a>(pub(crate) &'a [f32], pub(crate) View);
+
+/// Who works on one product.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// The calling thread, which is itself one of many.
+    One,
+    /// The current rayon pool. The result has the same bits as with [`Threads::One`].
+    Pool,
+}
+
+/// `out = a · b`; writes every element of the view, none outside.
+///
+/// # Panics
+/// If the sizes do not fit, or a view reaches over the end of its slice.
+pub(crate) fn multiply(
+    out: &mut [MaybeUninit<f32>],
+    view: View,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    threads: Threads,
+) {
+    assert!(
+        view.extent() <= out.len(),
+        "the product does not fit its slice"
+    );
+    // SAFETY: the view lies within `out`, checked above; the elements need not be initialised,
+    // as they are not read.
+    unsafe { run(out.as_mut_ptr().cast(), view, false, a, b, threads) }
+}
+
+/// `out = a · b`, over what stood there.
+///
+/// # Panics
+/// If the sizes do not fit, or a view reaches over the end of its slice.
+pub(crate) fn multiply_into(out: &mut [f32], view: View, a: Mat<'_>, b: Mat<'_>, threads: Threads) {
+    assert!(
+        view.extent() <= out.len(),
+        "the product does not fit its slice"
+    );
+    // SAFETY: the view lies within `out`, checked above.
+    unsafe { run(out.as_mut_ptr(), view, false, a, b, threads) }
+}
+
+/// `out += a · b`.
+///
+/// # Panics
+/// If the sizes do not fit, or a view reaches over the end of its slice.
+pub(crate) fn multiply_add(out: &mut [f32], view: View, a: Mat<'_>, b: Mat<'_>, threads: Threads) {
+    assert!(
+        view.extent() <= out.len(),
+        "the product does not fit its slice"
+    );
+    // SAFETY: the view lies within `out`, checked above, and all elements are initialised.
+    unsafe { run(out.as_mut_ptr(), view, true, a, b, threads) }
+}
+
+/// # Safety
+/// `out` is valid for writes over the extent of `view`, and for reads if `add`.
+unsafe fn run(out: *mut f32, view: View, add: bool, a: Mat<'_>, b: Mat<'_>, threads: Threads) {
+    assert!(
+        a.1.extent() <= a.0.len(),
+        "the left matrix is larger than its slice"
+    );
+    assert!(
+        b.1.extent() <= b.0.len(),
+        "the right matrix is larger than its slice"
+    );
+    assert_eq!(a.1.cols, b.1.rows, "inner sizes differ");
+    assert_eq!(
+        (view.rows, view.cols),
+        (a.1.rows, b.1.cols),
+        "outer sizes differ"
+    );
+    let parallelism = match threads {
+        Threads::One => gemm::Parallelism::None,
+        // With one thread too: the parallel path chooses other block sizes.
+        Threads::Pool => gemm::Parallelism::Rayon(rayon::current_num_threads()),
+    };
+    // SAFETY: the caller vouches for `out`; `a` and `b` are slices whose views were checked above,
+    // and they cannot overlap `out`, which is borrowed mutably. All strides are non-negative and
+    // fit in isize, as slices cannot be longer.
+    unsafe {
+        gemm::gemm(
+            view.rows,
+            view.cols,
+            a.1.cols,
+            out,
+            view.col_stride as isize,
+            view.row_stride as isize,
+            add,
+            a.0.as_ptr(),
+            a.1.col_stride as isize,
+            a.1.row_stride as isize,
+            b.0.as_ptr(),
+            b.1.col_stride as isize,
+            b.1.row_stride as isize,
+            1.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! The crate's operations seen from outside: values, gradients, thread counts, updates.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside test functions"
+)]
+
+mod common;
+mod gradients;
+mod threads;
+mod updates;
