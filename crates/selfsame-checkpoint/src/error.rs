@@ -106,7 +106,7 @@ pub enum CheckpointError {
         /// Its name there.
         name: String,
         /// candle's reason.
-        source: candle_core::Error,
+        source: Box<candle_core::Error>,
     },
 
     /// `extra` cannot be written as JSON.

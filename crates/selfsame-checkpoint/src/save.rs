@@ -147,7 +147,7 @@ fn refuse_non_finite(file: &str, tensors: &BTreeMap<String, Tensor>) -> Result<(
         let finite = is_finite(tensor).map_err(|source| CheckpointError::Tensor {
             path: PathBuf::from(file),
             name: name.clone(),
-            source,
+            source: Box::new(source),
         })?;
         if !finite {
             return Err(CheckpointError::NotFinite {

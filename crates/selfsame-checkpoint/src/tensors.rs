@@ -86,7 +86,7 @@ pub(crate) fn parse(path: &Path, bytes: &[u8], device: &Device) -> Result<Tensor
             .map_err(|source| CheckpointError::Tensor {
                 path: path.to_path_buf(),
                 name: name.to_string(),
-                source,
+                source: Box::new(source),
             })?;
         tensors.insert(name.to_string(), tensor);
     }
@@ -127,11 +127,11 @@ impl<'a> Plan<'a> {
             let dtype = stored_type(tensor.dtype()).ok_or_else(|| CheckpointError::Tensor {
                 path: path.to_path_buf(),
                 name: name.to_string(),
-                source: candle_core::Error::UnexpectedDType {
+                source: Box::new(candle_core::Error::UnexpectedDType {
                     msg: "this type is not stored",
                     expected: DType::F32,
                     got: tensor.dtype(),
-                },
+                }),
             })?;
             let end = data_len + byte_len(tensor);
             let entry = serde_json::json!({
@@ -175,7 +175,7 @@ impl<'a> Plan<'a> {
             let host = to_host(tensor).map_err(|source| CheckpointError::Tensor {
                 path: path.to_path_buf(),
                 name: name.to_string(),
-                source,
+                source: Box::new(source),
             })?;
             let bytes: Cow<[u8]> = safetensors::View::data(&host);
             hasher.update(&bytes);

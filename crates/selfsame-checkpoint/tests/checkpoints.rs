@@ -1,4 +1,8 @@
 //! Saving, loading, falling back and forgetting, on small runs in temporary folders.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helper functions of tests are tests too"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -131,7 +135,7 @@ fn any_flipped_bit_truncation_or_surplus_byte_in_any_file_is_noticed() {
     for name in names(&dir) {
         let path = dir.join(&name);
         let good = fs::read(&path).unwrap();
-        let mut noticed = |bytes: &[u8], what: String| {
+        let noticed = |bytes: &[u8], what: String| {
             fs::write(&path, bytes).unwrap();
             let error = load(&dir, CPU)
                 .map(|_| ())
