@@ -1,5 +1,7 @@
 //! The loss, its gradient and the centre against PyTorch and against finite differences.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use candle_core::{Device, Result, Tensor, Var};
 use selfsame_objectives::{Center, dino_loss, teacher_entropy};
 use serde_json::Value;

@@ -1,1 +1,44 @@
-//! Placeholder.
+//! Named gradients become named updates: AdamW, SGD and LARS as PyTorch and the reference
+//! implementation of DINO compute them, with gradient clipping before them.
+//! All maps are ordered by parameter name, and state goes in and out under those names.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//!
+//! use candle_core::{Device, Var};
+//! use selfsame_optim::{ClipMode, Grads, Optimizer, OptimizerKind};
+//!
+//! # fn main() -> candle_core::Result<()> {
+//! let weight = Var::new(&[[3f32, -4.0]], &Device::Cpu)?;
+//! let weights = BTreeMap::from([("head.weight".to_owned(), weight)]);
+//! let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, false)?;
+//! for _ in 0..200 {
+//!     let loss = weights["head.weight"].sqr()?.sum_all()?;
+//!     let mut grads = Grads::backward(&loss, &weights)?;
+//!     grads.clip(3.0, ClipMode::Global)?;
+//!     optimizer.step(&weights, &grads, 0.1, 0.04)?;
+//! }
+//! assert!(weights["head.weight"].sqr()?.sum_all()?.to_scalar::<f32>()? < 1e-3);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What this crate does not know
+//! Layers, the loss, schedules (it is handed numbers), ranks and files.
+
+mod adamw;
+mod clip;
+mod grads;
+mod lars;
+mod lr_scaling;
+mod optimizer;
+mod param_group;
+mod sgd;
+mod state;
+
+pub use clip::ClipMode;
+pub use grads::Grads;
+pub use lr_scaling::{LrScaling, scaled_lr};
+pub use optimizer::{Optimizer, OptimizerKind};
+pub use param_group::is_decayed;
+pub use state::StateError;

@@ -1,0 +1,272 @@
+//! Gradients by parameter name.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Result, Tensor, Var, bail};
+use selfsame_kernels::multi_tensor::sum_of_squares;
+
+/// The gradients of one step, by parameter name.
+///
+/// Every gradient carries a factor that scaling and clipping multiply. The optimizer folds it into
+/// its update, so neither of them walks over the numbers.
+#[derive(Debug, Clone, Default)]
+pub struct Grads {
+    entries: BTreeMap<String, Grad>,
+}
+
+/// A gradient is `factor · tensor`.
+#[derive(Debug, Clone)]
+pub(crate) struct Grad {
+    pub(crate) tensor: Tensor,
+    pub(crate) factor: f64,
+}
+
+impl Grad {
+    /// The gradient as one tensor.
+    fn materialise(&self) -> Result<Tensor> {
+        if self.factor == 1.0 {
+            Ok(self.tensor.clone())
+        } else {
+            self.tensor.affine(self.factor, 0.0)
+        }
+    }
+
+    /// Sum of the gradient's squares, the factor included.
+    pub(crate) fn sum_of_squares(&self) -> Result<f64> {
+        Ok(self.factor * self.factor * sum_of_squares(&self.tensor)?)
+    }
+}
+
+impl Grads {
+    /// Gradients that somebody else computed.
+    pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
+        let entry = |(name, tensor)| {
+            (
+                name,
+                Grad {
+                    tensor,
+                    factor: 1.0,
+                },
+            )
+        };
+        Self {
+            entries: tensors.into_iter().map(entry).collect(),
+        }
+    }
+
+    /// Differentiates a scalar loss by every weight.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] that lists every weight without a gradient: candle cuts gradients
+    /// silently, and a weight that never moves is easily overlooked. [`Grads::backward_where_used`]
+    /// allows it.
+    pub fn backward(loss: &Tensor, weights: &BTreeMap<String, Var>) -> Result<Self> {
+        let grads = Self::backward_where_used(loss, weights)?;
+        let missing: Vec<&str> = weights
+            .keys()
+            .filter(|name| !grads.contains(name))
+            .map(String::as_str)
+            .collect();
+        if !missing.is_empty() {
+            bail!("no gradient reaches {}", missing.join(", "));
+        }
+        Ok(grads)
+    }
+
+    /// Differentiates a scalar loss by the weights that it depends on, and leaves out the others.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] of the backward pass.
+    pub fn backward_where_used(loss: &Tensor, weights: &BTreeMap<String, Var>) -> Result<Self> {
+        let mut store = loss.backward()?;
+        let mut tensors = BTreeMap::new();
+        for (name, weight) in weights {
+            if let Some(grad) = store.remove(weight) {
+                tensors.insert(name.clone(), grad.detach().contiguous()?);
+            }
+        }
+        Ok(Self::new(tensors))
+    }
+
+    /// Number of gradients.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no gradient at all.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether a parameter has a gradient.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// The names of the parameters with a gradient, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The gradient of one parameter, scaled and clipped as it stands.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] if the device is out of memory.
+    pub fn get(&self, name: &str) -> Result<Option<Tensor>> {
+        self.entries.get(name).map(Grad::materialise).transpose()
+    }
+
+    /// All gradients as plain tensors, scaled and clipped as they stand.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] if the device is out of memory.
+    pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        let entry = |(name, grad): (&String, &Grad)| Ok((name.clone(), grad.materialise()?));
+        self.entries.iter().map(entry).collect()
+    }
+
+    /// Euclidean norm over all gradients together, taken in f64.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] if a gradient is not of a float type.
+    pub fn global_norm(&self) -> Result<f64> {
+        let mut sum = 0.0;
+        for grad in self.entries.values() {
+            sum += grad.sum_of_squares()?;
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// Multiplies every gradient by `factor`, such as 1 / number of micro-batches.
+    pub fn scale(&mut self, factor: f64) {
+        for grad in self.entries.values_mut() {
+            grad.factor *= factor;
+        }
+    }
+
+    /// Adds the gradients of another micro-batch.
+    ///
+    /// A parameter that only one of the two has keeps that gradient.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] if two gradients of one name differ in shape.
+    pub fn add_assign(&mut self, other: &Grads) -> Result<()> {
+        let mut sums = self.entries.clone();
+        for (name, grad) in &other.entries {
+            let sum = match sums.get(name) {
+                None => grad.clone(),
+                Some(mine) if mine.factor == grad.factor => Grad {
+                    tensor: (&mine.tensor + &grad.tensor)?,
+                    factor: mine.factor,
+                },
+                Some(mine) => Grad {
+                    tensor: (mine.materialise()? + grad.materialise()?)?,
+                    factor: 1.0,
+                },
+            };
+            sums.insert(name.clone(), sum);
+        }
+        self.entries = sums;
+        Ok(())
+    }
+
+    /// Forgets the gradients of all parameters whose name starts with `prefix`; says how many.
+    ///
+    /// A parameter without a gradient is left alone by the optimizer: no decay, no state. That is
+    /// how the last layer is frozen in the first epoch (`utils.py`, `cancel_gradients_last_layer`).
+    pub fn drop_prefix(&mut self, prefix: &str) -> usize {
+        let before = self.entries.len();
+        self.entries.retain(|name, _| !name.starts_with(prefix));
+        before - self.entries.len()
+    }
+
+    pub(crate) fn entries(&self) -> &BTreeMap<String, Grad> {
+        &self.entries
+    }
+
+    pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Grad> {
+        self.entries.values_mut()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn grads(entries: &[(&str, &[f32])]) -> Grads {
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        Grads::new(
+            entries
+                .iter()
+                .map(|(name, v)| (name.to_string(), tensor(v)))
+                .collect(),
+        )
+    }
+
+    fn values(grads: &Grads, name: &str) -> Vec<f32> {
+        grads.get(name).unwrap().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn backward_lists_every_weight_that_the_loss_does_not_reach() {
+        let var = || Var::new(&[1f32, 2.0], &Device::Cpu).unwrap();
+        let names = ["cut.one", "cut.two", "used"];
+        let weights: BTreeMap<_, _> = names.map(|name| (name.to_owned(), var())).into();
+        let loss = weights["used"].sqr().unwrap().sum_all().unwrap();
+        let text = Grads::backward(&loss, &weights).unwrap_err().to_string();
+        assert!(
+            text.contains("cut.one, cut.two") && !text.contains("used"),
+            "{text}"
+        );
+
+        let grads = Grads::backward_where_used(&loss, &weights).unwrap();
+        assert_eq!(grads.names().collect::<Vec<_>>(), ["used"]);
+        assert_eq!(values(&grads, "used"), [2.0, 4.0]);
+    }
+
+    #[test]
+    fn global_norm_runs_over_all_parameters_and_includes_scaling() {
+        let mut grads = grads(&[("a", &[3.0]), ("b", &[0.0, 4.0])]);
+        assert_eq!(grads.global_norm().unwrap(), 5.0);
+        grads.scale(-0.5);
+        assert_eq!(grads.global_norm().unwrap(), 2.5);
+        assert_eq!(values(&grads, "b"), [0.0, -2.0]);
+    }
+
+    #[test]
+    fn micro_batches_add_up_whatever_their_factors() {
+        let mut sum = grads(&[("a", &[1.0, 2.0]), ("only_here", &[1.0])]);
+        let mut other = grads(&[("a", &[10.0, 20.0]), ("only_there", &[7.0])]);
+        sum.add_assign(&other).unwrap();
+        assert_eq!(values(&sum, "a"), [11.0, 22.0]);
+        other.scale(0.1);
+        sum.scale(2.0);
+        sum.add_assign(&other).unwrap();
+        assert_eq!(values(&sum, "a"), [23.0, 46.0]);
+        assert_eq!(values(&sum, "only_here"), [2.0]);
+        assert!((values(&sum, "only_there")[0] - 14.7).abs() < 1e-5);
+    }
+
+    #[test]
+    fn gradients_of_other_shapes_do_not_add_and_leave_all_as_it_was() {
+        let mut sum = grads(&[("a", &[1.0]), ("b", &[1.0])]);
+        assert!(
+            sum.add_assign(&grads(&[("a", &[1.0]), ("b", &[1.0, 2.0])]))
+                .is_err()
+        );
+        assert_eq!(values(&sum, "a"), [1.0]);
+    }
+
+    #[test]
+    fn drop_prefix_forgets_these_and_no_others() {
+        let mut grads = grads(&[
+            ("head.last_layer.weight_v", &[1.0]),
+            ("head.last_layer.weight_g", &[1.0]),
+            ("head.mlp.0.weight", &[1.0]),
+        ]);
+        assert_eq!(grads.drop_prefix("head.last_layer"), 2);
+        assert_eq!(grads.names().collect::<Vec<_>>(), ["head.mlp.0.weight"]);
+    }
+}

@@ -1,0 +1,180 @@
+//! The optimizer that the training loop holds.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Result, Tensor, Var, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::Grads;
+use crate::adamw::{self, AdamW};
+use crate::lars::{self, Lars};
+use crate::param_group::is_decayed;
+use crate::sgd::{self, Sgd};
+use crate::state::{SavedState, Spec, StateError};
+
+/// Which rule turns gradients into updates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Betas 0.9 and 0.999, eps 1e-8, decoupled decay; for ViTs.
+    #[default]
+    AdamW,
+    /// Momentum 0.9 without Nesterov, L2 decay in the gradient; for ResNets.
+    Sgd,
+    /// Momentum 0.9, trust coefficient 0.001; for very large batches of convolutional networks.
+    Lars,
+}
+
+/// Moves weights along their gradients, and keeps what it has to remember by parameter name.
+#[derive(Debug)]
+pub struct Optimizer {
+    rule: Rule,
+    specs: BTreeMap<String, Spec>,
+}
+
+#[derive(Debug)]
+enum Rule {
+    AdamW(AdamW),
+    Sgd(Sgd),
+    Lars(Lars),
+}
+
+impl Rule {
+    fn new(kind: OptimizerKind) -> Self {
+        match kind {
+            OptimizerKind::AdamW => Self::AdamW(AdamW::default()),
+            OptimizerKind::Sgd => Self::Sgd(Sgd::default()),
+            OptimizerKind::Lars => Self::Lars(Lars::default()),
+        }
+    }
+
+    fn slots(&self) -> &'static [&'static str] {
+        match self {
+            Self::AdamW(_) => adamw::SLOTS,
+            Self::Sgd(_) => sgd::SLOTS,
+            Self::Lars(_) => lars::SLOTS,
+        }
+    }
+}
+
+impl Optimizer {
+    /// An optimizer without state for these weights; [`is_decayed`] says which of them decay.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] that lists every weight that cannot be updated in place because it
+    /// is not contiguous.
+    pub fn new(
+        kind: OptimizerKind,
+        weights: &BTreeMap<String, Var>,
+        decay_bias_and_norm: bool,
+    ) -> Result<Self> {
+        let scattered = weights.iter().filter(|(_, weight)| !weight.is_contiguous());
+        let scattered: Vec<&str> = scattered.map(|(name, _)| name.as_str()).collect();
+        if !scattered.is_empty() {
+            bail!("weights are not contiguous: {}", scattered.join(", "));
+        }
+        let spec = |(name, weight): (&String, &Var)| {
+            let decayed = is_decayed(name, weight.dims(), decay_bias_and_norm);
+            (name.clone(), Spec::of(weight, decayed))
+        };
+        Ok(Self {
+            rule: Rule::new(kind),
+            specs: weights.iter().map(spec).collect(),
+        })
+    }
+
+    /// Which rule this is.
+    pub fn kind(&self) -> OptimizerKind {
+        match self.rule {
+            Rule::AdamW(_) => OptimizerKind::AdamW,
+            Rule::Sgd(_) => OptimizerKind::Sgd,
+            Rule::Lars(_) => OptimizerKind::Lars,
+        }
+    }
+
+    /// Updates, in place, every weight that has a gradient.
+    ///
+    /// A weight without one is not touched at all: no decay, no state, no step counted. Weights
+    /// of the undecayed group take `weight_decay` as 0.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] that lists every gradient whose weight is unknown or of another
+    /// shape; in that case nothing was changed.
+    pub fn step(
+        &mut self,
+        weights: &BTreeMap<String, Var>,
+        grads: &Grads,
+        lr: f64,
+        weight_decay: f64,
+    ) -> Result<()> {
+        let problems = self.misfits(weights, grads);
+        if !problems.is_empty() {
+            bail!("gradients do not fit the weights: {}", problems.join("; "));
+        }
+        for (name, grad) in grads.entries() {
+            let weight = &weights[name];
+            let decay = if self.specs[name].decayed {
+                weight_decay
+            } else {
+                0.0
+            };
+            match &mut self.rule {
+                Rule::AdamW(rule) => rule.update(name, weight, grad, lr, decay)?,
+                Rule::Sgd(rule) => rule.update(name, weight, grad, lr, decay)?,
+                Rule::Lars(rule) => rule.update(name, weight, grad, lr, decay)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// One sentence for every gradient that cannot be applied.
+    fn misfits(&self, weights: &BTreeMap<String, Var>, grads: &Grads) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (name, grad) in grads.entries() {
+            match (weights.get(name), self.specs.get(name)) {
+                (Some(weight), Some(spec)) => {
+                    let (given, wanted) = (grad.tensor.dims(), &spec.dims);
+                    if given != wanted || weight.dims() != wanted {
+                        problems.push(format!("{name} is {given:?} instead of {wanted:?}"));
+                    }
+                }
+                _ => problems.push(format!("{name} is unknown")),
+            }
+        }
+        problems
+    }
+
+    /// A copy of everything that must be saved to go on later.
+    ///
+    /// AdamW: `exp_avg.<name>`, `exp_avg_sq.<name>` and `step.<name>` (an f32 scalar); SGD:
+    /// `momentum_buffer.<name>`; LARS: `mu.<name>`. A parameter that has never had a gradient has
+    /// no entry.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] if the device is out of memory.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        match &self.rule {
+            Rule::AdamW(rule) => rule.state(),
+            Rule::Sgd(rule) => rule.state(),
+            Rule::Lars(rule) => rule.state(),
+        }
+    }
+
+    /// Replaces the state by a copy of what [`Optimizer::state`] gave.
+    ///
+    /// # Errors
+    /// [`StateError`] with every entry that is unknown, misshapen or missing; in that case the
+    /// state is as it was.
+    pub fn load_state(
+        &mut self,
+        saved: &BTreeMap<String, Tensor>,
+    ) -> std::result::Result<(), StateError> {
+        let saved = SavedState::sort(saved, self.rule.slots(), &self.specs)?;
+        self.rule = match self.rule {
+            Rule::AdamW(_) => Rule::AdamW(AdamW::from_saved(&saved)?),
+            Rule::Sgd(_) => Rule::Sgd(Sgd::from_saved(&saved)?),
+            Rule::Lars(_) => Rule::Lars(Lars::from_saved(&saved)?),
+        };
+        Ok(())
+    }
+}
