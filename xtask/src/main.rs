@@ -1,1 +1,54 @@
-fn main() {}
+//! Repository chores: `cargo xtask <command>`, one file for each.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+#![expect(clippy::print_stdout, reason = "what a chore found is its output")]
+
+mod ci;
+mod prepare;
+mod prepare_agedb;
+mod prepare_utkface;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use selfsame_data::DataError;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Repository chores of selfsame")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write annotation files for a folder of AgeDB images (id_name_age_gender.ext).
+    PrepareAgedb(prepare_agedb::Args),
+    /// Write annotation files for a folder of UTKFace images (age_gender_race_date.ext).
+    PrepareUtkface(prepare_utkface::Args),
+    /// Check what the compiler does not: dependencies between crates, documents, presets.
+    Tidy,
+    /// Everything that has to pass before a change is merged.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::PrepareAgedb(args) => prepare_agedb::run(&args),
+        Command::PrepareUtkface(args) => prepare_utkface::run(&args),
+        Command::Tidy => tidy::run(),
+        Command::Ci => ci::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let is_usage = error
+                .downcast_ref::<DataError>()
+                .is_some_and(DataError::is_usage);
+            ExitCode::from(if is_usage { 2 } else { 1 })
+        }
+    }
+}

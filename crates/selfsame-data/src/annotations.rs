@@ -18,7 +18,8 @@ pub const UTKFACE_HEADER: [&str; 4] = ["Images", "Age", "Gender", "Race"];
 /// The file beside an annotation file that names the folder its paths start from.
 pub const ROOT_FILE: &str = "root.txt";
 
-/// Names of the column of image paths; the first of these that the header has is taken.
+/// Names of the column of image paths; the first of these that the header has is taken, in this
+/// spelling if possible, else in any case.
 const IMAGE_COLUMNS: [&str; 4] = ["Images", "image", "file", "path"];
 
 /// Reads an annotation file into samples in the byte order of their paths.
@@ -93,6 +94,13 @@ impl Columns {
         let image = IMAGE_COLUMNS
             .iter()
             .find_map(|&name| header.iter().position(|column| column == name))
+            .or_else(|| {
+                IMAGE_COLUMNS.iter().find_map(|&name| {
+                    header
+                        .iter()
+                        .position(|column| column.eq_ignore_ascii_case(name))
+                })
+            })
             .ok_or_else(|| {
                 format!(
                     "no column is named {} (the columns: {})",

@@ -276,17 +276,10 @@ fn read_error(error: io::Error) -> DecodeError {
 }
 
 fn image_error(error: ImageError, format: &'static str) -> DecodeError {
-    let mut cause: Option<&dyn std::error::Error> = Some(&error);
-    while let Some(now) = cause {
-        if let Some(io) = now.downcast_ref::<io::Error>()
-            && io.kind() == io::ErrorKind::UnexpectedEof
-        {
-            return DecodeError::Truncated {
-                format,
-                problem: error.to_string(),
-            };
-        }
-        cause = now.source();
+    let problem = error.to_string();
+    // The decoders wrap this in errors of their own, not all of which can be taken apart.
+    if problem.to_lowercase().contains("unexpected end of file") {
+        return DecodeError::Truncated { format, problem };
     }
     match error {
         ImageError::Limits(error) => DecodeError::TooMuchMemory {

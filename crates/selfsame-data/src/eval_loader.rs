@@ -182,3 +182,110 @@ pub fn eval_batches(
     }
     .batches(indices)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{OpenOptions, open};
+
+    fn crop() -> EvalCrop {
+        EvalCrop {
+            image_size: 16,
+            ..EvalCrop::default()
+        }
+    }
+
+    /// Five good pictures, three that are none.
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for i in 0..8u8 {
+            let path = folder.path().join(format!("{i}.png"));
+            if [1, 4, 5].contains(&i) {
+                std::fs::write(path, "text").unwrap();
+            } else {
+                image::RgbImage::from_pixel(20, 24, image::Rgb([i * 20; 3]))
+                    .save(path)
+                    .unwrap();
+            }
+        }
+        folder
+    }
+
+    fn loader(folder: &tempfile::TempDir, transform: EvalTransform, workers: usize) -> EvalLoader {
+        let spec = folder.path().to_str().unwrap();
+        let dataset = open(spec, &OpenOptions::default()).unwrap();
+        EvalLoader {
+            dataset,
+            transform,
+            batch_size: 2,
+            workers,
+            ledger: Arc::new(Ledger::new()),
+        }
+    }
+
+    fn all(loader: &EvalLoader, indices: &[usize]) -> Vec<EvalBatch> {
+        loader
+            .batches(indices.to_vec())
+            .unwrap()
+            .map(Result::unwrap)
+            .collect()
+    }
+
+    #[test]
+    fn undecodable_images_are_left_out_and_recorded_and_the_last_batch_is_kept() {
+        let folder = folder();
+        let order = [7, 0, 1, 2, 4, 5, 3];
+        for workers in [0, 1, 3] {
+            let loader = loader(&folder, EvalTransform::Center(crop()), workers);
+            let batches = all(&loader, &order);
+            let samples: Vec<Vec<usize>> = batches.iter().map(|b| b.samples.clone()).collect();
+            assert_eq!(samples, [vec![7, 0], vec![2], vec![3]]);
+            assert_eq!(batches[1].images.len(), 3 * 16 * 16);
+            assert_eq!(loader.ledger.len(), 3);
+            let image = loader.dataset.decode(2).unwrap();
+            assert_eq!(batches[1].images, crop().apply(&image).data);
+        }
+    }
+
+    #[test]
+    fn random_crops_are_a_function_of_seed_and_epoch() {
+        let folder = folder();
+        let crop = StandardCrop {
+            image_size: 16,
+            ..StandardCrop::default()
+        };
+        let of = |seed, epoch, workers| {
+            let crop = crop.clone();
+            let set = "synthetic:portraits?count=4";
+            let loader = EvalLoader {
+                dataset: open(set, &OpenOptions::default()).unwrap(),
+                ..loader(
+                    &folder,
+                    EvalTransform::Random { crop, seed, epoch },
+                    workers,
+                )
+            };
+            all(&loader, &[0, 1, 2, 3])
+        };
+        assert_eq!(of(1, 2, 0), of(1, 2, 3));
+        assert_ne!(of(1, 2, 0), of(1, 3, 0));
+        assert_ne!(of(1, 2, 0), of(2, 2, 0));
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_refused() {
+        let folder = folder();
+        let no_size = EvalCrop {
+            image_size: 0,
+            ..crop()
+        };
+        assert!(
+            loader(&folder, EvalTransform::Center(no_size), 0)
+                .batches(vec![0])
+                .is_err()
+        );
+        let mut no_batch = loader(&folder, EvalTransform::Center(crop()), 0);
+        no_batch.batch_size = 0;
+        assert!(no_batch.batches(vec![0]).is_err());
+    }
+}

@@ -81,7 +81,7 @@ mod tests {
         assert!((0.0..1.0).contains(&unit));
     }
 
-    const PINNED: [usize; 6] = [0; 6];
+    const PINNED: [usize; 6] = [557, 298, 803, 511, 293, 575];
 
     #[test]
     fn purposes_and_words_give_different_streams() {

@@ -43,7 +43,9 @@ fn any_csv_with_an_image_column_will_do() {
     for (header, column) in [
         ("class,file,path,image", 3),
         ("path,file", 1),
-        ("PATH,Images,path", 1),
+        ("PATH,Images", 1),
+        ("IMAGE,x", 0),
+        ("x,Path,path_2", 1),
         (",Age Group,path", 2),
     ] {
         let row: Vec<String> = (0..header.split(',').count())

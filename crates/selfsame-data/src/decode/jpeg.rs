@@ -15,8 +15,10 @@ use super::{DecodeError, Limits, upright};
 /// Four-channel files are taken as Adobe writes them (0 is full ink), as every viewer does.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
     // The size limits are ours, checked below: zune's would come as an untyped text.
+    // Cameras leave stray bytes between header segments, which harm nothing: strictness begins
+    // with the picture itself.
     let options = DecoderOptions::default()
-        .set_strict_mode(true)
+        .set_strict_mode(false)
         .set_max_width(usize::from(u16::MAX))
         .set_max_height(usize::from(u16::MAX))
         .jpeg_set_out_colorspace(ColorSpace::RGB);
@@ -36,6 +38,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
     if decoder.output_buffer_size() != Some(pixels.len()) {
         return Err(corrupt("unexpected size of the decoded picture".to_owned()));
     }
+    decoder.set_options(options.set_strict_mode(true));
     decoder.decode_into(&mut pixels).map_err(jpeg_error)?;
     let picture = RgbImage::from_raw(width, height, pixels)
         .expect("the buffer was allocated with three bytes a pixel");
@@ -50,7 +53,7 @@ fn corrupt(problem: String) -> DecodeError {
 }
 
 fn jpeg_error(error: DecodeErrors) -> DecodeError {
-    let problem = format!("{error:?}").trim_matches('"').to_owned();
+    let problem = format!("{error:?}").trim().trim_matches('"').to_owned();
     match error {
         DecodeErrors::Unsupported(_) => DecodeError::Unsupported { what: problem },
         DecodeErrors::ExhaustedData | DecodeErrors::IoErrors(_) => DecodeError::Truncated {

@@ -148,6 +148,19 @@ fn a_truncated_jpeg_is_an_error_wherever_it_is_cut() {
 }
 
 #[test]
+fn stray_bytes_between_header_segments_do_no_harm() {
+    let whole = jpeg(&busy(16));
+    let mut stray = whole[..2].to_vec();
+    stray.extend([0xff, 0xe5, 0, 4, 1, 2, 7, 7, 7]);
+    stray.extend(&whole[2..]);
+    assert_eq!(decode(&stray).unwrap(), decode(&whole).unwrap());
+    assert!(
+        decode(&stray[..stray.len() / 2]).is_err(),
+        "and the rest stays strict"
+    );
+}
+
+#[test]
 fn truncated_files_of_other_formats_are_errors() {
     let picture = DynamicImage::ImageRgb8(busy(48));
     for format in [
