@@ -18,7 +18,7 @@ fn busy(size: u32) -> RgbImage {
         Rgb([
             (x * 7 + y * 3) as u8,
             (x * y) as u8,
-            (x * 13 ^ y * 11) as u8,
+            ((x * 13) ^ (y * 11)) as u8,
         ])
     })
 }

@@ -141,13 +141,12 @@ fn batches_are_view_major_and_equal_the_single_crops() {
                 sample: sample as u64,
             },
         );
-        for view in 0..2 {
-            let at = (view * 4 + place) * 3 * 144;
-            assert_eq!(batch.global[at..][..3 * 144], crops[view].data);
-        }
-        for view in 0..3 {
-            let at = (view * 4 + place) * 3 * 64;
-            assert_eq!(batch.local[at..][..3 * 64], crops[2 + view].data);
+        for (view, crop) in crops.iter().enumerate() {
+            let got = match view {
+                0 | 1 => &batch.global[(view * 4 + place) * 3 * 144..][..3 * 144],
+                _ => &batch.local[((view - 2) * 4 + place) * 3 * 64..][..3 * 64],
+            };
+            assert_eq!(got, crop.data, "view {view}");
         }
     }
 }
