@@ -1,1 +1,37 @@
-//! Placeholder.
+//! Numbers become figures: line charts as SVG text and as PNG, fit for a paper or a web page.
+//! The same numbers give the same bytes on every machine, because the font is inside.
+//!
+//! ```
+//! use selfsame_report::{LineChart, Reference, Series, render_png};
+//!
+//! # fn main() -> Result<(), selfsame_report::ReportError> {
+//! let chart = LineChart {
+//!     title: "Training loss".to_string(),
+//!     x_label: "epoch".to_string(),
+//!     y_label: "loss".to_string(),
+//!     series: vec![Series::line("loss", vec![(0.0, 7.6), (1.0, 6.1), (2.0, 5.4)])],
+//!     references: vec![Reference { name: "ln K".to_string(), y: 2048f64.ln() }],
+//!     ..LineChart::default()
+//! };
+//! let png = render_png(&chart.svg(), 2.0)?;
+//! assert!(png.starts_with(b"\x89PNG"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it does not know
+//! Tensors, models, training, and where the numbers come from or the files go.
+
+mod axis;
+mod curves;
+mod downsample;
+mod error;
+mod line_chart;
+mod png;
+mod svg;
+
+pub use axis::Scale;
+pub use curves::{LossPoint, curves};
+pub use error::ReportError;
+pub use line_chart::{LineChart, Reference, Series, Stroke, side_by_side};
+pub use png::render_png;

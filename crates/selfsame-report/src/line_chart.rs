@@ -1,0 +1,528 @@
+use crate::axis::{Axis, Scale, can_show};
+use crate::downsample::downsample;
+use crate::svg::{Anchor, Svg, TextStyle, Turn, number, path_data, text_width};
+
+/// A chart of one or more lines over a common horizontal axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LineChart {
+    /// Above the chart; empty for none.
+    pub title: String,
+    /// Below the horizontal axis.
+    pub x_label: String,
+    /// Beside the upright axis.
+    pub y_label: String,
+    /// The lines, in the order of legend and colours; later ones are drawn on top.
+    pub series: Vec<Series>,
+    /// Level lines to compare with, labelled where they are.
+    pub references: Vec<Reference>,
+    /// How the upright axis is spread.
+    pub y_scale: Scale,
+    /// Width in SVG units (pixels at scale 1).
+    pub width: f64,
+    /// Height in SVG units.
+    pub height: f64,
+}
+
+impl Default for LineChart {
+    fn default() -> Self {
+        Self {
+            title: String::new(),
+            x_label: String::new(),
+            y_label: String::new(),
+            series: Vec::new(),
+            references: Vec::new(),
+            y_scale: Scale::Linear,
+            width: 480.0,
+            height: 340.0,
+        }
+    }
+}
+
+/// One line of a chart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// Its name in the legend.
+    pub name: String,
+    /// (x, y) in ascending x. A value that is not finite leaves a gap.
+    pub points: Vec<(f64, f64)>,
+    /// How it is drawn.
+    pub stroke: Stroke,
+}
+
+/// How a line is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stroke {
+    /// Unbroken, for what the chart is about.
+    #[default]
+    Solid,
+    /// Broken, for what it is compared with.
+    Dashed,
+}
+
+/// A level line, such as the loss of a network that knows nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reference {
+    /// Written on the line.
+    pub name: String,
+    /// Its height.
+    pub y: f64,
+}
+
+impl Series {
+    /// A solid line.
+    pub fn line(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self {
+            name: name.into(),
+            points,
+            stroke: Stroke::Solid,
+        }
+    }
+
+    /// A dashed line.
+    pub fn dashed(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self {
+            name: name.into(),
+            points,
+            stroke: Stroke::Dashed,
+        }
+    }
+}
+
+/// Told apart by people who see few colours (Okabe and Ito, "Color Universal Design", 2008).
+const COLORS: [&str; 6] = [
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
+];
+const INK: &str = "#222222";
+const GRID: &str = "#e4e4e4";
+const REFERENCE: &str = "#6b6b6b";
+
+const LABEL: TextStyle = TextStyle {
+    size: 11.0,
+    color: INK,
+    bold: false,
+    anchor: Anchor::Middle,
+};
+const TICK: TextStyle = TextStyle {
+    size: 10.0,
+    ..LABEL
+};
+const TITLE: TextStyle = TextStyle {
+    size: 12.5,
+    bold: true,
+    ..LABEL
+};
+
+impl LineChart {
+    /// The chart as SVG text; the same chart gives the same text.
+    pub fn svg(&self) -> String {
+        side_by_side(std::slice::from_ref(self))
+    }
+
+    fn draw(&self, svg: &mut Svg, left: f64) {
+        let frame = Frame::new(self, left);
+        frame.grid(svg, self);
+        for reference in self.shown_references() {
+            frame.reference(svg, reference);
+        }
+        let lines: Vec<Vec<Vec<(f64, f64)>>> = self
+            .series
+            .iter()
+            .map(|series| frame.runs(series, self.y_scale))
+            .collect();
+        for (i, (series, runs)) in self.series.iter().zip(&lines).enumerate() {
+            draw_line(svg, runs, COLORS[i % COLORS.len()], series.stroke);
+        }
+        if lines.iter().all(Vec::is_empty) {
+            let (x, y) = (
+                (frame.left + frame.right) / 2.0,
+                (frame.top + frame.bottom) / 2.0,
+            );
+            svg.text(
+                x,
+                y,
+                TextStyle {
+                    color: REFERENCE,
+                    ..LABEL
+                },
+                Turn::Level,
+                "no data",
+            );
+        }
+        frame.legend(svg, self, &lines);
+    }
+
+    fn shown_references(&self) -> impl Iterator<Item = &Reference> {
+        self.references
+            .iter()
+            .filter(|reference| can_show(reference.y, self.y_scale))
+    }
+}
+
+/// Several charts in one row, as SVG text; the row is as high as its highest chart.
+pub fn side_by_side(charts: &[LineChart]) -> String {
+    let mut svg = Svg::default();
+    let mut left = 0.0;
+    for chart in charts {
+        chart.draw(&mut svg, left);
+        left += chart.width;
+    }
+    let height = charts.iter().map(|chart| chart.height).fold(1.0, f64::max);
+    svg.finish(left.max(1.0), height)
+}
+
+/// Where a chart's lines lie on the picture.
+struct Frame {
+    x: Axis,
+    y: Axis,
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+}
+
+impl Frame {
+    fn new(chart: &LineChart, left: f64) -> Self {
+        let points = || chart.series.iter().flat_map(|series| &series.points);
+        let shown = points().filter(|(_, y)| can_show(*y, chart.y_scale));
+        let x = Axis::around(shown.map(|(x, _)| *x), Scale::Linear, 0.0);
+        let levels = chart.references.iter().map(|reference| reference.y);
+        let y = Axis::around(points().map(|(_, y)| *y).chain(levels), chart.y_scale, 0.05);
+
+        let widest = y
+            .ticks
+            .iter()
+            .map(|(_, label)| text_width(label, TICK.size));
+        let label_room = if chart.y_label.is_empty() { 6.0 } else { 24.0 };
+        let top = 14.0
+            + if chart.title.is_empty() { 0.0 } else { 18.0 }
+            + if y.factor.is_empty() { 0.0 } else { 12.0 };
+        Self {
+            left: left + label_room + widest.fold(0.0, f64::max) + 10.0,
+            right: left + chart.width - 16.0,
+            top,
+            bottom: chart.height - if chart.x_label.is_empty() { 26.0 } else { 44.0 },
+            x,
+            y,
+        }
+    }
+
+    fn x_at(&self, value: f64) -> f64 {
+        self.left + self.x.place(value) * (self.right - self.left)
+    }
+
+    fn y_at(&self, value: f64) -> f64 {
+        self.bottom - self.y.place(value) * (self.bottom - self.top)
+    }
+
+    /// Grid, axes, marks, labels and title.
+    fn grid(&self, svg: &mut Svg, chart: &LineChart) {
+        let Self {
+            left,
+            right,
+            top,
+            bottom,
+            ..
+        } = *self;
+        for (value, label) in &self.y.ticks {
+            let y = self.y_at(*value);
+            svg.element(&line(left, y, right, y, GRID, 1.0));
+            let style = TextStyle {
+                anchor: Anchor::End,
+                ..TICK
+            };
+            svg.text(left - 6.0, y + 0.36 * TICK.size, style, Turn::Level, label);
+        }
+        for (value, label) in &self.x.ticks {
+            let x = self.x_at(*value);
+            svg.element(&line(x, top, x, bottom, GRID, 1.0));
+            svg.text(x, bottom + 15.0, TICK, Turn::Level, label);
+        }
+        svg.element(&line(left, top, left, bottom, INK, 1.0));
+        svg.element(&line(left, bottom, right, bottom, INK, 1.0));
+        if !self.y.factor.is_empty() {
+            let style = TextStyle {
+                anchor: Anchor::Start,
+                ..TICK
+            };
+            svg.text(left, top - 5.0, style, Turn::Level, &self.y.factor);
+        }
+        if !self.x.factor.is_empty() {
+            let style = TextStyle {
+                anchor: Anchor::End,
+                ..TICK
+            };
+            svg.text(right, bottom + 28.0, style, Turn::Level, &self.x.factor);
+        }
+        let middle = (left + right) / 2.0;
+        if !chart.title.is_empty() {
+            svg.text(middle, 20.0, TITLE, Turn::Level, &chart.title);
+        }
+        if !chart.x_label.is_empty() {
+            svg.text(middle, bottom + 33.0, LABEL, Turn::Level, &chart.x_label);
+        }
+        if !chart.y_label.is_empty() {
+            let widest = self
+                .y
+                .ticks
+                .iter()
+                .map(|(_, label)| text_width(label, TICK.size));
+            let x = left - widest.fold(0.0, f64::max) - 16.0;
+            svg.text(x, (top + bottom) / 2.0, LABEL, Turn::Up, &chart.y_label);
+        }
+    }
+
+    fn reference(&self, svg: &mut Svg, reference: &Reference) {
+        let y = self.y_at(reference.y);
+        let stroke = line(self.left, y, self.right, y, REFERENCE, 1.1);
+        svg.element(&format!("{stroke} stroke-dasharray=\"2 3\""));
+        let style = TextStyle {
+            anchor: Anchor::End,
+            color: REFERENCE,
+            ..TICK
+        };
+        // Above the line, unless that would be outside.
+        let base = if y - self.top > 14.0 {
+            y - 4.0
+        } else {
+            y + 12.0
+        };
+        svg.text(self.right - 2.0, base, style, Turn::Level, &reference.name);
+    }
+
+    /// The unbroken runs of a series, in picture coordinates, thinned if there are very many.
+    fn runs(&self, series: &Series, scale: Scale) -> Vec<Vec<(f64, f64)>> {
+        let shown = |(x, y): &(f64, f64)| x.is_finite() && can_show(*y, scale);
+        let runs = series
+            .points
+            .split(|point| !shown(point))
+            .filter(|run| !run.is_empty());
+        let place = |(x, y): &(f64, f64)| (self.x_at(*x), self.y_at(*y));
+        runs.map(|run| downsample(run).iter().map(place).collect())
+            .collect()
+    }
+
+    /// Names of the lines, in the corner where they cover least; none for a single line.
+    fn legend(&self, svg: &mut Svg, chart: &LineChart, lines: &[Vec<Vec<(f64, f64)>>]) {
+        let named: Vec<(usize, &Series)> = chart
+            .series
+            .iter()
+            .enumerate()
+            .filter(|(_, series)| !series.name.is_empty())
+            .collect();
+        if named.is_empty() || chart.series.len() < 2 {
+            return;
+        }
+        let widest = named
+            .iter()
+            .map(|(_, series)| text_width(&series.name, TICK.size));
+        let (width, row) = (widest.fold(0.0, f64::max) + 38.0, 15.0);
+        let height = named.len() as f64 * row + 6.0;
+        let (near, far) = (self.left + 8.0, self.right - 8.0 - width);
+        let (high, low) = (self.top + 6.0, self.bottom - 6.0 - height);
+        let levels: Vec<f64> = chart.shown_references().map(|r| self.y_at(r.y)).collect();
+        let covered = |(x, y): (f64, f64)| {
+            let inside =
+                |p: &&(f64, f64)| (x..=x + width).contains(&p.0) && (y..=y + height).contains(&p.1);
+            let points = lines.iter().flatten().flatten().filter(inside).count();
+            let levels = levels
+                .iter()
+                .filter(|l| (y - 4.0..=y + height + 16.0).contains(*l));
+            points + 50 * levels.count()
+        };
+        let corners = [(far, high), (far, low), (near, high), (near, low)];
+        let Some((x, y)) = corners.into_iter().min_by_key(|corner| covered(*corner)) else {
+            return;
+        };
+        svg.element(&format!(
+            r##"rect x="{}" y="{}" width="{}" height="{}" rx="2" fill="#ffffff" fill-opacity="0.85""##,
+            number(x),
+            number(y),
+            number(width),
+            number(height),
+        ));
+        for (i, (color, series)) in named.into_iter().enumerate() {
+            let middle = y + 3.0 + (i as f64 + 0.5) * row;
+            let sample = vec![vec![(x + 5.0, middle), (x + 27.0, middle)]];
+            draw_line(svg, &sample, COLORS[color % COLORS.len()], series.stroke);
+            let style = TextStyle {
+                anchor: Anchor::Start,
+                ..TICK
+            };
+            svg.text(
+                x + 33.0,
+                middle + 0.36 * TICK.size,
+                style,
+                Turn::Level,
+                &series.name,
+            );
+        }
+    }
+}
+
+fn draw_line(svg: &mut Svg, runs: &[Vec<(f64, f64)>], color: &str, stroke: Stroke) {
+    if runs.is_empty() {
+        return;
+    }
+    let dashes = match stroke {
+        Stroke::Solid => "",
+        Stroke::Dashed => " stroke-dasharray=\"6 3\"",
+    };
+    svg.open(&format!(
+        r#"g fill="none" stroke="{color}" stroke-width="1.6" stroke-linejoin="round" stroke-linecap="butt"{dashes}"#
+    ));
+    for run in runs {
+        match run.as_slice() {
+            // A line through one point is invisible.
+            [(x, y)] => svg.element(&format!(
+                r#"circle cx="{}" cy="{}" r="2.5" fill="{color}" stroke="none""#,
+                number(*x),
+                number(*y)
+            )),
+            points => svg.element(&format!(r#"path d="{}""#, path_data(points))),
+        }
+    }
+    svg.close("g");
+}
+
+fn line(x1: f64, y1: f64, x2: f64, y2: f64, color: &str, width: f64) -> String {
+    format!(
+        r#"line x1="{}" y1="{}" x2="{}" y2="{}" stroke="{color}" stroke-width="{}""#,
+        number(x1),
+        number(y1),
+        number(x2),
+        number(y2),
+        number(width)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(series: Vec<Series>) -> LineChart {
+        LineChart {
+            title: "a < b & c".to_string(),
+            x_label: "epoch".to_string(),
+            y_label: "loss".to_string(),
+            series,
+            references: vec![Reference {
+                name: "ln K".to_string(),
+                y: 7.6,
+            }],
+            ..LineChart::default()
+        }
+    }
+
+    fn falling() -> Vec<(f64, f64)> {
+        (0..50)
+            .map(|i| (f64::from(i), 7.0 - 0.1 * f64::from(i)))
+            .collect()
+    }
+
+    #[test]
+    fn the_same_chart_gives_the_same_text() {
+        let chart = chart(vec![Series::line("loss", falling())]);
+        assert_eq!(chart.svg(), chart.clone().svg());
+        assert!(chart.svg().contains("a &lt; b &amp; c"));
+    }
+
+    #[test]
+    fn every_chart_is_an_svg_that_can_be_drawn() {
+        let odd = vec![
+            (0.0, f64::NAN),
+            (1.0, f64::INFINITY),
+            (2.0, 1.0),
+            (3.0, -1.0),
+        ];
+        let series = [
+            vec![],
+            vec![Series::line("", vec![])],
+            vec![Series::dashed("odd", odd)],
+        ];
+        for series in series {
+            for y_scale in [Scale::Linear, Scale::Log] {
+                let svg = LineChart {
+                    y_scale,
+                    ..chart(series.clone())
+                }
+                .svg();
+                assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+                crate::render_png(&svg, 1.0).unwrap();
+            }
+        }
+        crate::render_png(&side_by_side(&[]), 1.0).unwrap();
+    }
+
+    #[test]
+    fn all_points_lie_inside_the_frame() {
+        let chart = chart(vec![Series::line("loss", falling())]);
+        let frame = Frame::new(&chart, 0.0);
+        for (x, y) in frame.runs(&chart.series[0], Scale::Linear).concat() {
+            assert!((frame.left..=frame.right).contains(&x), "{x}");
+            assert!((frame.top..=frame.bottom).contains(&y), "{y}");
+        }
+        let reference = frame.y_at(7.6);
+        assert!((frame.top..=frame.bottom).contains(&reference));
+    }
+
+    #[test]
+    fn a_missing_value_leaves_a_gap_and_a_lone_point_is_a_dot() {
+        let mut points = falling();
+        points[20].1 = f64::NAN;
+        let svg = chart(vec![Series::line("loss", points)]).svg();
+        assert_eq!(svg.matches("<path").count(), 2);
+        let svg = chart(vec![Series::line("loss", vec![(1.0, 2.0)])]).svg();
+        assert_eq!(
+            (svg.matches("<path").count(), svg.matches("<circle").count()),
+            (0, 1)
+        );
+    }
+
+    #[test]
+    fn a_legend_appears_with_the_second_line_and_avoids_the_lines() {
+        let one = chart(vec![Series::line("student", falling())]).svg();
+        assert!(!one.contains("student"));
+        let two = vec![
+            Series::line("student", falling()),
+            Series::dashed("floor", falling()),
+        ];
+        let chart = LineChart {
+            references: vec![],
+            ..chart(two)
+        };
+        let svg = chart.svg();
+        assert!(svg.contains("student") && svg.contains("floor"));
+        // Both lines fall from the upper left to the lower right: the first free corner is taken.
+        let at = svg.find("fill-opacity").unwrap();
+        let rect = &svg[svg[..at].rfind("<rect").unwrap()..at];
+        let frame = Frame::new(&chart, 0.0);
+        assert!(
+            rect.contains(&format!(r#"y="{}""#, number(frame.top + 6.0))),
+            "{rect}"
+        );
+    }
+
+    #[test]
+    fn charts_in_a_row_do_not_overlap() {
+        let left = chart(vec![Series::line("loss", falling())]);
+        let right = LineChart {
+            width: 300.0,
+            height: 500.0,
+            ..left.clone()
+        };
+        let svg = side_by_side(&[left.clone(), right]);
+        assert!(svg.contains(r#"width="780" height="500""#));
+        let (first, second) = (Frame::new(&left, 0.0), Frame::new(&left, left.width));
+        assert!(first.right < left.width && left.width < second.left);
+        assert!((second.left - first.left - left.width).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_very_long_series_gives_a_small_picture() {
+        let points = (0..300_000)
+            .map(|i| (f64::from(i), f64::from(i % 97)))
+            .collect();
+        let svg = chart(vec![Series::line("loss", points)]).svg();
+        assert!(svg.len() < 100_000, "{} bytes", svg.len());
+    }
+}
