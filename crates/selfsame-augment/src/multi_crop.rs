@@ -1,0 +1,218 @@
+use image::RgbImage;
+
+use crate::chw::{ChwImage, Normalize};
+use crate::compose::draw_ops;
+use crate::config::AugmentConfig;
+use crate::drawn::DrawnView;
+use crate::error::AugmentError;
+use crate::parallel::map_images;
+use crate::random_resized_crop::random_resized_crop;
+use crate::seed::SampleKey;
+use crate::workspace::Workspace;
+
+/// Two global crops with unequal recipes and any number of local ones (DINO, section 3.1).
+///
+/// Views are in the order global 1, global 2, local 1, local 2, …
+#[derive(Debug, Clone)]
+pub struct MultiCrop {
+    config: AugmentConfig,
+    normalize: Normalize,
+}
+
+impl MultiCrop {
+    /// Number of global crops; the method has always two.
+    pub const NUM_GLOBAL: usize = 2;
+
+    /// Takes a configuration.
+    ///
+    /// # Errors
+    /// [`AugmentError::Config`] with every problem that [`AugmentConfig::check`] finds.
+    pub fn new(config: AugmentConfig) -> Result<Self, AugmentError> {
+        let problems = config.check();
+        if !problems.is_empty() {
+            return Err(AugmentError::Config(problems));
+        }
+        let normalize = Normalize::new(config.mean, config.std);
+        Ok(Self { config, normalize })
+    }
+
+    /// The configuration this was made from.
+    pub fn config(&self) -> &AugmentConfig {
+        &self.config
+    }
+
+    /// Number of views of an image: two and the local crops.
+    pub fn num_views(&self) -> usize {
+        Self::NUM_GLOBAL + self.config.local_crops
+    }
+
+    /// Side of a view in pixels.
+    pub fn view_size(&self, view: usize) -> usize {
+        if view < Self::NUM_GLOBAL {
+            self.config.global_size
+        } else {
+            self.config.local_size
+        }
+    }
+
+    /// Draws the parameters of every view of an image of `width` × `height` pixels.
+    pub fn draw(&self, width: usize, height: usize, key: SampleKey) -> Vec<DrawnView> {
+        (0..self.num_views())
+            .map(|view| self.draw_view(width, height, key, view))
+            .collect()
+    }
+
+    /// Draws the parameters of one view; a pure function of its arguments.
+    pub fn draw_view(&self, width: usize, height: usize, key: SampleKey, view: usize) -> DrawnView {
+        let config = &self.config;
+        let (scale, ops) = match view {
+            0 => (config.global_scale, &config.global1),
+            1 => (config.global_scale, &config.global2),
+            _ => (config.local_scale, &config.local),
+        };
+        let mut stream = key.view_stream(view);
+        DrawnView {
+            crop: random_resized_crop(&mut stream, width, height, scale, config.ratio),
+            size: self.view_size(view),
+            interpolation: config.interpolation,
+            ops: draw_ops(ops, &mut stream),
+        }
+    }
+
+    /// Carries out a drawn view on an image and writes it, normalised, to `out` as
+    /// `[3, size, size]`.
+    ///
+    /// # Errors
+    /// [`AugmentError::OutputLength`] if `out` does not hold 3·size² values.
+    ///
+    /// # Panics
+    /// If the view's box does not lie within the image.
+    pub fn apply(
+        &self,
+        view: &DrawnView,
+        image: &RgbImage,
+        out: &mut [f32],
+        workspace: &mut Workspace,
+    ) -> Result<(), AugmentError> {
+        let expected = 3 * view.size * view.size;
+        if out.len() != expected {
+            return Err(AugmentError::OutputLength {
+                what: "a view".into(),
+                expected,
+                got: out.len(),
+            });
+        }
+        view.render_planes(image, workspace);
+        self.normalize.write(&workspace.planes, out);
+        Ok(())
+    }
+
+    /// Draws and carries out every view, each written to its slice of 3·size² values.
+    ///
+    /// # Errors
+    /// [`AugmentError::EmptyImage`], [`AugmentError::ViewCount`], [`AugmentError::OutputLength`];
+    /// nothing is written then.
+    pub fn write_crops(
+        &self,
+        image: &RgbImage,
+        key: SampleKey,
+        out: &mut [&mut [f32]],
+        workspace: &mut Workspace,
+    ) -> Result<Vec<DrawnView>, AugmentError> {
+        let (width, height) = image.dimensions();
+        if width == 0 || height == 0 {
+            return Err(AugmentError::EmptyImage { width, height });
+        }
+        if out.len() != self.num_views() {
+            return Err(AugmentError::ViewCount {
+                expected: self.num_views(),
+                got: out.len(),
+            });
+        }
+        for (view, out) in out.iter().enumerate() {
+            let expected = 3 * self.view_size(view) * self.view_size(view);
+            if out.len() != expected {
+                let what = format!("view {view}");
+                return Err(AugmentError::OutputLength {
+                    what,
+                    expected,
+                    got: out.len(),
+                });
+            }
+        }
+        let drawn = self.draw(width as usize, height as usize, key);
+        for (view, out) in drawn.iter().zip(out.iter_mut()) {
+            self.apply(view, image, out, workspace)?;
+        }
+        Ok(drawn)
+    }
+
+    /// Every view of an image in newly allocated memory.
+    ///
+    /// # Panics
+    /// If the image has no pixels; a decoder never gives such an image.
+    pub fn crops(&self, image: &RgbImage, key: SampleKey) -> Vec<ChwImage> {
+        let mut views: Vec<ChwImage> = (0..self.num_views())
+            .map(|view| ChwImage::zeroed(self.view_size(view)))
+            .collect();
+        let mut out: Vec<&mut [f32]> = views.iter_mut().map(|v| v.data.as_mut_slice()).collect();
+        self.write_crops(image, key, &mut out, &mut Workspace::new())
+            .expect("an image has pixels, and each view was allocated at its size");
+        views
+    }
+
+    /// Every view of a batch of images on rayon's current pool, written view by view.
+    ///
+    /// `global` is `[2, B, 3, global_size, global_size]` and `local`
+    /// `[local_crops, B, 3, local_size, local_size]`: all samples of view 0 first.
+    /// The bytes do not depend on the number of threads.
+    ///
+    /// # Errors
+    /// [`AugmentError::OutputLength`] if a batch has another length, [`AugmentError::EmptyImage`].
+    pub fn write_batch(
+        &self,
+        samples: &[(&RgbImage, SampleKey)],
+        global: &mut [f32],
+        local: &mut [f32],
+    ) -> Result<Vec<Vec<DrawnView>>, AugmentError> {
+        let b = samples.len();
+        let global_len = 3 * self.config.global_size.pow(2);
+        let local_len = 3 * self.config.local_size.pow(2);
+        for (what, expected, got) in [
+            (
+                "the global batch",
+                Self::NUM_GLOBAL * b * global_len,
+                global.len(),
+            ),
+            (
+                "the local batch",
+                self.config.local_crops * b * local_len,
+                local.len(),
+            ),
+        ] {
+            if expected != got {
+                return Err(AugmentError::OutputLength {
+                    what: what.into(),
+                    expected,
+                    got,
+                });
+            }
+        }
+        let mut outputs: Vec<Vec<&mut [f32]>> = samples
+            .iter()
+            .map(|_| Vec::with_capacity(self.num_views()))
+            .collect();
+        let views = global.chunks_exact_mut(global_len);
+        // A configuration without local crops may have any local size, also 0.
+        let views = views.chain(local.chunks_exact_mut(local_len.max(1)));
+        for (i, view) in views.enumerate() {
+            outputs[i % b].push(view);
+        }
+        let jobs: Vec<_> = samples.iter().zip(outputs).collect();
+        map_images(jobs, |workspace, ((image, key), mut out)| {
+            self.write_crops(image, *key, &mut out, workspace)
+        })
+        .into_iter()
+        .collect()
+    }
+}

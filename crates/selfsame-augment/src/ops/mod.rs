@@ -1,0 +1,121 @@
+//! The single operations, as functions of an image and explicit values.
+//!
+//! Each gives the same bytes as Pillow (before version 13) or the torchvision function it is named
+//! after. They copy their image; the crops of [`crate::MultiCrop`] run the same code in place on
+//! planes of bytes.
+
+pub(crate) mod color;
+pub(crate) mod flip;
+pub(crate) mod gaussian_blur;
+pub(crate) mod hue;
+pub(crate) mod kernels;
+pub(crate) mod resize;
+
+use image::RgbImage;
+
+use crate::chw::Normalize;
+use crate::config::Interpolation;
+use crate::drawn::CropBox;
+use gaussian_blur::BlurBuffers;
+use kernels::Planes;
+use resize::ResizeBuffers;
+
+/// Cuts a box out and resizes it to `width` × `height` (torchvision's `resized_crop`).
+///
+/// The box is cut first: no pixel outside it is read.
+///
+/// # Panics
+/// If the box is empty or does not lie within the image.
+pub fn resized_crop(
+    image: &RgbImage,
+    crop: CropBox,
+    width: usize,
+    height: usize,
+    interpolation: Interpolation,
+) -> RgbImage {
+    let mut planes = Planes::default();
+    let mut buffers = ResizeBuffers::default();
+    resize::resize_box(
+        image,
+        crop,
+        width,
+        height,
+        interpolation,
+        &mut planes,
+        &mut buffers,
+    );
+    planes.to_rgb()
+}
+
+/// Resizes to `width` × `height` (Pillow's `Image.resize`).
+///
+/// # Panics
+/// If the image has no pixels.
+pub fn resize(
+    image: &RgbImage,
+    width: usize,
+    height: usize,
+    interpolation: Interpolation,
+) -> RgbImage {
+    let whole = CropBox::whole(image.width() as usize, image.height() as usize);
+    resized_crop(image, whole, width, height, interpolation)
+}
+
+/// Left and right change places.
+pub fn horizontal_flip(image: &RgbImage) -> RgbImage {
+    on_planes(image, flip::horizontal_flip_planes)
+}
+
+/// Blends with black (torchvision's `adjust_brightness`); a factor of 1 changes nothing.
+pub fn brightness(image: &RgbImage, factor: f64) -> RgbImage {
+    on_planes(image, |planes| color::brightness_planes(planes, factor))
+}
+
+/// Blends with the grey of the mean luma (torchvision's `adjust_contrast`).
+pub fn contrast(image: &RgbImage, factor: f64) -> RgbImage {
+    on_planes(image, |planes| color::contrast_planes(planes, factor))
+}
+
+/// Blends with the grey image (torchvision's `adjust_saturation`).
+pub fn saturation(image: &RgbImage, factor: f64) -> RgbImage {
+    on_planes(image, |planes| color::saturation_planes(planes, factor))
+}
+
+/// Shifts the hue by `turns` (−0.5 to 0.5) of the colour circle through 8-bit HSV (torchvision's
+/// `adjust_hue` of a Pillow image); 0 still rounds.
+pub fn hue(image: &RgbImage, turns: f64) -> RgbImage {
+    on_planes(image, |planes| hue::hue_planes(planes, turns))
+}
+
+/// Every channel becomes the luma (torchvision's `to_grayscale` with three channels).
+pub fn grayscale(image: &RgbImage) -> RgbImage {
+    on_planes(image, color::grayscale_planes)
+}
+
+/// Pillow's `GaussianBlur`: three extended box passes along each axis.
+///
+/// `radius` is the standard deviation in pixels; values outside 0 to 1000 are clamped.
+pub fn gaussian_blur(image: &RgbImage, radius: f64) -> RgbImage {
+    on_planes(image, |planes| {
+        gaussian_blur::gaussian_blur_planes(planes, radius, &mut BlurBuffers::default());
+    })
+}
+
+/// Inverts values at or above `threshold` (Pillow's `ImageOps.solarize`).
+pub fn solarize(image: &RgbImage, threshold: u8) -> RgbImage {
+    on_planes(image, |planes| color::solarize_planes(planes, threshold))
+}
+
+/// The image as normalised planes `[3, height, width]` (torchvision's `ToTensor`, `Normalize`).
+pub fn normalize(image: &RgbImage, normalize: &Normalize) -> Vec<f32> {
+    let planes = Planes::from_rgb(image);
+    let mut out = vec![0.0; 3 * planes.len_of_plane()];
+    normalize.write(&planes, &mut out);
+    out
+}
+
+fn on_planes(image: &RgbImage, op: impl FnOnce(&mut Planes)) -> RgbImage {
+    let mut planes = Planes::from_rgb(image);
+    op(&mut planes);
+    planes.to_rgb()
+}

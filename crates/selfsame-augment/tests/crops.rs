@@ -1,0 +1,243 @@
+//! From an image to normalised crops: the same bytes on every way there.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests stand outside test functions"
+)]
+
+use image::{Rgb, RgbImage};
+use selfsame_augment::{
+    AugmentConfig, AugmentError, EvalCrop, Interpolation, MultiCrop, Normalize, SampleKey,
+    StandardCrop, ViewOp, Workspace, ops,
+};
+
+fn picture(i: u32) -> RgbImage {
+    RgbImage::from_fn(40 + 7 * i, 61 - 3 * i, |x, y| {
+        Rgb([(x * 5 + i) as u8, (y * 3) as u8, (x * y + 11 * i) as u8])
+    })
+}
+
+fn small() -> MultiCrop {
+    let config = AugmentConfig {
+        global_size: 32,
+        local_size: 16,
+        local_crops: 3,
+        ..AugmentConfig::default()
+    };
+    MultiCrop::new(config).unwrap()
+}
+
+fn key(sample: u64) -> SampleKey {
+    SampleKey {
+        run_seed: 1,
+        epoch: 2,
+        sample,
+    }
+}
+
+/// A whole batch on a pool of so many threads.
+fn batch(multi_crop: &MultiCrop, images: &[RgbImage], threads: usize) -> (Vec<f32>, Vec<f32>) {
+    let samples: Vec<_> = images
+        .iter()
+        .zip(0..)
+        .map(|(image, i)| (image, key(i)))
+        .collect();
+    let b = images.len();
+    let mut global = vec![f32::NAN; 2 * b * 3 * 32 * 32];
+    let mut local = vec![f32::NAN; 3 * b * 3 * 16 * 16];
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .unwrap();
+    let drawn = pool
+        .install(|| multi_crop.write_batch(&samples, &mut global, &mut local))
+        .unwrap();
+    assert_eq!(drawn.len(), b);
+    (global, local)
+}
+
+#[test]
+fn batch_holds_the_same_bytes_at_1_2_and_8_threads() {
+    let images: Vec<_> = (0..9).map(picture).collect();
+    let one = batch(&small(), &images, 1);
+    for threads in [2, 8] {
+        assert!(
+            batch(&small(), &images, threads) == one,
+            "{threads} threads give other bytes"
+        );
+    }
+}
+
+#[test]
+fn batch_is_view_major_and_equals_crops_of_single_images() {
+    let multi_crop = small();
+    let images: Vec<_> = (0..4).map(picture).collect();
+    let (global, local) = batch(&multi_crop, &images, 2);
+    for (i, image) in images.iter().enumerate() {
+        for (v, view) in multi_crop
+            .crops(image, key(i as u64))
+            .into_iter()
+            .enumerate()
+        {
+            let n = 3 * view.size * view.size;
+            let (all, row) = if v < 2 {
+                (&global, v * 4 + i)
+            } else {
+                (&local, (v - 2) * 4 + i)
+            };
+            assert_eq!(all[row * n..][..n], view.data, "image {i}, view {v}");
+        }
+    }
+}
+
+#[test]
+fn workspace_used_before_gives_the_same_crops_as_a_new_one() {
+    let multi_crop = small();
+    let mut workspace = Workspace::new();
+    for i in (0..9).rev() {
+        let image = picture(i);
+        for view in multi_crop.draw(image.width() as usize, image.height() as usize, key(0)) {
+            let used = view.render(&image, &mut workspace);
+            assert_eq!(used, view.render(&image, &mut Workspace::new()));
+        }
+    }
+}
+
+#[test]
+fn crop_is_the_listed_operations_one_after_the_other_then_normalised() {
+    // Another order than the notebook's, and an operation twice.
+    let global1 = vec![
+        ViewOp::Solarize {
+            p: 1.0,
+            threshold: 100,
+        },
+        ViewOp::GaussianBlur {
+            p: 1.0,
+            radius: [1.5, 1.5],
+        },
+        ViewOp::HorizontalFlip { p: 1.0 },
+        ViewOp::Grayscale { p: 1.0 },
+        ViewOp::Solarize {
+            p: 1.0,
+            threshold: 30,
+        },
+    ];
+    let config = AugmentConfig {
+        global_size: 24,
+        local_crops: 0,
+        interpolation: Interpolation::Bicubic,
+        global1,
+        ..AugmentConfig::default()
+    };
+    let multi_crop = MultiCrop::new(config.clone()).unwrap();
+    let image = picture(3);
+    let drawn = multi_crop.draw(image.width() as usize, image.height() as usize, key(5));
+    let by_hand = ops::resized_crop(&image, drawn[0].crop, 24, 24, Interpolation::Bicubic);
+    let by_hand = ops::gaussian_blur(&ops::solarize(&by_hand, 100), 1.5);
+    let by_hand = ops::grayscale(&ops::horizontal_flip(&by_hand));
+    let by_hand = ops::solarize(&by_hand, 30);
+    assert_eq!(drawn[0].render(&image, &mut Workspace::new()), by_hand);
+    let values = ops::normalize(&by_hand, &Normalize::new(config.mean, config.std));
+    assert_eq!(multi_crop.crops(&image, key(5))[0].data, values);
+    assert!(drawn[0].flipped());
+}
+
+#[test]
+fn image_of_one_pixel_gives_crops_of_its_colour() {
+    let config = AugmentConfig {
+        global1: vec![],
+        ..small().config().clone()
+    };
+    let multi_crop = MultiCrop::new(config).unwrap();
+    let image = RgbImage::from_pixel(1, 1, Rgb([10, 128, 250]));
+    let views = multi_crop.crops(&image, key(0));
+    let normalize = Normalize::new(multi_crop.config().mean, multi_crop.config().std);
+    for (channel, byte) in [10, 128, 250].into_iter().enumerate() {
+        let plane = &views[0].data[channel * 1024..(channel + 1) * 1024];
+        assert!(plane.iter().all(|&v| v == normalize.value(channel, byte)));
+    }
+    assert!(
+        views
+            .iter()
+            .all(|view| view.data.iter().all(|v| v.is_finite()))
+    );
+}
+
+#[test]
+fn outputs_of_the_wrong_shape_and_empty_images_are_refused() {
+    let multi_crop = small();
+    let mut workspace = Workspace::new();
+    let mut buffers = vec![vec![0.0; 3 * 32 * 32]; 5];
+    let mut out: Vec<&mut [f32]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
+    let error = multi_crop
+        .write_crops(&picture(0), key(0), &mut out, &mut workspace)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the output for view 2 holds 3072 values instead of 768"
+    );
+    let error = multi_crop
+        .write_crops(&picture(0), key(0), &mut out[..4], &mut workspace)
+        .unwrap_err();
+    assert_eq!(
+        error,
+        AugmentError::ViewCount {
+            expected: 5,
+            got: 4
+        }
+    );
+    let empty = RgbImage::new(0, 7);
+    let error = multi_crop
+        .write_crops(&empty, key(0), &mut out, &mut workspace)
+        .unwrap_err();
+    assert_eq!(
+        error,
+        AugmentError::EmptyImage {
+            width: 0,
+            height: 7
+        }
+    );
+    let error = multi_crop
+        .write_batch(&[(&picture(0), key(0))], &mut [], &mut [])
+        .unwrap_err();
+    assert!(
+        matches!(error, AugmentError::OutputLength { got: 0, .. }),
+        "{error}"
+    );
+    assert_eq!(multi_crop.write_batch(&[], &mut [], &mut []), Ok(vec![]));
+}
+
+#[test]
+fn evaluation_of_a_long_thin_image_touches_only_its_centre() {
+    let image = RgbImage::from_fn(60_000, 1, |x, _| Rgb([(x / 300) as u8; 3]));
+    let crop = EvalCrop {
+        image_size: 16,
+        ..EvalCrop::default()
+    };
+    assert_eq!(crop.resized_dimensions(60_000, 1), (960_000, 16));
+    let view = crop.apply(&image);
+    assert_eq!(view.data.len(), 3 * 16 * 16);
+    let centre = Normalize::new(crop.mean, crop.std).value(0, 100);
+    assert!(
+        view.data[15] == centre,
+        "{} instead of {centre}",
+        view.data[15]
+    );
+}
+
+#[test]
+fn standard_crop_is_a_function_of_its_key() {
+    let crop = StandardCrop {
+        image_size: 16,
+        ..StandardCrop::default()
+    };
+    let image = picture(2);
+    let view = crop.apply(&image, key(1));
+    assert_eq!(view, crop.apply(&image, key(1)));
+    assert_ne!(view, crop.apply(&image, key(2)));
+    let drawn = crop.draw(image.width() as usize, image.height() as usize, key(1));
+    let bytes = drawn.render(&image, &mut Workspace::new());
+    assert_eq!(
+        view.data,
+        ops::normalize(&bytes, &Normalize::new(crop.mean, crop.std))
+    );
+}
