@@ -20,18 +20,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let run_seed = arguments.get(2).map_or(Ok(0), |seed| seed.parse())?;
 
     // The notebook's recipe; local crops smaller than its 128, so that they are told apart.
-    let (global_size, local_size) = (CELL, 96);
-    let config = AugmentConfig {
-        global_size,
-        local_size,
-        ..AugmentConfig::default()
-    };
-    let multi_crop = MultiCrop::new(config)?;
+    let base = AugmentConfig::default();
+    let multi_crop = MultiCrop::new(AugmentConfig {
+        local_size: 96,
+        ..base
+    })?;
     let (width, height) = (picture.width() as usize, picture.height() as usize);
-    let key = SampleKey {
-        run_seed,
-        ..SampleKey::default()
-    };
+    let base = SampleKey::default();
+    let key = SampleKey { run_seed, ..base };
     let views = multi_crop.draw(width, height, key);
 
     let mut workspace = Workspace::new();
@@ -41,17 +37,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         outline(&mut marked, view.crop, Rgb(colour));
         eprintln!("{i}: {:?}, {:?}", view.crop, view.ops);
     }
-    let image_size = CELL;
     let whole = EvalCrop {
-        image_size,
+        image_size: CELL,
         ..EvalCrop::default()
     };
     let mut cells = Vec::from([&picture, &marked].map(|image| whole.render(image, &mut workspace)));
-    cells.extend(
-        views
-            .iter()
-            .map(|view| view.render(&picture, &mut workspace)),
-    );
+    for view in &views {
+        cells.push(view.render(&picture, &mut workspace));
+    }
 
     let step = (CELL + 8) as u32;
     let (columns, rows) = (COLUMNS as u32, cells.len().div_ceil(COLUMNS) as u32);
@@ -80,9 +73,7 @@ fn generated() -> RgbImage {
 fn outline(image: &mut RgbImage, crop: CropBox, colour: Rgb<u8>) {
     let (x0, y0) = (crop.left as u32, crop.top as u32);
     let (x1, y1) = (x0 + crop.width as u32 - 1, y0 + crop.height as u32 - 1);
-    let across = (x0..=x1).flat_map(|x| [(x, y0), (x, y1)]);
-    let down = (y0..=y1).flat_map(|y| [(x0, y), (x1, y)]);
-    across
-        .chain(down)
-        .for_each(|(x, y)| image.put_pixel(x, y, colour));
+    let mut put = |x, y| image.put_pixel(x, y, colour);
+    (x0..=x1).for_each(|x| [y0, y1].into_iter().for_each(|y| put(x, y)));
+    (y0..=y1).for_each(|y| [x0, x1].into_iter().for_each(|x| put(x, y)));
 }

@@ -34,6 +34,7 @@
 //! The crate does not know image files, augmentation, losses, optimizers or ranks.
 
 mod backbone;
+mod classifier;
 mod config;
 mod dino_head;
 mod drop_path;
@@ -52,6 +53,7 @@ mod vit;
 pub use backbone::{
     Backbone, BackboneModel, backbone_specs, build_backbone, build_backbone_with, draw_backbone,
 };
+pub use classifier::MlpClassifier;
 pub use config::{Arch, HeadConfig, HeadKind, InitForm, ModelConfig, PosEmbedResample, VitDims};
 pub use dino_head::DinoHead;
 pub use error::{ModelError, WeightMismatch};

@@ -1,1 +1,48 @@
-//! Placeholder.
+//! The training loop of Selfsame, and what is run with a trained backbone: DINO pretraining,
+//! resuming, replaying captured steps, embedding a data set, fine-tuning.
+//!
+//! It ties data, models, objectives, optimizer, checkpoints and evaluation together. It never
+//! knows the command line, TOML, annotation formats or plots, and it never prints: an [`Observer`]
+//! is told what happens.
+//!
+//! ```
+//! use selfsame_train::{RunConfig, TrainConfig};
+//!
+//! let config = RunConfig {
+//!     train: TrainConfig { epochs: 5, ..TrainConfig::default() },
+//!     ..RunConfig::default()
+//! };
+//! let problems = config.check();
+//! assert!(problems[0].starts_with("optim.warmup_epochs"), "10 epochs of warm-up do not fit in 5");
+//! ```
+
+mod capture;
+mod config;
+mod device_batch;
+mod embed;
+mod error;
+mod finetune;
+mod learner;
+mod linear;
+mod metrics;
+mod monitor;
+mod replay;
+mod snapshot;
+mod trainer;
+
+pub use capture::{Capture, CaptureInfo, write_capture, write_state};
+pub use config::{
+    ClipMode, DataConfig, LrScaling, ObjectiveConfig, OptimConfig, OptimizerKind, Precision,
+    RunConfig, TrainConfig, WeightDecayUpdate,
+};
+pub use device_batch::{DeviceBatch, upload_eval};
+pub use embed::{EmbedOptions, Embedded, Extractor, embed};
+pub use error::TrainError;
+pub use finetune::{FinetuneConfig, FinetuneResult, LabelledSamples, finetune};
+pub use learner::{Learner, StepFigures};
+pub use linear::{LinearScores, classes_of, official_linear};
+pub use metrics::{EvalLine, METRICS_FILE, MetricsFile, MetricsLine, StepLine, read_metrics};
+pub use monitor::Monitor;
+pub use replay::{ReplayLine, replay};
+pub use snapshot::{INPUT_KEY, MODEL_KEY, backbone_tensors, weights_metadata};
+pub use trainer::{Init, Observer, Outcome, Progress, Run, RunFacts, StopFlag, capture_dir, train};

@@ -1,1 +1,21 @@
-fn main() {}
+//! `selfsame`: self-supervised pretraining of image backbones on your own pictures (DINO).
+
+mod cli;
+mod commands;
+mod config;
+mod data;
+mod device;
+mod exit;
+mod progress;
+mod run_dir;
+mod scores;
+mod signals;
+mod weights;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    exit::code(commands::run(cli::Cli::parse()))
+}

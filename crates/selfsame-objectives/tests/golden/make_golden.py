@@ -15,8 +15,13 @@ VERSIONS = {"torch": torch.__version__.split("+")[0], "numpy": np.__version__}
 
 
 def write(name, value):
-    text = json.dumps({"versions": VERSIONS, **value}, indent=1)
+    text = json.dumps({"versions": VERSIONS, **value})
     (HERE / name).write_text(text + "\n")
+
+
+def plain(tensor):
+    """Numbers with the nine digits that tell any two f32 apart."""
+    return [float(f"{x:.9g}") for x in tensor.detach().flatten().tolist()]
 
 
 def dino_loss(student, teacher, center, crops, student_temp, teacher_temp):
@@ -48,14 +53,14 @@ def loss_case(batch, local_crops, k, student_temp, teacher_temp):
         "k": k,
         "student_temp": student_temp,
         "teacher_temp": teacher_temp,
-        "student_logits": student.detach().flatten().tolist(),
-        "teacher_logits": teacher.flatten().tolist(),
-        "center": center.flatten().tolist(),
+        "student_logits": plain(student),
+        "teacher_logits": plain(teacher),
+        "center": plain(center),
         "loss": loss.item(),
-        "teacher_probs": probs.flatten().tolist(),
+        "teacher_probs": plain(probs),
         "teacher_entropy": entropy.item(),
-        "student_grad": student.grad.flatten().tolist(),
-        "next_center": next_center.flatten().tolist(),
+        "student_grad": plain(student.grad),
+        "next_center": plain(next_center),
     }
 
 

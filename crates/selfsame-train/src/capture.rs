@@ -1,0 +1,228 @@
+//! A captured step: state and batches on disk, so that the step can be replayed here or elsewhere.
+//!
+//! The layout is a contract with other programs; docs/captures.md describes it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use selfsame_checkpoint::{read_tensor_file, write_tensors};
+use serde::{Deserialize, Serialize};
+
+use crate::device_batch::DeviceBatch;
+use crate::error::TrainError;
+use crate::learner::Learner;
+
+/// The version of the layout that this program writes and reads.
+const FORMAT: u32 = 1;
+
+/// `capture.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureInfo {
+    /// Version of the layout.
+    pub format: u32,
+    /// Index of the step that the first batch belongs to.
+    pub step: u64,
+    /// Optimizer steps in an epoch, which the schedules need.
+    pub steps_per_epoch: u64,
+    /// Epochs of the run.
+    pub epochs: usize,
+    /// Number of `batch-NNNNNN.safetensors` files.
+    pub batches: usize,
+}
+
+impl CaptureInfo {
+    /// Describes `batches` micro-batches from `step` on.
+    pub fn new(step: u64, steps_per_epoch: u64, epochs: usize, batches: usize) -> Self {
+        Self {
+            format: FORMAT,
+            step,
+            steps_per_epoch,
+            epochs,
+            batches,
+        }
+    }
+}
+
+/// A capture that was opened: its batches are read one at a time.
+pub struct Capture {
+    /// What `capture.json` says.
+    pub info: CaptureInfo,
+    /// The text of `config.toml`.
+    pub config_text: String,
+    dir: PathBuf,
+}
+
+/// Writes `learner` (at the start of `info.step`) and the step's micro-batches to `dir`.
+///
+/// # Errors
+/// [`TrainError::Io`] or a checkpoint error naming the file.
+pub fn write_capture(
+    dir: &Path,
+    info: CaptureInfo,
+    config_text: &str,
+    learner: &Learner,
+    micro_batches: &[DeviceBatch],
+) -> Result<(), TrainError> {
+    std::fs::create_dir_all(dir).map_err(TrainError::io(dir, "cannot be created"))?;
+    let text = serde_json::to_string_pretty(&info).expect("a capture's description serialises");
+    write_text(&dir.join("capture.json"), &text)?;
+    write_text(&dir.join("config.toml"), config_text)?;
+    write_state(&dir.join("state.safetensors"), learner)?;
+    for (index, crops) in micro_batches.iter().enumerate() {
+        let b = crops.batch_size();
+        let split = |views: &Tensor| {
+            let (n, c, h, w) = views.dims4()?;
+            views.reshape((n / b, b, c, h, w))
+        };
+        let mut tensors = BTreeMap::from([("global".to_owned(), split(&crops.global)?)]);
+        if let Some(local) = &crops.local {
+            tensors.insert("local".to_owned(), split(local)?);
+        }
+        write_tensors(&batch_path(dir, index), &tensors, &BTreeMap::new())?;
+    }
+    Ok(())
+}
+
+/// Writes a learner's state under the names of a capture: `student.*`, `teacher.*`, `center`,
+/// `optim.*`.
+///
+/// # Errors
+/// A checkpoint error naming the file.
+pub fn write_state(path: &Path, learner: &Learner) -> Result<(), TrainError> {
+    let mut tensors = BTreeMap::new();
+    for (file, content) in learner.tensors()? {
+        let prefix = match file.as_str() {
+            "optimizer" => "optim.",
+            "state" => "",
+            "student" => "student.",
+            _ => "teacher.",
+        };
+        for (name, tensor) in content {
+            tensors.insert(format!("{prefix}{name}"), tensor);
+        }
+    }
+    write_tensors(path, &tensors, &BTreeMap::new())?;
+    Ok(())
+}
+
+impl Capture {
+    /// Opens the capture in `dir`.
+    ///
+    /// # Errors
+    /// [`TrainError::Capture`] naming the file that is missing or malformed.
+    pub fn open(dir: &Path) -> Result<Self, TrainError> {
+        let path = dir.join("capture.json");
+        let text = read_text(&path)?;
+        let info: CaptureInfo = serde_json::from_str(&text)
+            .map_err(|error| capture_error(&path, format!("is not a capture: {error}")))?;
+        if info.format != FORMAT {
+            return Err(capture_error(
+                &path,
+                format!(
+                    "has format {}; this program reads format {FORMAT}",
+                    info.format
+                ),
+            ));
+        }
+        if info.batches == 0 || info.steps_per_epoch == 0 {
+            return Err(capture_error(
+                &path,
+                "needs batches and steps_per_epoch above 0".to_owned(),
+            ));
+        }
+        let config_text = read_text(&dir.join("config.toml"))?;
+        Ok(Self {
+            info,
+            config_text,
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// Loads the captured state into `learner`.
+    ///
+    /// # Errors
+    /// [`TrainError::Capture`] for a tensor of unknown purpose; the models' and the optimizer's
+    /// own lists of missing, surplus and misshapen names.
+    pub fn load_state(&self, learner: &mut Learner) -> Result<(), TrainError> {
+        let path = self.dir.join("state.safetensors");
+        let mut files: BTreeMap<String, BTreeMap<String, Tensor>> = BTreeMap::new();
+        for file in ["student", "teacher", "optimizer", "state"] {
+            files.insert(file.to_owned(), BTreeMap::new());
+        }
+        for (name, tensor) in read_tensor_file(&path, &learner.student_params.device())?.tensors {
+            let (file, rest) = if name == "center" {
+                ("state", name.as_str())
+            } else if let Some(rest) = name.strip_prefix("student.") {
+                ("student", rest)
+            } else if let Some(rest) = name.strip_prefix("teacher.") {
+                ("teacher", rest)
+            } else if let Some(rest) = name.strip_prefix("optim.") {
+                ("optimizer", rest)
+            } else {
+                return Err(capture_error(
+                    &path,
+                    format!("tensor {name:?} is none of student.*, teacher.*, optim.*, center"),
+                ));
+            };
+            files
+                .entry(file.to_owned())
+                .or_default()
+                .insert(rest.to_owned(), tensor);
+        }
+        learner.load_tensors(&files)
+    }
+
+    /// Reads micro-batch `index`; the captured ones are taken in turn, again from the first after
+    /// the last.
+    ///
+    /// # Errors
+    /// [`TrainError::Capture`] naming the file if a tensor is missing or misshapen.
+    pub fn batch(&self, index: usize, device: &Device) -> Result<DeviceBatch, TrainError> {
+        let path = batch_path(&self.dir, index % self.info.batches);
+        let mut tensors = read_tensor_file(&path, device)?.tensors;
+        let flat = |tensor: Tensor, name: &str| {
+            let (v, b, c, h, w) = tensor
+                .dims5()
+                .map_err(|_| capture_error(&path, format!("{name} is not [views, B, 3, S, S]")))?;
+            Ok::<_, TrainError>(tensor.reshape((v * b, c, h, w))?)
+        };
+        let global = tensors
+            .remove("global")
+            .ok_or_else(|| capture_error(&path, "has no tensor named global".to_owned()))?;
+        if global.dims()[0] != 2 {
+            return Err(capture_error(
+                &path,
+                "global does not have two views".to_owned(),
+            ));
+        }
+        let local = match tensors.remove("local") {
+            None => None,
+            Some(local) => Some(flat(local, "local")?),
+        };
+        Ok(DeviceBatch {
+            global: flat(global, "global")?,
+            local,
+        })
+    }
+}
+
+fn batch_path(dir: &Path, index: usize) -> PathBuf {
+    dir.join(format!("batch-{index:06}.safetensors"))
+}
+
+fn read_text(path: &Path) -> Result<String, TrainError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| capture_error(path, format!("cannot be read: {error}")))
+}
+
+fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
+    std::fs::write(path, text).map_err(TrainError::io(path, "cannot be written"))
+}
+
+fn capture_error(path: &Path, what: String) -> TrainError {
+    TrainError::Capture {
+        path: path.to_owned(),
+        what,
+    }
+}

@@ -1,0 +1,103 @@
+//! The one place where host pixels become tensors.
+
+use candle_core::{Device, Result, Tensor};
+use selfsame_data::{EvalBatch, HostBatch};
+
+/// The crops of one micro-batch on the device, view-major: all images of view 0, then of view 1.
+#[derive(Clone, Debug)]
+pub struct DeviceBatch {
+    /// Global crops, `[2·B, 3, G, G]`.
+    pub global: Tensor,
+    /// Local crops, `[L·B, 3, S, S]`; none when the recipe has no local crops.
+    pub local: Option<Tensor>,
+}
+
+impl DeviceBatch {
+    /// Uploads a host batch.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] if the device is out of memory.
+    pub fn upload(batch: &HostBatch, device: &Device) -> Result<Self> {
+        let b = batch.batch_size;
+        let images = |pixels: &[f32], views: usize, size: usize| {
+            Tensor::from_slice(pixels, (views * b, 3, size, size), device)
+        };
+        let local = match batch.num_local {
+            0 => None,
+            views => Some(images(&batch.local, views, batch.local_size)?),
+        };
+        Ok(Self {
+            global: images(&batch.global, batch.num_global, batch.global_size)?,
+            local,
+        })
+    }
+
+    /// Images in this micro-batch, `B`.
+    pub fn batch_size(&self) -> usize {
+        self.global.dims()[0] / 2
+    }
+
+    /// Views the student sees, `2 + L`.
+    pub fn num_crops(&self) -> usize {
+        2 + self
+            .local
+            .as_ref()
+            .map_or(0, |local| local.dims()[0] / self.batch_size())
+    }
+
+    /// What the student's backbone is run on: one tensor per resolution.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] from the concatenation of equally sized crops.
+    pub fn by_resolution(&self) -> Result<Vec<Tensor>> {
+        Ok(match &self.local {
+            None => vec![self.global.clone()],
+            Some(local) if local.dims()[2..] == self.global.dims()[2..] => {
+                vec![Tensor::cat(&[&self.global, local], 0)?]
+            }
+            Some(local) => vec![self.global.clone(), local.clone()],
+        })
+    }
+}
+
+/// Uploads evaluation images, `[B, 3, S, S]`.
+///
+/// # Errors
+/// [`candle_core::Error`] if the device is out of memory.
+pub fn upload_eval(batch: &EvalBatch, device: &Device) -> Result<Tensor> {
+    let size = batch.image_size;
+    Tensor::from_slice(&batch.images, (batch.samples.len(), 3, size, size), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::DType;
+
+    fn zeros(n: usize, size: usize) -> Tensor {
+        Tensor::zeros((n, 3, size, size), DType::F32, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn equal_sizes_make_one_backbone_pass_and_unequal_ones_two() {
+        let equal = DeviceBatch {
+            global: zeros(4, 8),
+            local: Some(zeros(6, 8)),
+        };
+        assert_eq!(equal.num_crops(), 5);
+        assert_eq!(equal.by_resolution().unwrap()[0].dims(), [10, 3, 8, 8]);
+        let unequal = DeviceBatch {
+            global: zeros(4, 8),
+            local: Some(zeros(6, 4)),
+        };
+        assert_eq!(unequal.by_resolution().unwrap().len(), 2);
+        let none = DeviceBatch {
+            global: zeros(4, 8),
+            local: None,
+        };
+        assert_eq!(
+            (none.num_crops(), none.by_resolution().unwrap().len()),
+            (2, 1)
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! A data set through a frozen backbone: features, labels, names.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use selfsame_data::{Dataset, EvalLoader, EvalTransform, Ledger};
+use selfsame_eval::Features;
+use selfsame_models::{Backbone, Mode};
+
+use crate::device_batch::upload_eval;
+use crate::error::TrainError;
+
+/// What turns evaluation images into features.
+#[derive(Clone, Copy)]
+pub enum Extractor<'a> {
+    /// A backbone's output, `[B, D]`.
+    Backbone(&'a dyn Backbone),
+    /// Class tokens of the last four blocks, concatenated, as the official linear protocol for
+    /// ViT-S (eval_linear.py, `--n_last_blocks 4`); a ResNet's pooled output.
+    LastFourClassTokens(&'a dyn Backbone),
+    /// The pixels themselves: the baseline that learned features must beat.
+    Pixels,
+}
+
+impl Extractor<'_> {
+    fn extract(&self, images: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Backbone(backbone) => backbone.forward(images, &Mode::Eval),
+            Self::LastFourClassTokens(backbone) => {
+                let layers = backbone.intermediate_layers(images, 4)?;
+                let tokens: Vec<&Tensor> = layers.iter().map(|(cls, _)| cls).collect();
+                Tensor::cat(&tokens, 1)
+            }
+            Self::Pixels => images.flatten_from(1),
+        }
+    }
+}
+
+/// Settings of [`embed`].
+#[derive(Clone, Debug)]
+pub struct EmbedOptions {
+    /// Images per forward pass.
+    pub batch_size: usize,
+    /// Loader threads.
+    pub workers: usize,
+    /// Crop and normalisation.
+    pub transform: EvalTransform,
+}
+
+/// Features in the order of the samples asked for, less those that could not be decoded.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    /// Indices into the data set, a row of features each.
+    pub samples: Vec<usize>,
+    /// `[N, D]`.
+    pub features: Features,
+}
+
+/// Runs `samples` of `dataset` through `extractor`. Unusable files go to `ledger` and are left
+/// out; `progress` is told how many samples are done.
+///
+/// # Errors
+/// [`TrainError::Data`] from the loader, [`TrainError::Tensor`] from the network.
+pub fn embed(
+    dataset: &Arc<dyn Dataset>,
+    samples: &[usize],
+    extractor: Extractor<'_>,
+    options: &EmbedOptions,
+    device: &Device,
+    ledger: &Arc<Ledger>,
+    mut progress: impl FnMut(usize),
+) -> Result<Embedded, TrainError> {
+    let loader = EvalLoader {
+        dataset: dataset.clone(),
+        transform: options.transform.clone(),
+        batch_size: options.batch_size,
+        workers: options.workers,
+        ledger: ledger.clone(),
+    };
+    let mut done = Vec::with_capacity(samples.len());
+    let mut data = Vec::new();
+    let mut d = 0;
+    for batch in loader.batches(samples.to_vec())? {
+        let batch = batch?;
+        let rows = extractor.extract(&upload_eval(&batch, device)?)?;
+        d = rows.dims2()?.1;
+        data.extend(rows.flatten_all()?.to_vec1::<f32>()?);
+        done.extend(batch.samples);
+        progress(done.len());
+    }
+    Ok(Embedded {
+        features: Features {
+            n: done.len(),
+            d,
+            data,
+        },
+        samples: done,
+    })
+}

@@ -1,0 +1,118 @@
+//! Everything that can end a run early.
+
+use std::path::PathBuf;
+
+use selfsame_checkpoint::CheckpointError;
+use selfsame_data::DataError;
+use selfsame_eval::EvalError;
+use selfsame_models::ModelError;
+use selfsame_optim::StateError;
+
+/// Why training, evaluation or replay stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The configuration cannot run; every problem is listed.
+    #[error("{}", list("the configuration has", .0))]
+    Config(Vec<String>),
+    /// Fewer images than one step needs.
+    #[error(
+        "{images} usable images are fewer than the {needed} of one step (train.batch_size × \
+         train.accumulate); lower train.batch_size or add pictures"
+    )]
+    TooFewImages {
+        /// Images in the data set.
+        images: usize,
+        /// Effective batch size.
+        needed: usize,
+    },
+    /// Loss or gradient is NaN or infinite; no update was applied.
+    #[error(
+        "step {step}: the {what} is {value}; nothing was updated. Lower optim.lr or raise \
+         optim.warmup_epochs, and look at the captured step"
+    )]
+    NonFinite {
+        /// Index of the step.
+        step: u64,
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// The value met.
+        value: f64,
+    },
+    /// A saved state does not fit this configuration.
+    #[error("the saved state does not fit: {0}")]
+    State(String),
+    /// The label asked for does not exist or cannot be used.
+    #[error("{0}")]
+    Label(String),
+    /// A capture cannot be read.
+    #[error("{}: {what}", path.display())]
+    Capture {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A file of the run directory cannot be read or written.
+    #[error("{}: {what}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Weights.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Checkpoints.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Optimizer state.
+    #[error(transparent)]
+    Optimizer(#[from] StateError),
+    /// Evaluation.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// Tensor maths.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl TrainError {
+    /// Whether the user's configuration or data specification is at fault (exit code 2).
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Config(_) | Self::TooFewImages { .. } | Self::Label(_)
+        ) || matches!(self, Self::Data(error) if error.is_usage())
+    }
+
+    pub(crate) fn io(
+        path: impl Into<PathBuf>,
+        what: &'static str,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, what, source }
+    }
+}
+
+/// "the configuration has 2 problems:" and a line for each.
+fn list(subject: &str, problems: &[String]) -> String {
+    let noun = if problems.len() == 1 {
+        "problem"
+    } else {
+        "problems"
+    };
+    let mut text = format!("{subject} {} {noun}:", problems.len());
+    for problem in problems {
+        text.push_str("\n  ");
+        text.push_str(problem);
+    }
+    text
+}

@@ -1,0 +1,207 @@
+//! Student, teacher, centre and optimizer, and the one training step that moves them.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+use selfsame_models::{Draws, Mode, Network, ParamStore};
+use selfsame_objectives::{Center, Now, collapse, dino_loss, teacher_entropy, update_teacher};
+use selfsame_optim::{Grads, Optimizer};
+
+use crate::config::RunConfig;
+use crate::device_batch::DeviceBatch;
+use crate::error::TrainError;
+
+/// All that training changes, apart from the count of steps done.
+pub struct Learner {
+    /// Trained by gradient descent.
+    pub student: Network,
+    /// The student's parameters and buffers.
+    pub student_params: ParamStore,
+    /// Exponential moving average of the student; records no graph.
+    pub teacher: Network,
+    /// The teacher's parameters and buffers.
+    pub teacher_params: ParamStore,
+    /// Moving average of the teacher's outputs.
+    pub center: Center,
+    /// Moments of the student's parameters.
+    pub optimizer: Optimizer,
+    config: RunConfig,
+}
+
+/// Figures of one step, as host numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepFigures {
+    /// Mean cross-entropy over all pairs of different views.
+    pub loss: f64,
+    /// Mean entropy of the teacher's distributions: what the loss cannot fall below.
+    pub loss_floor: f64,
+    /// Norm of all gradients before clipping and freezing.
+    pub grad_norm: f64,
+    /// Spread of the teacher's L2-normalised features over the batch.
+    pub feature_std: f64,
+}
+
+impl StepFigures {
+    /// What the student can still learn from this teacher: loss minus its floor.
+    pub fn kl(&self) -> f64 {
+        self.loss - self.loss_floor
+    }
+}
+
+impl Learner {
+    /// A learner at step 0: seeded student, teacher equal to it, centre zero, no moments.
+    ///
+    /// # Errors
+    /// [`TrainError::Tensor`] if the device is out of memory.
+    pub fn new(config: &RunConfig, device: &Device) -> Result<Self, TrainError> {
+        let (model, head) = (&config.model, &config.head);
+        let (student, student_params) = Network::new(model, head, config.seed, device)?;
+        let (teacher, teacher_params) = Network::teacher_of(model, head, &student_params)?;
+        let center = Center::new(head.out_dim, config.objective.center_momentum, device)?;
+        let optimizer = Optimizer::new(
+            config.optim.name,
+            &student_params.trainable(),
+            config.optim.decay_bias_and_norm,
+        )?;
+        let config = config.clone();
+        Ok(Self {
+            student,
+            student_params,
+            teacher,
+            teacher_params,
+            center,
+            optimizer,
+            config,
+        })
+    }
+
+    /// One optimizer step of DINO, in the paper's order.
+    ///
+    /// `micro_batches` are `train.accumulate` batches of equal size; the centre is fixed while
+    /// they run. Nothing is applied when the loss or the gradient is not finite.
+    ///
+    /// # Errors
+    /// [`TrainError::NonFinite`] before any update; [`TrainError::Tensor`] from the maths.
+    pub fn step(
+        &mut self,
+        micro_batches: &[DeviceBatch],
+        now: &Now,
+        epoch: usize,
+        step: u64,
+    ) -> Result<StepFigures, TrainError> {
+        let share = 1.0 / micro_batches.len() as f64;
+        let trainable = self.student_params.trainable();
+        let mut grads = Grads::default();
+        let mut batch_mean: Option<Tensor> = None;
+        let mut figures = StepFigures {
+            loss: 0.0,
+            loss_floor: 0.0,
+            grad_norm: 0.0,
+            feature_std: 0.0,
+        };
+
+        for (micro_batch, crops) in (0..).zip(micro_batches) {
+            let mode = Mode::Train(Draws {
+                seed: self.config.seed,
+                step,
+                micro_batch,
+            });
+            let global = std::slice::from_ref(&crops.global);
+            let (teacher_features, teacher_logits) =
+                self.teacher.forward_with_features(global, &mode)?; // [2B,D], [2B,K], no graph
+            let student_logits = self.student.forward_all(&crops.by_resolution()?, &mode)?; // [(2+L)B,K]
+            let dino = dino_loss(
+                &student_logits,
+                &teacher_logits,
+                self.center.tensor(),
+                crops.num_crops(),
+                self.config.objective.student_temp,
+                now.teacher_temp,
+            )?; // Eq. 1-3
+
+            figures.loss += share * scalar(&dino.loss)?;
+            figures.loss_floor += share * scalar(&teacher_entropy(&dino.teacher_probs)?)?;
+            figures.feature_std += share * collapse::feature_std(&teacher_features)?;
+            if !figures.loss.is_finite() {
+                return Err(TrainError::NonFinite {
+                    step,
+                    what: "loss",
+                    value: figures.loss,
+                });
+            }
+            let mut own = Grads::backward(&dino.loss, &trainable)?;
+            own.scale(share);
+            grads.add_assign(&own)?;
+            let mean = (teacher_logits.mean_keepdim(0)? * share)?;
+            batch_mean = Some(match batch_mean {
+                None => mean,
+                Some(sum) => (sum + mean)?,
+            });
+        }
+
+        figures.grad_norm = grads.clip(self.config.optim.clip_grad, self.config.optim.clip_mode)?;
+        if !figures.grad_norm.is_finite() {
+            let value = figures.grad_norm;
+            return Err(TrainError::NonFinite {
+                step,
+                what: "gradient norm",
+                value,
+            });
+        }
+        if epoch < self.config.optim.freeze_last_layer_epochs {
+            grads.drop_prefix("head.last_layer");
+        }
+        self.optimizer
+            .step(&trainable, &grads, now.lr, now.weight_decay)?;
+        update_teacher(
+            self.teacher_params.weights(),
+            self.student_params.weights(),
+            now.momentum,
+        )?; // EMA
+        if let Some(mean) = batch_mean {
+            self.center.update(&mean)?; // Eq. 4
+        }
+        Ok(figures)
+    }
+
+    /// The state by name, in the files of a checkpoint: student, teacher, optimizer, state.
+    ///
+    /// # Errors
+    /// [`TrainError::Tensor`] if the device is out of memory.
+    pub fn tensors(&self) -> Result<BTreeMap<String, BTreeMap<String, Tensor>>, TrainError> {
+        let center = BTreeMap::from([("center".to_owned(), self.center.tensor().clone())]);
+        Ok(BTreeMap::from([
+            ("student".to_owned(), self.student_params.tensors()),
+            ("teacher".to_owned(), self.teacher_params.tensors()),
+            ("optimizer".to_owned(), self.optimizer.state()?),
+            ("state".to_owned(), center),
+        ]))
+    }
+
+    /// Takes over a state that [`Learner::tensors`] gave; nothing may be missing or left over.
+    ///
+    /// # Errors
+    /// [`TrainError::State`] naming the file; the models' and optimizer's own lists of names.
+    pub fn load_tensors(
+        &mut self,
+        files: &BTreeMap<String, BTreeMap<String, Tensor>>,
+    ) -> Result<(), TrainError> {
+        let file = |name: &'static str| {
+            files
+                .get(name)
+                .ok_or_else(|| TrainError::State(format!("{name}.safetensors is missing")))
+        };
+        self.student_params.load(file("student")?)?;
+        self.teacher_params.load(file("teacher")?)?;
+        self.optimizer.load_state(file("optimizer")?)?;
+        let center = file("state")?.get("center").ok_or_else(|| {
+            TrainError::State("state.safetensors has no tensor center".to_owned())
+        })?;
+        self.center.load(center)?;
+        Ok(())
+    }
+}
+
+fn scalar(tensor: &Tensor) -> candle_core::Result<f64> {
+    tensor.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()
+}

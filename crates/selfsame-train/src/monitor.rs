@@ -1,0 +1,183 @@
+//! k-NN on the teacher while it trains: the earliest honest sign of whether features improve.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::Device;
+use selfsame_data::augment::EvalCrop;
+use selfsame_data::{Dataset, EvalTransform, Ledger};
+use selfsame_eval::metrics::accuracy;
+use selfsame_eval::{KnnConfig, LabelEncoder, knn};
+use selfsame_models::Backbone;
+
+use crate::config::RunConfig;
+use crate::embed::{EmbedOptions, Extractor, embed};
+use crate::error::TrainError;
+
+/// Most images used, so that the evaluation stays short beside an epoch.
+const MAX_IMAGES: usize = 10_000;
+
+/// Neighbours that vote (the notebook's k).
+const K: usize = 20;
+
+/// Evaluates a backbone on labelled images by k-NN.
+pub struct Monitor {
+    label: String,
+    bank: Labelled,
+    queries: Option<Labelled>,
+    options: EmbedOptions,
+}
+
+struct Labelled {
+    dataset: Arc<dyn Dataset>,
+    samples: Vec<usize>,
+    labels: BTreeMap<usize, String>,
+}
+
+impl Labelled {
+    fn new(dataset: &Arc<dyn Dataset>, label: &str) -> Self {
+        let labels: BTreeMap<usize, String> = (0..dataset.len())
+            .filter_map(|i| Some((i, dataset.labels(i).get(label)?.clone())))
+            .take(MAX_IMAGES)
+            .collect();
+        Self {
+            dataset: dataset.clone(),
+            samples: labels.keys().copied().collect(),
+            labels,
+        }
+    }
+}
+
+impl Monitor {
+    /// Chooses the label (`train.knn_label`, else gender, class, or the only one) and the images.
+    /// `Ok(Err(why))` if there is nothing to evaluate on.
+    ///
+    /// # Errors
+    /// [`TrainError::Label`] if the label asked for does not exist.
+    pub fn new(
+        config: &RunConfig,
+        train: &Arc<dyn Dataset>,
+        val: Option<&Arc<dyn Dataset>>,
+    ) -> Result<Result<Self, String>, TrainError> {
+        let names = train.label_names();
+        let wanted = &config.train.knn_label;
+        if config.train.knn_every_epochs == 0 {
+            return Ok(Err("k-NN is off (train.knn_every_epochs = 0)".to_owned()));
+        }
+        let label = if !wanted.is_empty() {
+            if !names.contains(wanted) {
+                return Err(TrainError::Label(format!(
+                    "train.knn_label: there is no label {wanted:?}; the data has {}",
+                    list_names(&names)
+                )));
+            }
+            wanted.clone()
+        } else if let Some(name) = ["gender", "class"]
+            .iter()
+            .find(|n| names.iter().any(|m| m == **n))
+        {
+            (*name).to_owned()
+        } else if let [only] = names.as_slice() {
+            only.clone()
+        } else {
+            return Ok(Err(format!(
+                "k-NN is off: the data has {}; choose one with train.knn_label",
+                list_names(&names)
+            )));
+        };
+        let bank = Labelled::new(train, &label);
+        let queries = val
+            .filter(|val| val.label_names().contains(&label))
+            .map(|val| Labelled::new(val, &label));
+        if bank.samples.len() < 2 || queries.as_ref().is_some_and(|q| q.samples.is_empty()) {
+            return Ok(Err(format!(
+                "k-NN is off: too few images carry the label {label}"
+            )));
+        }
+        let crop = EvalCrop {
+            image_size: config.augment.global_size,
+            mean: config.augment.mean,
+            std: config.augment.std,
+            ..EvalCrop::default()
+        };
+        let options = EmbedOptions {
+            batch_size: 64,
+            workers: config.data.workers,
+            transform: EvalTransform::Center(crop),
+        };
+        Ok(Ok(Self {
+            label,
+            bank,
+            queries,
+            options,
+        }))
+    }
+
+    /// The label that is predicted.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// k-NN accuracy in percent, by k: bank and queries, or leave-one-out within the bank.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] and [`TrainError::Tensor`].
+    pub fn evaluate(
+        &self,
+        backbone: &dyn Backbone,
+        device: &Device,
+        ledger: &Arc<Ledger>,
+    ) -> Result<BTreeMap<String, f64>, TrainError> {
+        let embedded = |set: &Labelled| {
+            let extractor = Extractor::Backbone(backbone);
+            let done = embed(
+                &set.dataset,
+                &set.samples,
+                extractor,
+                &self.options,
+                device,
+                ledger,
+                |_| (),
+            )?;
+            let labels: Vec<String> = done.samples.iter().map(|i| set.labels[i].clone()).collect();
+            Ok::<_, TrainError>((done.features.l2_normalized(), labels))
+        };
+        let (bank, bank_labels) = embedded(&self.bank)?;
+        let queries = self.queries.as_ref().map(embedded).transpose()?;
+        let all = bank_labels
+            .iter()
+            .chain(queries.iter().flat_map(|(_, labels)| labels));
+        let encoder = LabelEncoder::fit(all);
+        let encode = |labels: &[String]| -> Vec<usize> {
+            labels
+                .iter()
+                .filter_map(|label| encoder.encode(label))
+                .collect()
+        };
+        let bank_classes = encode(&bank_labels);
+        let leave_one_out = queries.is_none();
+        let config = KnnConfig {
+            ks: vec![K],
+            leave_one_out,
+            ..KnnConfig::default()
+        };
+        let (features, truth) = match &queries {
+            Some((features, labels)) => (features, encode(labels)),
+            None => (&bank, bank_classes.clone()),
+        };
+        let mut scores = BTreeMap::new();
+        for answers in knn(&bank, &bank_classes, features, &config)? {
+            let percent = 100.0 * accuracy(&truth, &answers.predictions)?;
+            scores.insert(answers.k.to_string(), percent);
+        }
+        Ok(scores)
+    }
+}
+
+fn list_names(names: &[String]) -> String {
+    if names.is_empty() {
+        "no labels".to_owned()
+    } else {
+        format!("the labels {}", names.join(", "))
+    }
+}

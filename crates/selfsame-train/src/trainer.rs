@@ -1,0 +1,455 @@
+//! The training loop: readable top to bottom, in the order of the paper's pseudo-code.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use selfsame_checkpoint::Checkpoint;
+use selfsame_data::augment::MultiCrop;
+use selfsame_data::{Dataset, Ledger, Loader, LoaderConfig};
+use selfsame_objectives::Schedules;
+
+use crate::capture::{CaptureInfo, write_capture};
+use crate::config::RunConfig;
+use crate::device_batch::DeviceBatch;
+use crate::error::TrainError;
+use crate::learner::Learner;
+use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine};
+use crate::monitor::Monitor;
+use crate::snapshot::save_snapshot;
+
+/// Changes a learner before its first step, for example by loading weights to start from.
+pub type Init<'a> = dyn Fn(&mut Learner) -> Result<(), TrainError> + 'a;
+
+/// Everything a run needs from outside.
+pub struct Run<'a> {
+    /// A checked configuration.
+    pub config: &'a RunConfig,
+    /// Its text, kept in every checkpoint and capture.
+    pub config_text: &'a str,
+    /// The run directory; it exists and is locked by the caller.
+    pub run_dir: &'a Path,
+    /// Where tensors live.
+    pub device: &'a Device,
+    /// Training pictures.
+    pub train: Arc<dyn Dataset>,
+    /// Held-out pictures for the k-NN monitor.
+    pub val: Option<Arc<dyn Dataset>>,
+    /// Capture this step (`--capture-step`).
+    pub capture_step: Option<u64>,
+    /// Called with the learner at step 0, for example to load weights to start from.
+    pub init: Option<&'a Init<'a>>,
+    /// Set to a signal's number to stop after the current step.
+    pub stop: &'a StopFlag,
+}
+
+/// A request to stop after the current step.
+#[derive(Debug, Default)]
+pub struct StopFlag(AtomicI32);
+
+impl StopFlag {
+    /// Asks for a stop; `signal` is handed back in [`Outcome::Interrupted`].
+    pub fn request(&self, signal: i32) {
+        self.0.store(signal, Ordering::SeqCst);
+    }
+
+    /// The signal asked for, if any.
+    pub fn requested(&self) -> Option<i32> {
+        Some(self.0.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All epochs are done.
+    Finished,
+    /// `train.max_steps` was reached.
+    MaxSteps,
+    /// Stopped by a signal after a checkpoint.
+    Interrupted(i32),
+}
+
+/// What a run tells whoever watches it.
+pub trait Observer {
+    /// The run is about to do its first step.
+    fn started(&mut self, facts: &RunFacts);
+    /// A step is done.
+    fn stepped(&mut self, progress: &Progress);
+    /// A metrics line was written.
+    fn logged(&mut self, line: &MetricsLine);
+    /// Something worth a line of text happened.
+    fn note(&mut self, text: &str);
+}
+
+/// Facts known before the first step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunFacts {
+    /// Images in the training set.
+    pub images: usize,
+    /// Parameters that are trained.
+    pub trainable_parameters: usize,
+    /// Optimizer steps in an epoch.
+    pub steps_per_epoch: u64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// Steps that earlier processes did.
+    pub steps_done: u64,
+    /// ln K: the loss of a student that knows nothing.
+    pub uniform_loss: f64,
+}
+
+/// Progress after a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// Steps done so far, earlier processes included.
+    pub steps_done: u64,
+    /// Steps until the run or this process ends.
+    pub total_steps: u64,
+    /// Epoch of the step, from 0.
+    pub epoch: usize,
+    /// Loss of the step.
+    pub loss: f64,
+    /// Images per second over the last line's span.
+    pub images_per_s: f64,
+    /// Share of that span spent waiting for data.
+    pub data_wait_frac: f64,
+}
+
+/// Trains until the epochs are done, `max_steps` is reached or a stop is requested; continues from
+/// the newest good checkpoint of the run directory if there is one.
+///
+/// # Errors
+/// [`TrainError`]; on a non-finite loss or gradient nothing is updated and the step is captured.
+pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+    let config = run.config;
+    let problems = config.check();
+    if !problems.is_empty() {
+        return Err(TrainError::Config(problems));
+    }
+    let accumulate = config.train.accumulate;
+    let effective_batch = config.effective_batch();
+    let images = run.train.len();
+    if images < effective_batch {
+        return Err(TrainError::TooFewImages {
+            images,
+            needed: effective_batch,
+        });
+    }
+    let steps_per_epoch = (images / effective_batch) as u64;
+    let schedules =
+        Schedules::new(&config.schedule(), steps_per_epoch).map_err(TrainError::Config)?;
+    let total_steps = steps_per_epoch * config.train.epochs as u64;
+    let last_step = match config.train.max_steps {
+        0 => total_steps,
+        max => max.min(total_steps),
+    };
+
+    let ledger = Arc::new(Ledger::default());
+    let loader = loader(run, &ledger)?;
+    let monitor = Monitor::new(config, &run.train, run.val.as_ref())?;
+    let mut learner = Learner::new(config, run.device)?;
+    let mut step = match restore(run, &mut learner, observer)? {
+        Some(step) => step,
+        None => {
+            if let Some(init) = run.init {
+                init(&mut learner)?;
+            }
+            0
+        }
+    };
+    let mut metrics = MetricsFile::open(run.run_dir, step)?;
+    observer.started(&RunFacts {
+        images,
+        trainable_parameters: learner.student_params.num_trainable(),
+        steps_per_epoch,
+        total_steps: last_step,
+        steps_done: step,
+        uniform_loss: (config.head.out_dim as f64).ln(),
+    });
+    if let Err(why) = &monitor {
+        observer.note(why);
+    }
+    if step == 0 && last_step > 0 {
+        evaluate(
+            run,
+            &monitor,
+            &learner,
+            None,
+            0,
+            &ledger,
+            &mut metrics,
+            observer,
+        )?;
+    }
+
+    let mut saved_at = Instant::now();
+    let mut pace = Pace::start();
+    'run: while step < last_step {
+        let epoch = (step / steps_per_epoch) as usize;
+        let steps_into_epoch = (step % steps_per_epoch) as usize;
+        let mut batches = loader.epoch(epoch as u64, steps_into_epoch * accumulate);
+        for step_in_epoch in steps_into_epoch as u64..steps_per_epoch {
+            if step == last_step {
+                break 'run;
+            }
+            let now = schedules.at(step); // lr, weight decay, momentum, teacher temperature
+            let waiting = Instant::now();
+            let micro_batches = (0..accumulate)
+                .map(|_| {
+                    let batch = batches
+                        .next()
+                        .expect("the sampler gives every step its batches")?;
+                    Ok(DeviceBatch::upload(&batch, run.device)?)
+                })
+                .collect::<Result<Vec<_>, TrainError>>()?;
+            pace.waited(waiting.elapsed());
+            if run.capture_step == Some(step) {
+                capture(
+                    run,
+                    step,
+                    steps_per_epoch,
+                    &learner,
+                    &micro_batches,
+                    observer,
+                )?;
+            }
+
+            let figures = match learner.step(&micro_batches, &now, epoch, step) {
+                Err(error @ TrainError::NonFinite { .. }) => {
+                    capture(
+                        run,
+                        step,
+                        steps_per_epoch,
+                        &learner,
+                        &micro_batches,
+                        observer,
+                    )?;
+                    return Err(error);
+                }
+                other => other?,
+            };
+
+            pace.stepped(effective_batch);
+            let is_last = step + 1 == last_step;
+            if step.is_multiple_of(config.train.log_every_steps) || is_last {
+                let line = MetricsLine::Step(StepLine {
+                    step,
+                    epoch,
+                    loss: figures.loss,
+                    loss_floor: figures.loss_floor,
+                    kl: figures.kl(),
+                    lr: now.lr,
+                    weight_decay: now.weight_decay,
+                    momentum: now.momentum,
+                    teacher_temp: now.teacher_temp,
+                    grad_norm: figures.grad_norm,
+                    feature_std: figures.feature_std,
+                    images_per_s: pace.images_per_s(),
+                    data_wait_frac: pace.data_wait_frac(),
+                });
+                metrics.write(&line)?;
+                observer.logged(&line);
+                pace = Pace::start();
+            }
+            step += 1;
+            observer.stepped(&Progress {
+                steps_done: step,
+                total_steps: last_step,
+                epoch,
+                loss: figures.loss,
+                images_per_s: pace.images_per_s(),
+                data_wait_frac: pace.data_wait_frac(),
+            });
+
+            let epoch_done = step_in_epoch + 1 == steps_per_epoch;
+            let epochs_done = epoch + usize::from(epoch_done);
+            if epoch_done {
+                if due(epochs_done, config.train.knn_every_epochs) || step == total_steps {
+                    evaluate(
+                        run,
+                        &monitor,
+                        &learner,
+                        Some(step - 1),
+                        epochs_done,
+                        &ledger,
+                        &mut metrics,
+                        observer,
+                    )?;
+                }
+                if due(epochs_done, config.train.snapshot_every_epochs) {
+                    save_snapshot(run.run_dir, config, &learner, epochs_done)?;
+                }
+            }
+            let minutes = config.train.checkpoint_every_minutes;
+            let by_time = minutes > 0 && saved_at.elapsed() >= Duration::from_secs(60 * minutes);
+            let by_epoch = epoch_done && due(epochs_done, config.train.checkpoint_every_epochs);
+            let stop = run.stop.requested();
+            if by_time || by_epoch || is_last || stop.is_some() {
+                save(run, &learner, step, epochs_done, &ledger)?;
+                saved_at = Instant::now();
+            }
+            if let (Some(signal), false) = (stop, is_last) {
+                observer.note(&format!(
+                    "stopped after step {}; a checkpoint was written",
+                    step - 1
+                ));
+                return Ok(Outcome::Interrupted(signal));
+            }
+        }
+    }
+    Ok(if last_step == total_steps {
+        Outcome::Finished
+    } else {
+        Outcome::MaxSteps
+    })
+}
+
+/// The folder of a captured step.
+pub fn capture_dir(run_dir: &Path, step: u64) -> PathBuf {
+    run_dir.join("captures").join(format!("step-{step:08}"))
+}
+
+fn due(epochs_done: usize, every: usize) -> bool {
+    every > 0 && epochs_done.is_multiple_of(every)
+}
+
+fn loader(run: &Run<'_>, ledger: &Arc<Ledger>) -> Result<Loader, TrainError> {
+    let config = run.config;
+    let augment = MultiCrop::new(config.augment.clone())
+        .map_err(|error| TrainError::Config(vec![error.to_string()]))?;
+    let settings = LoaderConfig {
+        seed: config.seed,
+        batch_size: config.train.batch_size,
+        workers: config.data.workers,
+        prefetch_batches: config.data.prefetch_batches,
+        max_bad_fraction: config.data.max_bad_fraction,
+        ..LoaderConfig::default()
+    };
+    Ok(Loader::new(
+        run.train.clone(),
+        augment,
+        settings,
+        ledger.clone(),
+    )?)
+}
+
+/// Loads the newest good checkpoint; the number of steps it has done.
+fn restore(
+    run: &Run<'_>,
+    learner: &mut Learner,
+    observer: &mut dyn Observer,
+) -> Result<Option<u64>, TrainError> {
+    let Some((checkpoint, warnings)) = selfsame_checkpoint::load_newest(run.run_dir, run.device)?
+    else {
+        return Ok(None);
+    };
+    for warning in warnings {
+        observer.note(&warning.to_string());
+    }
+    learner.load_tensors(&checkpoint.files)?;
+    observer.note(&format!("continuing after {} steps", checkpoint.step));
+    Ok(Some(checkpoint.step))
+}
+
+fn save(
+    run: &Run<'_>,
+    learner: &Learner,
+    step: u64,
+    epochs_done: usize,
+    ledger: &Ledger,
+) -> Result<(), TrainError> {
+    let checkpoint = Checkpoint {
+        step,
+        epoch: epochs_done as u64,
+        config: run.config_text.to_owned(),
+        extra: serde_json::json!({
+            "images": run.train.len(),
+            "data_fingerprint": run.train.fingerprint(),
+        }),
+        files: learner.tensors()?,
+    };
+    selfsame_checkpoint::save(run.run_dir, &checkpoint, run.config.train.keep_checkpoints)?;
+    let skipped = run.run_dir.join("skipped.csv");
+    ledger.write_csv(&skipped)?;
+    Ok(())
+}
+
+fn capture(
+    run: &Run<'_>,
+    step: u64,
+    steps_per_epoch: u64,
+    learner: &Learner,
+    micro_batches: &[DeviceBatch],
+    observer: &mut dyn Observer,
+) -> Result<(), TrainError> {
+    let dir = capture_dir(run.run_dir, step);
+    let epochs = run.config.train.epochs;
+    let info = CaptureInfo::new(step, steps_per_epoch, epochs, micro_batches.len());
+    write_capture(&dir, info, run.config_text, learner, micro_batches)?;
+    observer.note(&format!("step {step} was captured in {}", dir.display()));
+    Ok(())
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the state of the loop, used at two places in it"
+)]
+fn evaluate(
+    run: &Run<'_>,
+    monitor: &Result<Monitor, String>,
+    learner: &Learner,
+    step: Option<u64>,
+    epochs_done: usize,
+    ledger: &Arc<Ledger>,
+    metrics: &mut MetricsFile,
+    observer: &mut dyn Observer,
+) -> Result<(), TrainError> {
+    let Ok(monitor) = monitor else { return Ok(()) };
+    let knn = monitor.evaluate(learner.teacher.backbone(), run.device, ledger)?;
+    let label = monitor.label().to_owned();
+    let line = MetricsLine::Eval(EvalLine {
+        step,
+        epoch: epochs_done,
+        knn,
+        label,
+    });
+    metrics.write(&line)?;
+    observer.logged(&line);
+    Ok(())
+}
+
+/// Rate and data wait since the previous metrics line.
+struct Pace {
+    since: Instant,
+    waited: Duration,
+    images: usize,
+}
+
+impl Pace {
+    fn start() -> Self {
+        Self {
+            since: Instant::now(),
+            waited: Duration::ZERO,
+            images: 0,
+        }
+    }
+
+    fn waited(&mut self, time: Duration) {
+        self.waited += time;
+    }
+
+    fn stepped(&mut self, images: usize) {
+        self.images += images;
+    }
+
+    fn images_per_s(&self) -> f64 {
+        self.images as f64 / self.since.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    fn data_wait_frac(&self) -> f64 {
+        self.waited.as_secs_f64() / self.since.elapsed().as_secs_f64().max(1e-9)
+    }
+}

@@ -1,0 +1,363 @@
+//! The command line. Every flag is a contract with scripts; add, do not change.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Self-supervised pretraining of image backbones on your own pictures (DINO).
+#[derive(Debug, Parser)]
+#[command(name = "selfsame", version, about)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train, evaluate and export on the embedded data, in minutes on two cores.
+    Demo(Demo),
+    /// Pretrain a backbone without labels.
+    Train(Train),
+    /// Continue a run from its newest good checkpoint.
+    Resume(Resume),
+    /// Show the resolved configuration as TOML, each value with where it came from.
+    Config(Settings),
+    /// Write the features of every picture of a data set.
+    Embed(Embed),
+    /// Score features by k nearest neighbours.
+    Knn(Knn),
+    /// Score features by a linear classifier.
+    Linear(Linear),
+    /// Train a classifier on a pretrained backbone.
+    Finetune(Finetune),
+    /// Decode every file and list what cannot be used.
+    CheckData(CheckData),
+    /// Write weights for other programs.
+    Export(Export),
+    /// Say what a weights file is: layout, architecture, every name and shape.
+    Inspect(Inspect),
+    /// Run captured steps again and write what they gave.
+    Replay(Replay),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Run directory; an earlier demo there is replaced.
+    #[arg(long, default_value = "runs/demo")]
+    pub(crate) run: PathBuf,
+    /// Seed of data, weights and crops.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+/// Flags that decide a configuration.
+#[derive(Debug, Args)]
+pub(crate) struct Settings {
+    /// Training pictures: a folder, a CSV or synthetic:portraits.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) data: Option<String>,
+    /// Held-out pictures, for the k-NN score during training.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) val: Option<String>,
+    /// A named set of values: notebook, official, official-boost, official-resnet50,
+    /// no-multicrop, small, cpu.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<String>,
+    /// A TOML file that overrides the preset.
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) config: Option<PathBuf>,
+    /// One value that overrides everything else, e.g. --set optim.lr=1e-3.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// f32 or bf16.
+    #[arg(long)]
+    pub(crate) precision: Option<String>,
+    /// Compute threads; 0: one per core.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// How a folder is read: auto, agedb, utkface, classes, flat.
+    #[arg(long)]
+    pub(crate) layout: Option<String>,
+    /// Folder that the paths of a CSV resolve against.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) images_root: Option<PathBuf>,
+    /// Let a CSV name files outside its root folder.
+    #[arg(long)]
+    pub(crate) allow_outside: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Run directory; must be new or empty unless --resume.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run: PathBuf,
+    /// Weights to start from.
+    #[arg(long, value_name = "W")]
+    pub(crate) init: Option<String>,
+    /// Continue if the run directory holds a run already.
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Save this step, so that it can be replayed.
+    #[arg(long, value_name = "N")]
+    pub(crate) capture_step: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// Run directory.
+    pub(crate) run: PathBuf,
+    /// A value to change; few may change in mid-run.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// Compute threads; 0: one per core.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+}
+
+/// Which weights, and how pictures are prepared for them.
+#[derive(Debug, Args)]
+pub(crate) struct WeightsArgs {
+    /// A run directory, a .safetensors file, `pixels` or `random:ARCH[/PATCH][@SIZE][?seed=N]`.
+    #[arg(long, value_name = "W")]
+    pub(crate) weights: String,
+    /// Which network of a run.
+    #[arg(long, value_enum, default_value_t = Which::Teacher)]
+    pub(crate) which: Which,
+    /// Architecture, where neither metadata nor shapes tell it, e.g. vit_small/16.
+    #[arg(long)]
+    pub(crate) arch: Option<String>,
+    /// Side of the evaluated crop in pixels; default: what the weights were trained at.
+    #[arg(long)]
+    pub(crate) image_size: Option<usize>,
+    /// Shorter side after the resize, over the image size (official protocol: 1.143).
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) resize: f64,
+    /// bilinear or bicubic.
+    #[arg(long, default_value = "bicubic")]
+    pub(crate) interpolation: String,
+    /// Images per forward pass.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) batch_size: usize,
+    /// Loader threads.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) workers: usize,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// Compute threads; 0: one per core.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// How a folder is read: auto, agedb, utkface, classes, flat.
+    #[arg(long, default_value = "auto")]
+    pub(crate) layout: String,
+    /// Folder that the paths of a CSV resolve against.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) images_root: Option<PathBuf>,
+    /// Let a CSV name files outside its root folder.
+    #[arg(long)]
+    pub(crate) allow_outside: bool,
+}
+
+/// Student or teacher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Which {
+    Teacher,
+    Student,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Embed {
+    #[command(flatten)]
+    pub(crate) weights: WeightsArgs,
+    /// Pictures.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) data: String,
+    /// F.safetensors, F.npy or F.csv.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Scale each row to length 1.
+    #[arg(long)]
+    pub(crate) normalize: bool,
+}
+
+/// Training and test pictures with a label.
+#[derive(Debug, Args)]
+pub(crate) struct Labelled {
+    #[command(flatten)]
+    pub(crate) weights: WeightsArgs,
+    /// Labelled pictures to learn from.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) train: String,
+    /// Labelled pictures to test on; the same as --train: leave-one-out (knn only).
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) test: String,
+    /// The label to predict.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) label: String,
+    /// One JSON object on stdout, everything else on stderr.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Knn {
+    #[command(flatten)]
+    pub(crate) data: Labelled,
+    /// Numbers of neighbours.
+    #[arg(long, value_delimiter = ',', default_value = "10,20,100,200")]
+    pub(crate) k: Vec<usize>,
+    /// Temperature of the weighted vote.
+    #[arg(long, default_value_t = 0.07)]
+    pub(crate) temperature: f64,
+    /// How neighbours are counted.
+    #[arg(long, value_enum, default_value_t = VoteArg::Weighted)]
+    pub(crate) vote: VoteArg,
+    /// Predict a number: mean absolute error and R².
+    #[arg(long)]
+    pub(crate) regress: bool,
+    /// Compare with a second set of weights on the same pictures (paired bootstrap).
+    #[arg(long, value_name = "W")]
+    pub(crate) against: Option<String>,
+}
+
+/// How neighbours are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VoteArg {
+    Weighted,
+    Majority,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Linear {
+    #[command(flatten)]
+    pub(crate) data: Labelled,
+    /// sgd: the protocol's optimizer; logistic: L-BFGS, C chosen on a held-out part.
+    #[arg(long, value_enum, default_value_t = Method::Sgd)]
+    pub(crate) method: Method,
+    /// notebook: fixed features; official: new random crops in every epoch.
+    #[arg(long, value_enum, default_value_t = Protocol::Notebook)]
+    pub(crate) protocol: Protocol,
+    /// Passes over the training pictures (sgd).
+    #[arg(long, default_value_t = 100)]
+    pub(crate) epochs: usize,
+    /// Seed of first weights, order and crops.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+}
+
+/// How the linear classifier is fitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Method {
+    Sgd,
+    Logistic,
+}
+
+/// Whose linear protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Protocol {
+    Notebook,
+    Official,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Finetune {
+    #[command(flatten)]
+    pub(crate) data: Labelled,
+    /// Folder for the result; must be new or empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run: PathBuf,
+    /// Train the head only.
+    #[arg(long)]
+    pub(crate) freeze: bool,
+    /// Passes over the training pictures.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) epochs: usize,
+    /// Learning rate.
+    #[arg(long, default_value_t = 1e-4)]
+    pub(crate) lr: f64,
+    /// Seed of head, order, crops and dropout.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckData {
+    /// A folder, a CSV or synthetic:portraits.
+    pub(crate) data: String,
+    /// How a folder is read: auto, agedb, utkface, classes, flat.
+    #[arg(long, default_value = "auto")]
+    pub(crate) layout: String,
+    /// Folder that the paths of a CSV resolve against.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) images_root: Option<PathBuf>,
+    /// Let a CSV name files outside its root folder.
+    #[arg(long)]
+    pub(crate) allow_outside: bool,
+    /// One JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// A run directory or a .safetensors file.
+    #[arg(long, value_name = "W")]
+    pub(crate) weights: String,
+    /// Which network of a run.
+    #[arg(long, value_enum, default_value_t = Which::Teacher)]
+    pub(crate) which: Which,
+    /// Layout of the result.
+    #[arg(long, value_enum)]
+    pub(crate) format: Format,
+    /// Folder for the result.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+/// Layouts that other programs load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// `timm.create_model('local-dir:DIR', pretrained=True)`.
+    Timm,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// A run directory or a .safetensors file.
+    pub(crate) weights: String,
+    /// Which network of a run.
+    #[arg(long, value_enum, default_value_t = Which::Teacher)]
+    pub(crate) which: Which,
+    /// One JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// Folder of a capture.
+    pub(crate) capture: PathBuf,
+    /// Steps to run; 0: as many as there are batches for.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) steps: u64,
+    /// Where the figures go, a JSON line per step; default: stdout.
+    #[arg(long, value_name = "F.jsonl")]
+    pub(crate) out: Option<PathBuf>,
+    /// Where the state after the last step goes.
+    #[arg(long, value_name = "F.safetensors")]
+    pub(crate) save: Option<PathBuf>,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// Compute threads; 0: one per core.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+}

@@ -1,0 +1,226 @@
+//! `selfsame demo`
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use candle_core::Device;
+use selfsame_checkpoint::is_empty_run_dir;
+use selfsame_data::augment::EvalCrop;
+use selfsame_data::{Dataset, EvalTransform, Ledger};
+use selfsame_eval::linear_probe::{ProbeConfig, sgd};
+use selfsame_eval::metrics::accuracy;
+use selfsame_eval::{Features, KnnConfig, LabelEncoder, knn};
+use selfsame_train::{EmbedOptions, Extractor, Outcome, embed};
+use toml::Value;
+
+use super::train::{Execution, execute};
+use crate::cli::{Demo, Which};
+use crate::config::{Merged, PRESETS, to_toml};
+use crate::exit::{Done, usage};
+use crate::progress::duration;
+use crate::scores::print_text;
+use crate::weights::Weights;
+use crate::{data, device, run_dir, signals};
+
+/// Marks a directory as a demonstration's, so that the next one may replace it.
+const MARKER: &str = "demo.txt";
+/// Portraits learned from, without their labels.
+const TRAIN_COUNT: usize = 2000;
+/// Portraits of other people, for the scores.
+const TEST_COUNT: usize = 1000;
+/// Neighbours that vote.
+const K: usize = 20;
+const LABEL: &str = "gender";
+
+pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
+    let began = Instant::now();
+    let dir = &args.run;
+    clear_earlier(dir)?;
+    let mut merged = Merged::defaults();
+    let (_, preset) = PRESETS
+        .iter()
+        .find(|(name, _)| *name == "demo")
+        .context("no demo preset")?;
+    merged.overlay(preset, "preset demo")?;
+    let spec = |count: usize, seed: u64| format!("synthetic:portraits?count={count}&seed={seed}");
+    let train_spec = spec(TRAIN_COUNT, 2 * args.seed);
+    let test_spec = spec(TEST_COUNT, 2 * args.seed + 1);
+    merged.put("data.train", Value::String(train_spec.clone()), "demo")?;
+    merged.put("data.val", Value::String(test_spec.clone()), "demo")?;
+    merged.put("seed", Value::Integer(args.seed as i64), "demo")?;
+    let config = merged.resolve()?;
+    let train = data::of_run(&train_spec, &config.data)?;
+    let test = data::of_run(&test_spec, &config.data)?;
+
+    let _lock = run_dir::claim(dir)?;
+    run_dir::replace(
+        &dir.join(MARKER),
+        b"made by selfsame demo; the next one replaces it\n",
+    )?;
+    let text = to_toml(&config)?;
+    run_dir::write_config(dir, &text)?;
+    let device = device::open("cpu")?;
+    let stop = signals::stop_flag()?;
+
+    eprintln!(
+        "Portraits are drawn, {TRAIN_COUNT} to learn from and {TEST_COUNT} of other people to \
+         test on; a small vision transformer learns from pixels alone, without labels."
+    );
+    let outcome = execute(&Execution {
+        config: &config,
+        config_text: &text,
+        run_dir: dir,
+        device: &device,
+        train: train.clone(),
+        val: Some(test.clone()),
+        capture_step: None,
+        init: None,
+        stop: &stop,
+    })?;
+    if let Outcome::Interrupted(_) = outcome {
+        return Ok(outcome.into());
+    }
+
+    let spec = dir.to_string_lossy();
+    let trained = Weights::open(&spec, Which::Teacher, None, &device)?;
+    let untrained = selfsame_train::Learner::new(&config, &device)?;
+    let crop = EvalCrop {
+        image_size: config.augment.global_size,
+        ..EvalCrop::default()
+    };
+    let sets = Sets::new(&train, &test, crop, &device);
+    let before = sets.score(Extractor::Backbone(untrained.teacher.backbone()))?;
+    let pixels = sets.score(Extractor::Pixels)?;
+    let after = sets.score(trained.extractor())?;
+    super::export::timm(trained.backbone()?, &dir.join("export"))?;
+
+    let summary = format!(
+        "\n{LABEL} told from features that never saw a label ({TEST_COUNT} test portraits)\n\
+         \x20                        k-NN (k = {K})   linear probe\n\
+         \x20 raw pixels               {:5.1} %        {:5.1} %\n\
+         \x20 before training          {:5.1} %        {:5.1} %\n\
+         \x20 after training           {:5.1} %        {:5.1} %\n\
+         \nloss curve      {}\nweights         {} (timm loads this folder)\ntime            {}\n",
+        pixels.knn,
+        pixels.linear,
+        before.knn,
+        before.linear,
+        after.knn,
+        after.linear,
+        dir.join("curves.png").display(),
+        dir.join("export").display(),
+        duration(began.elapsed().as_secs_f64()),
+    );
+    run_dir::replace(&dir.join("summary.txt"), summary.as_bytes())?;
+    print_text(&summary);
+    print_text(
+        "Next, with your own pictures:\n\
+         \x20 selfsame check-data PICTURES                                     what can be used\n\
+         \x20 selfsame train --data PICTURES --preset cpu --run runs/mine      a laptop's recipe\n\
+         \x20 selfsame knn --weights runs/mine --train A --test B --label NAME how good it is",
+    );
+    Ok(Done::Well)
+}
+
+/// An earlier demonstration may be replaced; anything else is refused.
+fn clear_earlier(dir: &Path) -> anyhow::Result<()> {
+    if !dir.exists() || is_empty_run_dir(dir)? {
+        return Ok(());
+    }
+    if !dir.join(MARKER).exists() {
+        return Err(usage(format!(
+            "--run {}: holds something that is not an earlier demo; name another directory",
+            dir.display()
+        )));
+    }
+    // The lock tells whether that demo still runs.
+    drop(run_dir::claim(dir)?);
+    std::fs::remove_dir_all(dir).with_context(|| format!("removing the earlier {}", dir.display()))
+}
+
+struct Scores {
+    knn: f64,
+    linear: f64,
+}
+
+/// Both sides of the demonstration's scores.
+struct Sets<'a> {
+    train: &'a Arc<dyn Dataset>,
+    test: &'a Arc<dyn Dataset>,
+    options: EmbedOptions,
+    encoder: LabelEncoder,
+    device: &'a Device,
+}
+
+impl<'a> Sets<'a> {
+    fn new(
+        train: &'a Arc<dyn Dataset>,
+        test: &'a Arc<dyn Dataset>,
+        crop: EvalCrop,
+        device: &'a Device,
+    ) -> Self {
+        let options = EmbedOptions {
+            batch_size: 64,
+            workers: 2,
+            transform: EvalTransform::Center(crop),
+        };
+        let labels = (0..train.len()).filter_map(|i| train.label(i, LABEL));
+        Self {
+            train,
+            test,
+            options,
+            encoder: LabelEncoder::fit(labels),
+            device,
+        }
+    }
+
+    fn score(&self, extractor: Extractor<'_>) -> anyhow::Result<Scores> {
+        let (x, y) = self.features(self.train, extractor)?;
+        let (test_x, truth) = self.features(self.test, extractor)?;
+        let config = KnnConfig {
+            ks: vec![K],
+            ..KnnConfig::default()
+        };
+        let answers = knn(&x, &y, &test_x, &config)?;
+        let knn = accuracy(&truth, &answers[0].predictions)?;
+        let probe = ProbeConfig {
+            epochs: 30,
+            ..ProbeConfig::default()
+        };
+        let linear = sgd(
+            (&x, &y),
+            (&test_x, &truth),
+            self.encoder.num_classes(),
+            &probe,
+        )?;
+        Ok(Scores {
+            knn: 100.0 * knn,
+            linear: 100.0 * linear.accuracy,
+        })
+    }
+
+    fn features(
+        &self,
+        set: &Arc<dyn Dataset>,
+        extractor: Extractor<'_>,
+    ) -> anyhow::Result<(Features, Vec<usize>)> {
+        let ledger = Arc::new(Ledger::default());
+        let all: Vec<usize> = (0..set.len()).collect();
+        let done = embed(
+            set,
+            &all,
+            extractor,
+            &self.options,
+            self.device,
+            &ledger,
+            |_| (),
+        )?;
+        let labels = done.samples.iter().filter_map(|i| set.label(*i, LABEL));
+        let classes = labels
+            .filter_map(|label| self.encoder.encode(&label))
+            .collect();
+        Ok((done.features.l2_normalized(), classes))
+    }
+}

@@ -1,0 +1,145 @@
+//! `selfsame embed`
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use selfsame_checkpoint::{write_bytes, write_tensors};
+use selfsame_data::Ledger;
+use selfsame_eval::Features;
+use selfsame_train::embed;
+
+use crate::cli::Embed;
+use crate::exit::{Done, usage};
+use crate::progress::CountProgress;
+use crate::weights::Weights;
+use crate::{data, device};
+
+pub(crate) fn run(args: &Embed) -> anyhow::Result<Done> {
+    let flags = &args.weights;
+    let kind = args
+        .out
+        .extension()
+        .and_then(|e| e.to_str())
+        .unwrap_or_default()
+        .to_owned();
+    if !["safetensors", "npy", "csv"].contains(&kind.as_str()) {
+        return Err(usage(format!(
+            "--out {}: the name must end in .safetensors, .npy or .csv",
+            args.out.display()
+        )));
+    }
+    device::set_threads(flags.threads)?;
+    let device = device::open(&flags.device)?;
+    let set = data::of_flags(&args.data, flags)?;
+    let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
+    let options = weights.embed_options(flags)?;
+    let ledger = Arc::new(Ledger::default());
+    let all: Vec<usize> = (0..set.len()).collect();
+    let mut progress = CountProgress::new("pictures", all.len());
+    let done = embed(
+        &set,
+        &all,
+        weights.extractor(),
+        &options,
+        &device,
+        &ledger,
+        |n| {
+            progress.set(n);
+        },
+    )?;
+    for entry in ledger.entries() {
+        eprintln!("left out: {}: {}", entry.file, entry.reason);
+    }
+    anyhow::ensure!(
+        done.features.n > 0,
+        "{}: not one picture could be used",
+        args.data
+    );
+    let features = if args.normalize {
+        done.features.l2_normalized()
+    } else {
+        done.features
+    };
+    let files: Vec<&str> = done.samples.iter().map(|i| set.name(*i)).collect();
+    match kind.as_str() {
+        "safetensors" => {
+            let tensor =
+                Tensor::from_slice(&features.data, (features.n, features.d), &Device::Cpu)?;
+            let tensors = BTreeMap::from([("features".to_owned(), tensor)]);
+            let metadata = BTreeMap::from([("files".to_owned(), serde_json::to_string(&files)?)]);
+            write_tensors(&args.out, &tensors, &metadata)?;
+        }
+        "npy" => write_bytes(&args.out, &npy(&features))?,
+        _ => write_bytes(&args.out, csv(&features, &files).as_bytes())?,
+    }
+    eprintln!(
+        "{} × {} features in {}; {} pictures left out",
+        features.n,
+        features.d,
+        args.out.display(),
+        ledger.len()
+    );
+    Ok(Done::Well)
+}
+
+/// NumPy's format 1.0: magic, header padded to 64 bytes, little-endian f32 rows.
+fn npy(features: &Features) -> Vec<u8> {
+    let (n, d) = (features.n, features.d);
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, {d}), }}");
+    let unpadded = 10 + header.len() + 1;
+    header.push_str(&" ".repeat(unpadded.next_multiple_of(64) - unpadded));
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(features.data.iter().flat_map(|value| value.to_le_bytes()));
+    bytes
+}
+
+fn csv(features: &Features, files: &[&str]) -> String {
+    let mut text = String::from("file");
+    for i in 0..features.d {
+        let _ = write!(text, ",f{i}");
+    }
+    text.push('\n');
+    for (file, row) in files.iter().zip(features.rows()) {
+        if file.contains([',', '"', '\n', '\r']) {
+            let _ = write!(text, "\"{}\"", file.replace('"', "\"\""));
+        } else {
+            text.push_str(file);
+        }
+        for value in row {
+            let _ = write!(text, ",{value}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_npy_header_is_padded_and_says_the_shape() {
+        let features = Features::new(2, 3, vec![1.0; 6]).unwrap();
+        let bytes = npy(&features);
+        assert_eq!((bytes.len() - 24) % 64, 0);
+        let text = String::from_utf8_lossy(&bytes[10..128]).into_owned();
+        assert!(
+            text.contains("(2, 3)") && bytes[bytes.len() - 25] == b'\n',
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn csv_quotes_a_comma_in_a_name() {
+        let features = Features::new(1, 2, vec![0.5, -1.0]).unwrap();
+        assert_eq!(
+            csv(&features, &["a,b.jpg"]),
+            "file,f0,f1\n\"a,b.jpg\",0.5,-1\n"
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! `selfsame knn`
+
+use selfsame_eval::metrics::{
+    BootstrapConfig, accuracy, bootstrap_mean, correct, mean_absolute_error, paired_bootstrap, r2,
+};
+use selfsame_eval::{KnnConfig, Vote, knn, knn_regress, number};
+use serde_json::json;
+
+use crate::cli::{Knn, Labelled, VoteArg};
+use crate::exit::{Done, usage};
+use crate::scores::{Sets, Side, print_json, print_text};
+use crate::weights::Weights;
+
+pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
+    let vote = match args.vote {
+        VoteArg::Weighted => Vote::Weighted,
+        VoteArg::Majority => Vote::Majority,
+    };
+    let sets = Sets::open(&args.data)?;
+    let config = KnnConfig {
+        ks: args.k.clone(),
+        temperature: args.temperature,
+        vote,
+        leave_one_out: sets.same,
+    };
+    if let [problem, ..] = config.check().as_slice() {
+        return Err(usage(problem.clone()));
+    }
+    let (weights, train, test) = features(&sets, &args.data, &args.data.weights.weights)?;
+    if args.regress {
+        return regress(args, &sets, &config, &train, &test);
+    }
+    sets.need_classes(&args.data.label)?;
+    if sets.encoder.suggests_regression() {
+        eprintln!(
+            "{} has {} different numbers; --regress gives errors instead of hits",
+            args.data.label,
+            sets.encoder.num_classes()
+        );
+    }
+    let truth = sets.encode(&test.labels);
+    let answers = knn(
+        &train.features,
+        &sets.encode(&train.labels),
+        &test.features,
+        &config,
+    )?;
+    let against = match &args.against {
+        None => None,
+        Some(spec) => {
+            let (_, train, test) = features(&sets, &args.data, spec)?;
+            Some(knn(
+                &train.features,
+                &sets.encode(&train.labels),
+                &test.features,
+                &config,
+            )?)
+        }
+    };
+
+    let mut scores = serde_json::Map::new();
+    let mut errors = serde_json::Map::new();
+    let mut differences = serde_json::Map::new();
+    for (i, answer) in answers.iter().enumerate() {
+        let k = answer.k.to_string();
+        let percent = 100.0 * accuracy(&truth, &answer.predictions)?;
+        let hits = correct(&truth, &answer.predictions)?;
+        let interval = bootstrap_mean(&hits, &BootstrapConfig::default())?;
+        let mut line = format!(
+            "k = {k:>3}: {percent:5.1} %  (95 % interval {:.1} to {:.1})",
+            100.0 * interval.low,
+            100.0 * interval.high
+        );
+        if answer.k_used < answer.k {
+            line.push_str(&format!(
+                "  the bank holds only {} neighbours",
+                answer.k_used
+            ));
+        }
+        if let Some(other) = &against {
+            let others = correct(&truth, &other[i].predictions)?;
+            let gap = paired_bootstrap(&hits, &others, &BootstrapConfig::default())?;
+            let (gain, error) = (100.0 * gap.estimate, 100.0 * gap.standard_error);
+            line.push_str(&format!(
+                "  {gain:+.1} ± {error:.1} (standard error) against the other"
+            ));
+            differences.insert(k.clone(), json!({"gain": gain, "standard_error": error}));
+        }
+        if !args.data.json {
+            print_text(&line);
+        }
+        errors.insert(k.clone(), json!(100.0 * interval.standard_error));
+        scores.insert(k, json!(percent));
+    }
+    let skipped = sets.skipped();
+    if args.data.json {
+        let mut result = json!({
+            "knn": scores,
+            "standard_error": errors,
+            "n_train": train.labels.len(),
+            "n_test": test.labels.len(),
+            "skipped": skipped,
+            "protocol": protocol(args, &sets, &weights)?,
+        });
+        if let Some(spec) = &args.against {
+            result["against"] = json!({"weights": spec, "knn": differences});
+        }
+        print_json(&result);
+    }
+    Ok(Done::Well)
+}
+
+fn features(sets: &Sets, args: &Labelled, spec: &str) -> anyhow::Result<(Weights, Side, Side)> {
+    let flags = &args.weights;
+    let weights = Weights::open(spec, flags.which, flags.arch.as_deref(), &sets.device)?;
+    let (train, test) = sets.embed(&weights, weights.extractor(), args)?;
+    let normalized = |side: Side| Side {
+        features: side.features.l2_normalized(),
+        ..side
+    };
+    Ok((weights, normalized(train), normalized(test)))
+}
+
+fn regress(
+    args: &Knn,
+    sets: &Sets,
+    config: &KnnConfig,
+    train: &Side,
+    test: &Side,
+) -> anyhow::Result<Done> {
+    let numbers = |side: &Side| -> anyhow::Result<Vec<f64>> {
+        side.labels
+            .iter()
+            .map(|text| {
+                number(text).ok_or_else(|| {
+                    usage(format!(
+                        "--regress: the label {} has the value {text:?}",
+                        args.data.label
+                    ))
+                })
+            })
+            .collect()
+    };
+    let (bank, truth) = (numbers(train)?, numbers(test)?);
+    let mut scores = serde_json::Map::new();
+    for answer in knn_regress(&train.features, &bank, &test.features, config)? {
+        let mae = mean_absolute_error(&truth, &answer.predictions)?;
+        let r2 = r2(&truth, &answer.predictions)?;
+        if !args.data.json {
+            print_text(&format!(
+                "k = {:>3}: mean absolute error {mae:.2}, R² {r2:.3}",
+                answer.k
+            ));
+        }
+        scores.insert(answer.k.to_string(), json!({"mae": mae, "r2": r2}));
+    }
+    let skipped = sets.skipped();
+    if args.data.json {
+        print_json(&json!({
+            "knn": scores,
+            "n_train": bank.len(),
+            "n_test": truth.len(),
+            "skipped": skipped,
+        }));
+    }
+    Ok(Done::Well)
+}
+
+fn protocol(args: &Knn, sets: &Sets, weights: &Weights) -> anyhow::Result<serde_json::Value> {
+    let crop = weights.eval_crop(&args.data.weights)?;
+    Ok(json!({
+        "weights": weights.describe(),
+        "label": args.data.label,
+        "vote": format!("{:?}", args.vote).to_lowercase(),
+        "temperature": args.temperature,
+        "leave_one_out": sets.same,
+        "image_size": crop.image_size,
+        "resize": crop.resize_ratio,
+        "interpolation": args.data.weights.interpolation,
+        "classes": sets.encoder.classes(),
+    }))
+}

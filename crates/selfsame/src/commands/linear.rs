@@ -1,0 +1,152 @@
+//! `selfsame linear`
+
+use selfsame_data::augment::StandardCrop;
+use selfsame_eval::linear_probe::{ProbeConfig, sgd};
+use selfsame_eval::logistic::{LogisticConfig, default_grid, fit_with_best_c};
+use selfsame_eval::metrics::{
+    BootstrapConfig, ClassificationReport, ReportOptions, accuracy, bootstrap_mean, correct,
+};
+use selfsame_train::{Extractor, LabelledSamples, official_linear};
+use serde_json::json;
+
+use crate::cli::{Linear, Method, Protocol};
+use crate::exit::{Done, usage};
+use crate::progress::CountProgress;
+use crate::scores::{Sets, print_json, print_text};
+use crate::weights::Weights;
+
+/// Batch of the official protocol here; its learning rate is .001 · batch / 256.
+const OFFICIAL_BATCH: usize = 256;
+
+pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
+    let flags = &args.data.weights;
+    let sets = Sets::open(&args.data)?;
+    sets.need_classes(&args.data.label)?;
+    if args.epochs == 0 {
+        return Err(usage("--epochs 0: at least one is needed"));
+    }
+    let weights = Weights::open(
+        &flags.weights,
+        flags.which,
+        flags.arch.as_deref(),
+        &sets.device,
+    )?;
+    let classes = sets.encoder.num_classes();
+
+    let (truth, predicted, details) = match (args.method, args.protocol) {
+        (Method::Logistic, _) => {
+            let (train, test) = sets.embed(&weights, weights.extractor(), &args.data)?;
+            let (x, test_x) = (
+                train.features.l2_normalized(),
+                test.features.l2_normalized(),
+            );
+            let config = LogisticConfig::default();
+            let labels = sets.encode(&train.labels);
+            let (model, tried) = fit_with_best_c(&x, &labels, &default_grid(), &config, args.seed)?;
+            let best = tried
+                .iter()
+                .max_by(|a, b| a.accuracy.total_cmp(&b.accuracy));
+            let details = json!({
+                "method": "logistic",
+                "iterations": model.iterations,
+                "converged": model.converged,
+                "held_out_accuracy": best.map(|tried| 100.0 * tried.accuracy),
+            });
+            (sets.encode(&test.labels), model.predict(&test_x)?, details)
+        }
+        (Method::Sgd, Protocol::Notebook) => {
+            let (train, test) = sets.embed(&weights, weights.extractor(), &args.data)?;
+            let config = ProbeConfig {
+                epochs: args.epochs,
+                seed: args.seed,
+                ..ProbeConfig::default()
+            };
+            let (labels, truth) = (sets.encode(&train.labels), sets.encode(&test.labels));
+            let done = sgd(
+                (&train.features, &labels),
+                (&test.features, &truth),
+                classes,
+                &config,
+            )?;
+            let details = json!({
+                "method": "sgd", "protocol": "notebook", "epochs": args.epochs,
+                "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch,
+            });
+            (truth, done.predictions, details)
+        }
+        (Method::Sgd, Protocol::Official) => {
+            let config = ProbeConfig {
+                epochs: args.epochs,
+                seed: args.seed,
+                ..ProbeConfig::official(OFFICIAL_BATCH)
+            };
+            let crop = weights.eval_crop(flags)?;
+            let standard = StandardCrop {
+                image_size: crop.image_size,
+                mean: crop.mean,
+                std: crop.std,
+                ..StandardCrop::default()
+            };
+            let extractor = match weights.extractor() {
+                Extractor::Backbone(backbone) => Extractor::LastFourClassTokens(backbone),
+                other => other,
+            };
+            let (train_classes, test_classes) = (
+                sets.classes(&sets.train_labels),
+                sets.classes(&sets.test_labels),
+            );
+            let mut progress = CountProgress::new("epochs", args.epochs);
+            let done = official_linear(
+                extractor,
+                &LabelledSamples {
+                    dataset: &sets.train,
+                    classes: &train_classes,
+                },
+                &LabelledSamples {
+                    dataset: &sets.test,
+                    classes: &test_classes,
+                },
+                classes,
+                &standard,
+                &weights.embed_options(flags)?,
+                &config,
+                &sets.device,
+                &sets.ledger,
+                |epoch, _| progress.set(epoch + 1),
+            )?;
+            let details = json!({
+                "method": "sgd", "protocol": "official", "epochs": args.epochs,
+                "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch,
+            });
+            (done.truth, done.predicted, details)
+        }
+    };
+
+    let percent = 100.0 * accuracy(&truth, &predicted)?;
+    let interval = bootstrap_mean(&correct(&truth, &predicted)?, &BootstrapConfig::default())?;
+    let report = ClassificationReport::new(
+        &truth,
+        &predicted,
+        sets.encoder.classes(),
+        &ReportOptions::default(),
+    )?;
+    let skipped = sets.skipped();
+    if args.data.json {
+        print_json(&json!({
+            "linear": percent,
+            "standard_error": 100.0 * interval.standard_error,
+            "n_train": sets.train_labels.len(),
+            "n_test": truth.len(),
+            "skipped": skipped,
+            "weights": weights.describe(),
+            "protocol": details,
+        }));
+    } else {
+        print_text(&format!(
+            "{report}\naccuracy {percent:.1} %  (95 % interval {:.1} to {:.1}); {details}",
+            100.0 * interval.low,
+            100.0 * interval.high
+        ));
+    }
+    Ok(Done::Well)
+}

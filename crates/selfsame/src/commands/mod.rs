@@ -1,0 +1,38 @@
+//! One file per command: flags to typed configs, then a call.
+
+mod check_data;
+mod demo;
+mod embed;
+mod export;
+mod finetune;
+mod inspect;
+mod knn;
+mod linear;
+mod replay;
+mod resume;
+mod show_config;
+mod train;
+
+use crate::cli::{Cli, Command};
+use crate::exit::Done;
+
+/// Runs the command asked for.
+///
+/// # Errors
+/// The command's; `exit::code` tells the exit code from it.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<Done> {
+    match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Resume(args) => resume::run(&args),
+        Command::Config(args) => show_config::run(&args),
+        Command::Embed(args) => embed::run(&args),
+        Command::Knn(args) => knn::run(&args),
+        Command::Linear(args) => linear::run(&args),
+        Command::Finetune(args) => finetune::run(&args),
+        Command::CheckData(args) => check_data::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Replay(args) => replay::run(&args),
+    }
+}

@@ -1,0 +1,42 @@
+//! `selfsame replay`
+
+use std::io::Write;
+
+use anyhow::Context;
+use selfsame_train::{Capture, TrainError, replay, write_state};
+
+use crate::cli::Replay;
+use crate::config::Merged;
+use crate::device;
+use crate::exit::Done;
+use crate::run_dir::CONFIG_FILE;
+
+pub(crate) fn run(args: &Replay) -> anyhow::Result<Done> {
+    device::set_threads(args.threads)?;
+    let device = device::open(&args.device)?;
+    let capture = Capture::open(&args.capture)?;
+    let name = args.capture.join(CONFIG_FILE).display().to_string();
+    let mut merged = Merged::from_text(&capture.config_text, &name)?;
+    // The capture's own count of epochs is what its schedules span.
+    let epochs = toml::Value::Integer(capture.info.epochs as i64);
+    merged.put("train.epochs", epochs, "capture.json")?;
+    let config = merged.resolve()?;
+    let mut out: Box<dyn Write> = match &args.out {
+        Some(path) => Box::new(
+            std::fs::File::create(path).with_context(|| format!("creating {}", path.display()))?,
+        ),
+        None => Box::new(std::io::stdout()),
+    };
+    let learner = replay(&capture, &config, args.steps, &device, |line| {
+        let text = serde_json::to_string(line).expect("figures always serialise");
+        writeln!(out, "{text}").map_err(|source| TrainError::Io {
+            path: args.out.clone().unwrap_or_else(|| "standard output".into()),
+            what: "cannot be written",
+            source,
+        })
+    })?;
+    if let Some(path) = &args.save {
+        write_state(path, &learner)?;
+    }
+    Ok(Done::Well)
+}

@@ -1,0 +1,49 @@
+//! `selfsame resume`
+
+use toml::Value;
+
+use super::train::{Execution, check_size, execute};
+use crate::cli::Resume;
+use crate::config::{refuse_changes, to_toml};
+use crate::exit::Done;
+use crate::{data, device, run_dir, signals};
+
+pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
+    let mut merged = run_dir::read_config(&args.run)?;
+    let before = merged.typed()?;
+    merged.set_all(&args.set)?;
+    if let Some(device) = &args.device {
+        merged.put("train.device", Value::String(device.clone()), "--device")?;
+    }
+    if let Some(threads) = args.threads {
+        merged.put("train.threads", Value::Integer(threads as i64), "--threads")?;
+    }
+    let config = merged.resolve()?;
+    refuse_changes(&before, &config)?;
+    device::set_threads(config.train.threads)?;
+    let device = device::open(&config.train.device)?;
+    let train_data = data::of_run(&config.data.train, &config.data)?;
+    check_size(&config, train_data.as_ref())?;
+    let val_data = match config.data.val.as_str() {
+        "" => None,
+        spec => Some(data::of_run(spec, &config.data)?),
+    };
+    let _lock = run_dir::claim(&args.run)?;
+    let text = to_toml(&config)?;
+    if config != before {
+        run_dir::write_config(&args.run, &text)?;
+    }
+    let stop = signals::stop_flag()?;
+    let outcome = execute(&Execution {
+        config: &config,
+        config_text: &text,
+        run_dir: &args.run,
+        device: &device,
+        train: train_data,
+        val: val_data,
+        capture_step: None,
+        init: None,
+        stop: &stop,
+    })?;
+    Ok(outcome.into())
+}

@@ -1,0 +1,120 @@
+//! `selfsame train`
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::Device;
+use selfsame_data::Dataset;
+use selfsame_train::{Init, Learner, Outcome, Run, RunConfig, StopFlag, TrainError, train};
+
+use crate::cli::{Train, Which};
+use crate::config::{Merged, refuse_changes, to_toml};
+use crate::exit::{Done, usage};
+use crate::progress::TrainProgress;
+use crate::weights::Weights;
+use crate::{data, device, run_dir, signals};
+
+pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
+    let merged = Merged::from_settings(&args.settings)?;
+    let config = merged.resolve()?;
+    if config.data.train.is_empty() {
+        return Err(usage("--data SPEC: say which pictures to train on"));
+    }
+    let continues = args.resume && args.run.join(run_dir::CONFIG_FILE).exists();
+    if continues {
+        let before = run_dir::read_config(&args.run)?.typed()?;
+        refuse_changes(&before, &config)?;
+    }
+    device::set_threads(config.train.threads)?;
+    let device = device::open(&config.train.device)?;
+    let train_data = data::of_run(&config.data.train, &config.data)?;
+    check_size(&config, train_data.as_ref())?;
+    let val_data = match config.data.val.as_str() {
+        "" => None,
+        spec => Some(data::of_run(spec, &config.data)?),
+    };
+    let init = match &args.init {
+        Some(spec) => Some(Weights::open(spec, Which::Teacher, None, &device)?),
+        None => None,
+    };
+    let lock = if continues {
+        run_dir::claim(&args.run)?
+    } else {
+        run_dir::claim_new(&args.run)?
+    };
+    let text = to_toml(&config)?;
+    run_dir::write_config(&args.run, &text)?;
+    let stop = signals::stop_flag()?;
+    let outcome = execute(&Execution {
+        config: &config,
+        config_text: &text,
+        run_dir: &args.run,
+        device: &device,
+        train: train_data,
+        val: val_data,
+        capture_step: args.capture_step,
+        init: init.as_ref(),
+        stop: &stop,
+    })?;
+    drop(lock);
+    Ok(outcome.into())
+}
+
+/// Refuses fewer images than one step needs, before a run directory exists.
+pub(super) fn check_size(config: &RunConfig, data: &dyn Dataset) -> anyhow::Result<()> {
+    let (images, needed) = (data.len(), config.effective_batch());
+    if images < needed {
+        return Err(TrainError::TooFewImages { images, needed }.into());
+    }
+    Ok(())
+}
+
+/// What a run is made of, for `train`, `resume` and `demo`.
+pub(super) struct Execution<'a> {
+    pub(super) config: &'a RunConfig,
+    pub(super) config_text: &'a str,
+    pub(super) run_dir: &'a Path,
+    pub(super) device: &'a Device,
+    pub(super) train: Arc<dyn Dataset>,
+    pub(super) val: Option<Arc<dyn Dataset>>,
+    pub(super) capture_step: Option<u64>,
+    pub(super) init: Option<&'a Weights>,
+    pub(super) stop: &'a StopFlag,
+}
+
+/// Trains in a claimed run directory and draws its curves.
+pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
+    let Execution {
+        config, run_dir, ..
+    } = *execution;
+    let start = execution.init.map(|weights| {
+        move |learner: &mut Learner| -> Result<(), TrainError> {
+            if let Weights::Backbone(loaded) = weights {
+                let tensors = loaded.params.tensors();
+                learner.student_params.load_part(&tensors, "backbone.")?;
+                learner.teacher_params.load_part(&tensors, "backbone.")?;
+            }
+            Ok(())
+        }
+    });
+    let images = execution.train.len();
+    let run = Run {
+        config,
+        config_text: execution.config_text,
+        run_dir,
+        device: execution.device,
+        train: execution.train.clone(),
+        val: execution.val.clone(),
+        capture_step: execution.capture_step,
+        init: start.as_ref().map(|start| start as &Init<'_>),
+        stop: execution.stop,
+    };
+    let outcome = train(&run, &mut TrainProgress::new(config.train.epochs))?;
+    let steps_per_epoch = (images / config.effective_batch()) as f64;
+    let curves = run_dir::draw_curves(run_dir, config, steps_per_epoch)?;
+    eprintln!("curves: {}", curves.display());
+    if matches!(outcome, Outcome::Interrupted(_)) {
+        eprintln!("continue with: selfsame resume {}", run_dir.display());
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,52 @@
+//! From a device name and a thread count to candle's device and rayon's pool.
+
+use anyhow::Context;
+use candle_core::Device;
+
+use crate::exit::usage;
+
+/// Opens `auto`, `cpu`, `cuda` or `cuda:N`.
+///
+/// # Errors
+/// A usage error for another name or if this build has no CUDA; the driver's error if it fails.
+pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "auto" if !cfg!(feature = "cuda") => Ok(Device::Cpu),
+        "auto" => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
+        _ => {
+            let index = match name {
+                "cuda" => 0,
+                other => other
+                    .strip_prefix("cuda:")
+                    .and_then(|index| index.parse().ok())
+                    .ok_or_else(|| {
+                        usage(format!(
+                            "device {name:?} is not one of auto, cpu, cuda, cuda:N"
+                        ))
+                    })?,
+            };
+            if !cfg!(feature = "cuda") {
+                return Err(usage(format!(
+                    "device {name:?}: this program was built without CUDA; build it with \
+                     --features cuda or use --device cpu"
+                )));
+            }
+            Device::new_cuda(index).with_context(|| format!("opening device {name:?}"))
+        }
+    }
+}
+
+/// Limits the compute threads of this process; 0 leaves one per core. Results do not depend on it.
+///
+/// # Errors
+/// If the pool cannot be built.
+pub(crate) fn set_threads(threads: usize) -> anyhow::Result<()> {
+    if threads > 0 {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .context("starting the compute threads")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 interrupted.
+
+use std::process::ExitCode;
+
+use selfsame_data::DataError;
+use selfsame_models::ModelError;
+use selfsame_train::{Outcome, TrainError};
+
+/// How a command that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// All is well.
+    Well,
+    /// The answer is no, for example unusable files in `check-data`.
+    No,
+    /// Stopped by a signal after a checkpoint.
+    Interrupted(i32),
+}
+
+impl From<Outcome> for Done {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Interrupted(signal) => Self::Interrupted(signal),
+            _ => Self::Well,
+        }
+    }
+}
+
+/// Marks an error as the user's: a flag, a key, a specification.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// A usage error with this text.
+pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Usage(text.into()))
+}
+
+/// Prints an error to stderr and gives the process's exit code.
+pub(crate) fn code(result: anyhow::Result<Done>) -> ExitCode {
+    match result {
+        Ok(Done::Well) => ExitCode::SUCCESS,
+        Ok(Done::No) => ExitCode::from(1),
+        Ok(Done::Interrupted(signal)) => ExitCode::from((128 + signal).clamp(0, 255) as u8),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if is_usage(&error) { 2 } else { 1 })
+        }
+    }
+}
+
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<Usage>()
+            || cause
+                .downcast_ref::<TrainError>()
+                .is_some_and(TrainError::is_usage)
+            || cause
+                .downcast_ref::<DataError>()
+                .is_some_and(DataError::is_usage)
+            || matches!(cause.downcast_ref(), Some(ModelError::Config(_)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn the_users_mistakes_are_told_from_failures() {
+        let mistake = Err::<(), _>(usage("no such key"))
+            .context("reading preset")
+            .unwrap_err();
+        assert!(is_usage(&mistake));
+        assert!(is_usage(
+            &TrainError::TooFewImages {
+                images: 1,
+                needed: 2
+            }
+            .into()
+        ));
+        assert!(!is_usage(&anyhow::anyhow!("disk full")));
+    }
+}

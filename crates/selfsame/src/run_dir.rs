@@ -1,0 +1,105 @@
+//! A run directory from the program's side: claimed, described, drawn.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use selfsame_checkpoint::{RunLock, is_empty_run_dir, write_bytes};
+use selfsame_report::{LossPoint, curves, render_png};
+use selfsame_train::{MetricsLine, RunConfig, read_metrics};
+
+use crate::config::Merged;
+use crate::exit::usage;
+
+/// Name of the resolved configuration in a run directory.
+pub(crate) const CONFIG_FILE: &str = "config.toml";
+
+/// Claims a new or empty directory for a run.
+///
+/// # Errors
+/// A usage error if something else is in it or another process runs there.
+pub(crate) fn claim_new(dir: &Path) -> anyhow::Result<RunLock> {
+    if dir.exists() && !is_empty_run_dir(dir)? {
+        return Err(usage(format!(
+            "--run {}: the directory is not empty; name another, or continue the run in it with \
+             `selfsame resume {}`",
+            dir.display(),
+            dir.display()
+        )));
+    }
+    claim(dir)
+}
+
+/// Claims a directory for writing.
+///
+/// # Errors
+/// A usage error if another process runs there.
+pub(crate) fn claim(dir: &Path) -> anyhow::Result<RunLock> {
+    RunLock::acquire(dir).map_err(|error| match error {
+        locked @ selfsame_checkpoint::CheckpointError::Locked { .. } => usage(locked.to_string()),
+        other => other.into(),
+    })
+}
+
+/// Reads the configuration of a run.
+///
+/// # Errors
+/// A usage error if the directory holds none.
+pub(crate) fn read_config(dir: &Path) -> anyhow::Result<Merged> {
+    let path = dir.join(CONFIG_FILE);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        usage(format!(
+            "{} is not a run: {}: {error}",
+            dir.display(),
+            path.display()
+        ))
+    })?;
+    Merged::from_text(&text, &path.display().to_string())
+}
+
+/// Writes `config.toml` whole or not at all.
+///
+/// # Errors
+/// The path and the system's answer.
+pub(crate) fn write_config(dir: &Path, text: &str) -> anyhow::Result<()> {
+    replace(&dir.join(CONFIG_FILE), text.as_bytes())
+}
+
+/// Writes a file beside its place and then moves it there.
+///
+/// # Errors
+/// The path and the system's answer.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let name = path
+        .file_name()
+        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let beside: PathBuf = path.with_file_name(format!(".{name}.tmp"));
+    write_bytes(&beside, bytes)?;
+    std::fs::rename(&beside, path).with_context(|| format!("writing {}", path.display()))
+}
+
+/// Draws `curves.png`, the notebook's two plots, from `metrics.jsonl`.
+///
+/// # Errors
+/// If the metrics cannot be read or the picture not be written.
+pub(crate) fn draw_curves(
+    dir: &Path,
+    config: &RunConfig,
+    steps_per_epoch: f64,
+) -> anyhow::Result<PathBuf> {
+    let points: Vec<LossPoint> = read_metrics(dir)?
+        .into_iter()
+        .filter_map(|line| match line {
+            MetricsLine::Step(line) => Some(LossPoint {
+                epoch: (line.step + 1) as f64 / steps_per_epoch,
+                loss: line.loss,
+                loss_floor: line.loss_floor,
+                lr: line.lr,
+            }),
+            MetricsLine::Eval(_) => None,
+        })
+        .collect();
+    let svg = curves(&points, config.head.out_dim);
+    let path = dir.join("curves.png");
+    replace(&path, &render_png(&svg, 2.0)?)?;
+    Ok(path)
+}

@@ -1,0 +1,194 @@
+//! Two labelled data sets through one extractor: what every score starts from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+use candle_core::Device;
+use selfsame_data::{Dataset, Ledger};
+use selfsame_eval::{Features, LabelEncoder};
+use selfsame_train::{Extractor, embed};
+
+use crate::cli::Labelled;
+use crate::exit::usage;
+use crate::progress::CountProgress;
+use crate::weights::Weights;
+use crate::{data, device};
+
+/// The two sides of a score, before any picture is read.
+pub(crate) struct Sets {
+    /// Where tensors live.
+    pub(crate) device: Device,
+    /// Learn from these.
+    pub(crate) train: Arc<dyn Dataset>,
+    /// Test on these.
+    pub(crate) test: Arc<dyn Dataset>,
+    /// Whether both are the same specification.
+    pub(crate) same: bool,
+    /// The classes of the label, over both sides.
+    pub(crate) encoder: LabelEncoder,
+    /// Label text of each labelled training sample.
+    pub(crate) train_labels: BTreeMap<usize, String>,
+    /// Label text of each labelled test sample.
+    pub(crate) test_labels: BTreeMap<usize, String>,
+    /// What could not be used.
+    pub(crate) ledger: Arc<Ledger>,
+}
+
+/// Features of one side with the label texts of its rows.
+pub(crate) struct Side {
+    /// `[N, D]`.
+    pub(crate) features: Features,
+    /// A label a row.
+    pub(crate) labels: Vec<String>,
+}
+
+impl Sets {
+    /// Opens both sides and finds the label.
+    ///
+    /// # Errors
+    /// A usage error if a specification or the label does not exist.
+    pub(crate) fn open(args: &Labelled) -> anyhow::Result<Self> {
+        device::set_threads(args.weights.threads)?;
+        let device = device::open(&args.weights.device)?;
+        let label = args.label.to_lowercase();
+        let side = |flag: &str, spec: &str| {
+            let set =
+                data::of_flags(spec, &args.weights).with_context(|| format!("{flag} {spec}"))?;
+            let names = set.label_names();
+            if !names.contains(&label) {
+                let names = if names.is_empty() {
+                    "none".to_owned()
+                } else {
+                    names.join(", ")
+                };
+                return Err(usage(format!(
+                    "{flag} {spec}: no label {label:?}; its labels: {names}"
+                )));
+            }
+            let labels: BTreeMap<usize, String> = (0..set.len())
+                .filter_map(|i| Some((i, set.label(i, &label)?)))
+                .collect();
+            let without = set.len() - labels.len();
+            if without > 0 {
+                eprintln!(
+                    "{spec}: {without} of {} pictures lack the label {label}",
+                    set.len()
+                );
+            }
+            Ok((set, labels))
+        };
+        let (train, train_labels) = side("--train", &args.train)?;
+        let (test, test_labels) = side("--test", &args.test)?;
+        let encoder = LabelEncoder::fit(train_labels.values().chain(test_labels.values()));
+        Ok(Self {
+            device,
+            train,
+            test,
+            same: args.train == args.test,
+            encoder,
+            train_labels,
+            test_labels,
+            ledger: Arc::new(Ledger::default()),
+        })
+    }
+
+    /// Features and labels of the training and the test side.
+    ///
+    /// # Errors
+    /// If nothing could be decoded, or from the network.
+    pub(crate) fn embed(
+        &self,
+        weights: &Weights,
+        extractor: Extractor<'_>,
+        args: &Labelled,
+    ) -> anyhow::Result<(Side, Side)> {
+        let options = weights.embed_options(&args.weights)?;
+        let run = |set: &Arc<dyn Dataset>, labels: &BTreeMap<usize, String>, what| {
+            let samples: Vec<usize> = labels.keys().copied().collect();
+            let mut progress = CountProgress::new(what, samples.len());
+            let done = embed(
+                set,
+                &samples,
+                extractor,
+                &options,
+                &self.device,
+                &self.ledger,
+                |n| {
+                    progress.set(n);
+                },
+            )?;
+            anyhow::ensure!(done.features.n > 0, "{what}: not one picture could be used");
+            let labels = done.samples.iter().map(|i| labels[i].clone()).collect();
+            Ok(Side {
+                features: done.features,
+                labels,
+            })
+        };
+        let train = run(&self.train, &self.train_labels, "train features")?;
+        let test = if self.same {
+            Side {
+                features: train.features.clone(),
+                labels: train.labels.clone(),
+            }
+        } else {
+            run(&self.test, &self.test_labels, "test features")?
+        };
+        Ok((train, test))
+    }
+
+    /// Class numbers of label texts.
+    pub(crate) fn encode(&self, labels: &[String]) -> Vec<usize> {
+        labels
+            .iter()
+            .filter_map(|label| self.encoder.encode(label))
+            .collect()
+    }
+
+    /// Class number of each labelled sample of one side.
+    pub(crate) fn classes(&self, labels: &BTreeMap<usize, String>) -> BTreeMap<usize, usize> {
+        labels
+            .iter()
+            .filter_map(|(i, label)| Some((*i, self.encoder.encode(label)?)))
+            .collect()
+    }
+
+    /// Needs at least two classes.
+    ///
+    /// # Errors
+    /// A usage error otherwise.
+    pub(crate) fn need_classes(&self, label: &str) -> anyhow::Result<()> {
+        if self.encoder.num_classes() < 2 {
+            return Err(usage(format!(
+                "--label {label}: all pictures have the same one"
+            )));
+        }
+        Ok(())
+    }
+
+    /// How many pictures could not be used.
+    pub(crate) fn skipped(&self) -> usize {
+        for entry in self.ledger.entries() {
+            eprintln!("left out: {}: {}", entry.file, entry.reason);
+        }
+        self.ledger.len()
+    }
+}
+
+/// Prints the one JSON object that `--json` promises.
+#[expect(
+    clippy::print_stdout,
+    reason = "the answer of a command belongs on stdout"
+)]
+pub(crate) fn print_json(value: &serde_json::Value) {
+    println!("{value}");
+}
+
+/// Prints text for people.
+#[expect(
+    clippy::print_stdout,
+    reason = "the answer of a command belongs on stdout"
+)]
+pub(crate) fn print_text(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,324 @@
+//! `--weights`: a run, a file or a baseline, opened as something that turns pictures into features.
+
+use std::path::Path;
+
+use anyhow::Context;
+use candle_core::Device;
+use selfsame_data::EvalTransform;
+use selfsame_data::augment::{AugmentConfig, EvalCrop};
+use selfsame_models::{
+    BackboneModel, ModelConfig, ParamStore, build_backbone, draw_backbone, infer, to_own_names,
+};
+use selfsame_train::{EmbedOptions, Extractor, INPUT_KEY, MODEL_KEY};
+use serde::Deserialize;
+
+use crate::cli::{WeightsArgs, Which};
+use crate::exit::usage;
+use crate::run_dir;
+
+/// Side in pixels of the `pixels` baseline.
+const PIXELS_SIZE: usize = 64;
+
+/// Where features come from.
+pub(crate) enum Weights {
+    /// The pixels themselves.
+    Pixels,
+    /// A frozen backbone.
+    Backbone(Box<Loaded>),
+}
+
+/// A backbone and what it was trained with.
+pub(crate) struct Loaded {
+    /// Its architecture.
+    pub(crate) model: ModelConfig,
+    /// Its parameters, under `backbone.`.
+    pub(crate) params: ParamStore,
+    /// The network over them, without gradients.
+    pub(crate) backbone: BackboneModel,
+    /// Size and normalisation of its training pictures, if known.
+    pub(crate) input: Input,
+}
+
+/// Size and normalisation of training pictures, as stored with weights.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Input {
+    /// Side of the global crops in pixels.
+    pub(crate) image_size: usize,
+    /// Mean per channel.
+    pub(crate) mean: [f64; 3],
+    /// Standard deviation per channel.
+    pub(crate) std: [f64; 3],
+}
+
+impl Input {
+    fn of(augment: &AugmentConfig) -> Self {
+        Self {
+            image_size: augment.global_size,
+            mean: augment.mean,
+            std: augment.std,
+        }
+    }
+
+    fn imagenet(image_size: usize) -> Self {
+        let EvalCrop { mean, std, .. } = EvalCrop::default();
+        Self {
+            image_size,
+            mean,
+            std,
+        }
+    }
+}
+
+impl Weights {
+    /// Opens what `spec` names.
+    ///
+    /// # Errors
+    /// A usage error if there is no such thing; the models' list of names that do not fit.
+    pub(crate) fn open(
+        spec: &str,
+        which: Which,
+        arch: Option<&str>,
+        device: &Device,
+    ) -> anyhow::Result<Self> {
+        if spec == "pixels" {
+            return Ok(Self::Pixels);
+        }
+        let loaded = if let Some(text) = spec.strip_prefix("random:") {
+            random(text, device)?
+        } else {
+            let path = Path::new(spec);
+            let loaded = if path.is_dir() {
+                of_run(path, which, device)
+            } else if path.exists() {
+                of_file(path, arch, device)
+            } else {
+                return Err(usage(format!(
+                    "--weights {spec}: no such run, file or baseline (pixels, random:vit_small/16@128)"
+                )));
+            };
+            loaded.with_context(|| format!("reading weights from {spec}"))?
+        };
+        Ok(Self::Backbone(Box::new(loaded)))
+    }
+
+    /// What turns prepared pictures into features.
+    pub(crate) fn extractor(&self) -> Extractor<'_> {
+        match self {
+            Self::Pixels => Extractor::Pixels,
+            Self::Backbone(loaded) => Extractor::Backbone(loaded.backbone.as_ref()),
+        }
+    }
+
+    /// Side of the evaluated crop: as asked for, else as trained, else 64 for pixels.
+    pub(crate) fn image_size(&self, asked: Option<usize>) -> usize {
+        asked.unwrap_or(match self {
+            Self::Pixels => PIXELS_SIZE,
+            Self::Backbone(loaded) => loaded.input.image_size,
+        })
+    }
+
+    /// The evaluation transform that the flags ask for.
+    ///
+    /// # Errors
+    /// A usage error for an unknown filter, or a size that the patch does not divide.
+    pub(crate) fn eval_crop(&self, args: &WeightsArgs) -> anyhow::Result<EvalCrop> {
+        let image_size = self.image_size(args.image_size);
+        let (mean, std) = match self {
+            Self::Pixels => ([0.0; 3], [1.0; 3]),
+            Self::Backbone(loaded) => (loaded.input.mean, loaded.input.std),
+        };
+        if let Self::Backbone(loaded) = self {
+            let patch = loaded.model.patch_size;
+            if loaded.model.arch.is_vit() && image_size % patch != 0 {
+                return Err(usage(format!(
+                    "--image-size {image_size}: not a multiple of the patch size {patch}"
+                )));
+            }
+        }
+        let interpolation = match args.interpolation.as_str() {
+            "bilinear" => selfsame_data::augment::Interpolation::Bilinear,
+            "bicubic" => selfsame_data::augment::Interpolation::Bicubic,
+            other => {
+                return Err(usage(format!(
+                    "--interpolation {other}: use bilinear or bicubic"
+                )));
+            }
+        };
+        let crop = EvalCrop {
+            image_size,
+            resize_ratio: args.resize,
+            interpolation,
+            mean,
+            std,
+        };
+        match crop.check().as_slice() {
+            [] => Ok(crop),
+            problems => Err(usage(problems.join("; "))),
+        }
+    }
+
+    /// The loader's settings that the flags ask for.
+    ///
+    /// # Errors
+    /// As [`Weights::eval_crop`].
+    pub(crate) fn embed_options(&self, args: &WeightsArgs) -> anyhow::Result<EmbedOptions> {
+        Ok(EmbedOptions {
+            batch_size: args.batch_size.max(1),
+            workers: args.workers,
+            transform: EvalTransform::Center(self.eval_crop(args)?),
+        })
+    }
+
+    /// One line for protocols and reports.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Pixels => "pixels".to_owned(),
+            Self::Backbone(loaded) => describe_model(&loaded.model),
+        }
+    }
+
+    /// The backbone, for commands that need one.
+    ///
+    /// # Errors
+    /// A usage error for `pixels`.
+    pub(crate) fn backbone(&self) -> anyhow::Result<&Loaded> {
+        match self {
+            Self::Pixels => Err(usage("--weights pixels: this command needs a backbone")),
+            Self::Backbone(loaded) => Ok(loaded),
+        }
+    }
+}
+
+/// "vit_small/16", or "resnet50".
+pub(crate) fn describe_model(model: &ModelConfig) -> String {
+    match model.vit_dims() {
+        Some(dims) => format!(
+            "{}/{} (width {}, depth {}, heads {})",
+            model.arch, model.patch_size, dims.embed_dim, dims.depth, dims.num_heads
+        ),
+        None => model.arch.to_string(),
+    }
+}
+
+/// `ARCH[/PATCH][@SIZE][?seed=N]`.
+fn random(text: &str, device: &Device) -> anyhow::Result<Loaded> {
+    let wrong = || {
+        usage(format!(
+            "--weights random:{text}: write it as random:vit_tiny/8@64?seed=0"
+        ))
+    };
+    let (text, seed) = match text.split_once("?seed=") {
+        Some((text, seed)) => (text, seed.parse().map_err(|_| wrong())?),
+        None => (text, 0),
+    };
+    let model = parse_arch(text).ok_or_else(wrong)?;
+    let params = draw_backbone(&model, seed, device)?;
+    let input = Input::imagenet(model.image_size);
+    finish(model, params, input)
+}
+
+/// `ARCH[/PATCH][@SIZE]`.
+fn parse_arch(text: &str) -> Option<ModelConfig> {
+    let (text, size) = match text.split_once('@') {
+        Some((text, size)) => (text, size.parse().ok()?),
+        None => (text, 224),
+    };
+    let (arch, patch) = match text.split_once('/') {
+        Some((arch, patch)) => (arch, patch.parse().ok()?),
+        None => (text, 16),
+    };
+    let arch = arch.parse().ok()?;
+    Some(ModelConfig {
+        arch,
+        patch_size: patch,
+        image_size: size,
+        ..ModelConfig::default()
+    })
+}
+
+fn of_run(dir: &Path, which: Which, device: &Device) -> anyhow::Result<Loaded> {
+    let file = match which {
+        Which::Teacher => "teacher",
+        Which::Student => "student",
+    };
+    let config = run_dir::read_config(dir)?.typed()?;
+    let (partial, warnings) = selfsame_checkpoint::load_newest_files(dir, &[file], device)?
+        .ok_or_else(|| usage(format!("{}: the run has no checkpoint yet", dir.display())))?;
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    let tensors = partial
+        .files
+        .get(file)
+        .context("the checkpoint lacks the file asked for")?;
+    let params = draw_backbone(&config.model, 0, device)?;
+    params.load_part(tensors, "backbone.")?;
+    finish(config.model, params, Input::of(&config.augment))
+}
+
+fn of_file(path: &Path, arch: Option<&str>, device: &Device) -> anyhow::Result<Loaded> {
+    let file = selfsame_checkpoint::read_tensor_file(path, device)?;
+    let weights = to_own_names(file.tensors)?;
+    let stored: Option<ModelConfig> = file
+        .metadata
+        .get(MODEL_KEY)
+        .and_then(|text| serde_json::from_str(text).ok());
+    let model = match (arch, stored) {
+        (Some(text), _) => parse_arch(text)
+            .ok_or_else(|| usage(format!("--arch {text}: write it as vit_small/16@224")))?,
+        (None, Some(model)) => model,
+        (None, None) => infer(&weights.tensors)?.model,
+    };
+    let input = file
+        .metadata
+        .get(INPUT_KEY)
+        .and_then(|text| serde_json::from_str(text).ok())
+        .or_else(|| pretrained_cfg(path))
+        .unwrap_or_else(|| {
+            Input::imagenet(if model.arch.is_vit() {
+                model.image_size
+            } else {
+                224
+            })
+        });
+    let params = draw_backbone(&model, 0, device)?;
+    params.load_part(&weights.tensors, "backbone.")?;
+    finish(model, params, input)
+}
+
+/// Size and normalisation from the `config.json` that timm keeps beside weights.
+fn pretrained_cfg(path: &Path) -> Option<Input> {
+    let text = std::fs::read_to_string(path.with_file_name("config.json")).ok()?;
+    let json: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let cfg = json.get("pretrained_cfg")?;
+    let image_size = cfg.get("input_size")?.get(1)?.as_u64()? as usize;
+    let triple = |key: &str| serde_json::from_value(cfg.get(key)?.clone()).ok();
+    Some(Input {
+        image_size,
+        mean: triple("mean")?,
+        std: triple("std")?,
+    })
+}
+
+fn finish(model: ModelConfig, params: ParamStore, input: Input) -> anyhow::Result<Loaded> {
+    let backbone = build_backbone(&model, &params)?;
+    Ok(Loaded {
+        model,
+        params,
+        backbone,
+        input,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn baselines_are_read_from_their_names() {
+        let model = parse_arch("vit_tiny/8@64").unwrap();
+        assert_eq!((model.patch_size, model.image_size), (8, 64));
+        assert_eq!(parse_arch("resnet18").unwrap().image_size, 224);
+        assert!(parse_arch("vit_huge").is_none() && parse_arch("vit_tiny/x").is_none());
+    }
+}
