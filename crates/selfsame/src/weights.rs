@@ -129,7 +129,7 @@ impl Weights {
         };
         if let Self::Backbone(loaded) = self {
             let patch = loaded.model.patch_size;
-            if loaded.model.arch.is_vit() && image_size % patch != 0 {
+            if loaded.model.arch.is_vit() && !image_size.is_multiple_of(patch) {
                 return Err(usage(format!(
                     "--image-size {image_size}: not a multiple of the patch size {patch}"
                 )));

@@ -1,0 +1,157 @@
+//! Captured PyTorch runs, replayed step by step (tests/golden/README.md says how they were made).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use candle_core::{DType, Device, Tensor};
+use selfsame_checkpoint::read_tensor_file;
+use serde_json::Value;
+
+/// PyTorch against itself with another thread count and instruction set differs by 1e-6 in loss.
+const LOSS_TOLERANCE: f64 = 2e-5;
+/// The same for weights, norm-wise: 7e-6 between instruction sets.
+const WEIGHT_TOLERANCE: f64 = 1e-4;
+
+fn replay(capture: &str, changes: &[(&str, &str)]) -> (Vec<Value>, PathBuf, tempfile::TempDir) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden/captures")
+        .join(capture);
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&source).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let config = dir.path().join("config.toml");
+    let mut text = std::fs::read_to_string(&config).unwrap();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from} is not in {text}");
+        text = text.replace(from, to);
+    }
+    std::fs::write(&config, text).unwrap();
+    let (out, save) = (
+        dir.path().join("out.jsonl"),
+        dir.path().join("end.safetensors"),
+    );
+    let steps = lines(&source.join("expected.jsonl")).len();
+    let status = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+        .args(["replay", "--steps", &steps.to_string()])
+        .arg(dir.path())
+        .arg("--out")
+        .arg(&out)
+        .arg("--save")
+        .arg(&save)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    (lines(&out), save, dir)
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// The largest relative loss difference over all steps.
+fn loss_difference(capture: &str, ours: &[Value]) -> f64 {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/captures");
+    let expected = lines(&root.join(capture).join("expected.jsonl"));
+    assert_eq!(ours.len(), expected.len());
+    let number = |line: &Value, key: &str| line[key].as_f64().unwrap();
+    ours.iter()
+        .zip(&expected)
+        .map(|(a, b)| {
+            for key in ["lr", "weight_decay", "momentum", "teacher_temp"] {
+                assert!(
+                    (number(a, key) - number(b, key)).abs() < 1e-12,
+                    "{key}: {a} {b}"
+                );
+            }
+            (number(a, "loss") / number(b, "loss") - 1.0).abs()
+        })
+        .fold(0.0, f64::max)
+}
+
+/// The largest norm-wise relative difference of a student or teacher weight, and its name.
+fn weight_difference(capture: &str, saved: &Path) -> (f64, String) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/captures");
+    let expected = root.join(capture).join("expected_final.safetensors");
+    let expected = read_tensor_file(&expected, &Device::Cpu).unwrap().tensors;
+    let ours = read_tensor_file(saved, &Device::Cpu).unwrap().tensors;
+    let values = |tensor: &Tensor| -> Vec<f64> {
+        tensor
+            .to_dtype(DType::F64)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap()
+    };
+    let mut worst = (0.0, String::new());
+    for (name, tensor) in &expected {
+        if !(name.starts_with("student.") || name.starts_with("teacher.")) {
+            continue;
+        }
+        let (mut a, mut b) = (values(&ours[name]), values(tensor));
+        if name.ends_with("attn.qkv.bias") {
+            // The gradient of the key part is zero by theory, so Adam moves it by rounding noise.
+            let d = a.len() / 3;
+            a.drain(d..2 * d);
+            b.drain(d..2 * d);
+        }
+        let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let gap: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+        let relative = norm(&gap) / norm(&b).max(1e-12);
+        if relative > worst.0 {
+            worst = (relative, name.clone());
+        }
+    }
+    worst
+}
+
+fn agrees(capture: &str) {
+    let (ours, saved, _dir) = replay(capture, &[]);
+    let loss = loss_difference(capture, &ours);
+    assert!(loss < LOSS_TOLERANCE, "{capture}: loss differs by {loss:e}");
+    let (weight, name) = weight_difference(capture, &saved);
+    assert!(
+        weight < WEIGHT_TOLERANCE,
+        "{capture}: {name} differs by {weight:e}"
+    );
+}
+
+#[test]
+fn the_notebook_recipe_follows_pytorch_step_by_step() {
+    agrees("notebook-tiny");
+}
+
+#[test]
+fn the_official_recipe_follows_pytorch_step_by_step() {
+    agrees("official-tiny");
+}
+
+#[test]
+fn a_run_continued_with_moments_follows_pytorch() {
+    agrees("official-tiny-s7");
+}
+
+#[test]
+fn another_clip_mode_is_noticed() {
+    let changes = [("clip_mode = \"per_parameter\"", "clip_mode = \"global\"")];
+    let (ours, saved, _dir) = replay("official-tiny", &changes);
+    let loss = loss_difference("official-tiny", &ours);
+    let (weight, _) = weight_difference("official-tiny", &saved);
+    assert!(
+        loss > LOSS_TOLERANCE || weight > WEIGHT_TOLERANCE,
+        "{loss:e} {weight:e}"
+    );
+}
+
+#[test]
+fn other_decay_groups_are_noticed() {
+    let changes = [("decay_bias_and_norm = false", "decay_bias_and_norm = true")];
+    let (_, saved, _dir) = replay("official-tiny", &changes);
+    let (weight, name) = weight_difference("official-tiny", &saved);
+    assert!(weight > WEIGHT_TOLERANCE, "{name} {weight:e}");
+}

@@ -1,0 +1,123 @@
+//! Bad input: one clear error that names the file, line or key, exit code 2, and no run directory.
+
+use std::path::Path;
+use std::process::Command;
+
+/// Runs `selfsame train --run DIR/run` with these flags; its exit code and stderr.
+fn train(dir: &Path, args: &[&str]) -> (i32, String) {
+    let run = dir.join("run");
+    let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+        .args(["train", "--run", run.to_str().unwrap()])
+        .args(args)
+        .output()
+        .unwrap();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+fn refused(args: &[&str], words: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, text) = train(dir.path(), args);
+    assert_eq!(code, 2, "{args:?}: {text}");
+    for word in words {
+        assert!(text.contains(word), "{args:?}: {word:?} is not in: {text}");
+    }
+    assert!(
+        !dir.path().join("run").exists(),
+        "{args:?} left a run directory"
+    );
+}
+
+const DATA: [&str; 2] = ["--data", "synthetic:portraits?count=40&seed=0"];
+
+#[test]
+fn a_missing_folder_is_named() {
+    refused(&["--data", "/no/such/folder"], &["/no/such/folder"]);
+}
+
+#[test]
+fn an_empty_folder_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    refused(&["--data", path], &[path]);
+}
+
+#[test]
+fn a_bad_csv_row_is_named_by_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let csv = dir.path().join("annotations.csv");
+    std::fs::write(&csv, "Images,Name,Age,Gender\na.jpg,Ann,3x,f\n").unwrap();
+    refused(
+        &["--data", csv.to_str().unwrap()],
+        &["annotations.csv:2", "3x"],
+    );
+}
+
+#[test]
+fn unknown_presets_and_keys_come_with_the_nearest_known_one() {
+    refused(
+        &[&DATA[..], &["--preset", "oficial"]].concat(),
+        &["oficial", "did you mean official"],
+    );
+    let set = ["--set", "optim.learning_rat=1"];
+    refused(
+        &[&DATA[..], &set].concat(),
+        &["optim.learning_rat", "did you mean optim."],
+    );
+}
+
+#[test]
+fn an_impossible_schedule_names_both_numbers() {
+    let args = [&DATA[..], &["--set", "train.epochs=5"]].concat();
+    refused(&args, &["optim.warmup_epochs", "10", "5"]);
+}
+
+#[test]
+fn a_crop_that_the_patch_does_not_divide_is_named() {
+    let args = [&DATA[..], &["--set", "augment.local_size=50"]].concat();
+    refused(&args, &["augment.local_size", "50", "16"]);
+}
+
+#[test]
+fn fewer_images_than_a_batch_name_both_numbers() {
+    refused(
+        &[&DATA[..], &["--set", "train.batch_size=64"]].concat(),
+        &["40", "64"],
+    );
+}
+
+#[test]
+fn a_directory_that_holds_something_else_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("run")).unwrap();
+    std::fs::write(dir.path().join("run/thesis.txt"), "mine").unwrap();
+    let (code, text) = train(dir.path(), &DATA);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("not empty"), "{text}");
+    assert_eq!(
+        std::fs::read_to_string(dir.path().join("run/thesis.txt")).unwrap(),
+        "mine"
+    );
+}
+
+#[test]
+fn a_label_that_does_not_exist_is_named_beside_those_that_do() {
+    let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+        .args([
+            "knn",
+            "--weights",
+            "pixels",
+            "--train",
+            DATA[1],
+            "--test",
+            DATA[1],
+        ])
+        .args(["--label", "height"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("height") && text.contains("gender"), "{text}");
+}
