@@ -1,5 +1,7 @@
 //! Captured PyTorch runs, replayed step by step (tests/golden/README.md says how they were made).
 
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,5 +1,7 @@
 //! A run stopped and continued equals the run that was never stopped, bit for bit.
 
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

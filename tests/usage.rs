@@ -1,5 +1,7 @@
 //! Bad input: one clear error that names the file, line or key, exit code 2, and no run directory.
 
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
 use std::path::Path;
 use std::process::Command;
 
