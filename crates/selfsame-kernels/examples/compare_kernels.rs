@@ -1,6 +1,4 @@
-//! Times each fused kernel, forward and backward, against the same thing composed of candle's
-//! operations, at the sizes of a ViT-S/16 on 16 images of 128×128.
-//!
+//! Times fused kernels against candle's operations, at the sizes of a ViT-S/16 on 16 images.
 //! `cargo run --release -p selfsame-kernels --example compare_kernels`
 #![expect(clippy::print_stdout, reason = "an example that prints a table")]
 
@@ -8,7 +6,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use selfsame_kernels::{self as kernels, composed};
 use std::time::Instant;
 
-/// Best time in milliseconds of forward and backward.
+/// Best milliseconds of forward and backward.
 fn time(op: impl Fn() -> Result<Tensor>) -> Result<(f64, f64)> {
     let (mut forward, mut backward) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..7 {
