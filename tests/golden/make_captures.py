@@ -112,8 +112,8 @@ LARGE = {
     ),
     "sgd-resnet50": dict(
         recipe="official",
-        steps=6,
-        batches=6,
+        steps=4,  # PyTorch itself drifts apart by 7e-5 in 6 steps, 1e-4 being the tolerance
+        batches=4,
         set=[
             *SHORT,
             *AT_128,
