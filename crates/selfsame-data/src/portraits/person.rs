@@ -104,27 +104,30 @@ impl Person {
             nose_length: draw.range(0.38, 0.5),
             fringe: draw.range(0.0, 1.0),
             glasses: draw.chance(0.05 + 0.7 * share_of_life),
-            skin: skin(draw),
-            hair_color: any_color(draw, 15.0, 235.0),
-            eye_color: any_color(draw, 20.0, 150.0),
+            skin: tinted(draw, 180.0, 200.0, 100.0),
+            hair_color: tinted(draw, 20.0, 60.0, 120.0),
+            eye_color: tinted(draw, 40.0, 110.0, 40.0),
         }
     }
 }
 
-/// From pale to dark, reddish to yellowish.
-fn skin(draw: &mut Stream) -> Color {
-    let light = draw.range(0.32, 1.0);
-    let red = draw.range(-0.06, 0.06);
+/// A colour of any hue: luma within `low` and `high`, blue and red difference within `chroma` of
+/// grey (BT.601).
+fn tinted(draw: &mut Stream, low: f64, high: f64, chroma: f64) -> Color {
+    let luma = draw.range(low, high);
+    let blue = draw.range(-chroma, chroma);
+    let red = draw.range(-chroma, chroma);
     [
-        250.0 * light,
-        (205.0 + 60.0 * red) * light,
-        (170.0 - 220.0 * red) * light,
+        luma + 1.402 * red,
+        luma - 0.344 * blue - 0.714 * red,
+        luma + 1.772 * blue,
     ]
-    .map(|c| c as f32)
+    .map(|c| c.clamp(0.0, 255.0) as f32)
 }
 
-fn any_color(draw: &mut Stream, low: f64, high: f64) -> Color {
-    [(); 3].map(|()| draw.range(low, high) as f32)
+/// A colour near another.
+fn near(draw: &mut Stream, color: Color, by: f64) -> Color {
+    color.map(|c| c + draw.range(-by, by) as f32)
 }
 
 /// What is different each time: pose, light, clothes, background.
@@ -159,13 +162,14 @@ impl Picture {
         let age = (person.age + draw.range(-4.0, 4.0))
             .round()
             .clamp(18.0, 80.0) as u32;
-        let scale = draw.range(19.0, 31.0);
+        let scale = draw.range(17.0, 33.0);
         let frame = Frame {
-            center: (draw.range(35.0, 61.0), draw.range(36.0, 54.0)),
+            center: (draw.range(27.0, 69.0), draw.range(29.0, 61.0)),
             scale,
-            angle: draw.range(-0.28, 0.28),
+            angle: draw.range(-0.25, 0.25),
         };
-        let exposure = draw.range(0.65, 1.15);
+        let exposure = draw.range(0.95, 1.05);
+        let wall = tinted(draw, 135.0, 165.0, 160.0);
         Self {
             age,
             frame,
@@ -177,11 +181,11 @@ impl Picture {
                 0.0
             },
             gaze: draw.range(-0.05, 0.05),
-            clothes: any_color(draw, 10.0, 245.0),
-            collar: any_color(draw, 10.0, 245.0),
-            background: [any_color(draw, 5.0, 250.0), any_color(draw, 5.0, 250.0)],
+            clothes: tinted(draw, 105.0, 135.0, 160.0),
+            collar: tinted(draw, 105.0, 135.0, 160.0),
+            background: [wall, near(draw, wall, 10.0)],
             background_angle: draw.range(0.0, std::f64::consts::TAU),
-            things_behind: (0..draw.below(7))
+            things_behind: (0..draw.below(4))
                 .map(|_| {
                     let place = [
                         draw.range(0.0, 1.0),
@@ -189,12 +193,12 @@ impl Picture {
                         draw.range(0.05, 0.4),
                         draw.range(0.05, 0.4),
                     ];
-                    (place, any_color(draw, 5.0, 250.0))
+                    (place, near(draw, wall, 20.0))
                 })
                 .collect(),
             light_angle: draw.range(0.0, std::f64::consts::TAU),
-            light_slope: draw.range(0.0, 0.9),
-            gain: [(); 3].map(|()| exposure * draw.range(0.88, 1.12)),
+            light_slope: draw.range(0.0, 0.2),
+            gain: [(); 3].map(|()| exposure * draw.range(0.7, 1.3)),
             grain: draw.range(0.0, 5.0),
             grain_seed: draw.below(usize::MAX) as u64,
         }

@@ -90,10 +90,15 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
         image_size: config.augment.global_size,
         ..EvalCrop::default()
     };
-    let sets = Sets::new(&train, &test, crop, &device);
-    let before = sets.score(Extractor::Backbone(untrained.teacher.backbone()))?;
-    let pixels = sets.score(Extractor::Pixels)?;
-    let after = sets.score(trained.extractor())?;
+    let raw = EvalCrop {
+        mean: [0.0; 3],
+        std: [1.0; 3],
+        ..crop.clone()
+    };
+    let sets = Sets::new(&train, &test, &device);
+    let before = sets.score(Extractor::Backbone(untrained.teacher.backbone()), &crop)?;
+    let pixels = sets.score(Extractor::Pixels, &raw)?;
+    let after = sets.score(trained.extractor(), &crop)?;
     super::export::timm(trained.backbone()?, &dir.join("export"))?;
 
     let summary = format!(
@@ -149,36 +154,29 @@ struct Scores {
 struct Sets<'a> {
     train: &'a Arc<dyn Dataset>,
     test: &'a Arc<dyn Dataset>,
-    options: EmbedOptions,
     encoder: LabelEncoder,
     device: &'a Device,
 }
 
 impl<'a> Sets<'a> {
-    fn new(
-        train: &'a Arc<dyn Dataset>,
-        test: &'a Arc<dyn Dataset>,
-        crop: EvalCrop,
-        device: &'a Device,
-    ) -> Self {
-        let options = EmbedOptions {
-            batch_size: 64,
-            workers: 2,
-            transform: EvalTransform::Center(crop),
-        };
+    fn new(train: &'a Arc<dyn Dataset>, test: &'a Arc<dyn Dataset>, device: &'a Device) -> Self {
         let labels = (0..train.len()).filter_map(|i| train.label(i, LABEL));
         Self {
             train,
             test,
-            options,
             encoder: LabelEncoder::fit(labels),
             device,
         }
     }
 
-    fn score(&self, extractor: Extractor<'_>) -> anyhow::Result<Scores> {
-        let (x, y) = self.features(self.train, extractor)?;
-        let (test_x, truth) = self.features(self.test, extractor)?;
+    fn score(&self, extractor: Extractor<'_>, crop: &EvalCrop) -> anyhow::Result<Scores> {
+        let options = EmbedOptions {
+            batch_size: 64,
+            workers: 2,
+            transform: EvalTransform::Center(crop.clone()),
+        };
+        let (x, y) = self.features(self.train, extractor, &options)?;
+        let (test_x, truth) = self.features(self.test, extractor, &options)?;
         let config = KnnConfig {
             ks: vec![K],
             ..KnnConfig::default()
@@ -205,18 +203,11 @@ impl<'a> Sets<'a> {
         &self,
         set: &Arc<dyn Dataset>,
         extractor: Extractor<'_>,
+        options: &EmbedOptions,
     ) -> anyhow::Result<(Features, Vec<usize>)> {
         let ledger = Arc::new(Ledger::default());
         let all: Vec<usize> = (0..set.len()).collect();
-        let done = embed(
-            set,
-            &all,
-            extractor,
-            &self.options,
-            self.device,
-            &ledger,
-            |_| (),
-        )?;
+        let done = embed(set, &all, extractor, options, self.device, &ledger, |_| ())?;
         let labels = done.samples.iter().filter_map(|i| set.label(*i, LABEL));
         let classes = labels
             .filter_map(|label| self.encoder.encode(&label))
