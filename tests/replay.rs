@@ -197,3 +197,18 @@ fn other_decay_groups_are_noticed() {
     let (weight, name) = weight_difference("official-tiny", &saved);
     assert!(weight > WEIGHT_TOLERANCE, "{name} {weight:e}");
 }
+
+#[test]
+fn more_steps_than_the_schedules_span_are_refused() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/captures");
+    for steps in ["24", "18446744073709551615"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+            .args(["replay", "--steps", steps])
+            .arg(root.join("official-tiny-s7"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("go past the schedules' 30"), "{text}");
+    }
+}
