@@ -265,6 +265,12 @@ fn finetuning_leaves_a_report_and_weights_that_open_again() {
         let weights = out.join("finetuned.safetensors");
         assert_eq!(backbone(&weights) == teacher, name == "head");
         assert_eq!(features(&dir, &text(&weights), &[])[0].len(), 64);
+        let value = json(&["inspect", &text(&weights), "--json"]);
+        assert_eq!(value["layout"], "selfsame");
+        assert_eq!(
+            value["other_tensors"]["new_head.6.bias"],
+            serde_json::json!([2])
+        );
 
         let again = selfsame(&args);
         assert_eq!(
@@ -302,6 +308,10 @@ fn an_exported_folder_opens_again_with_the_same_features() {
             features(&dir, run(), &["--which", which])
         );
     }
+    let exported = text(&out.join("model.safetensors"));
+    let value = json(&["inspect", &exported, "--json"]);
+    assert_eq!(value["layout"], "timm");
+    assert_eq!(value["other_tensors"], serde_json::json!({}));
     let snapshot = dir.join("resnet");
     done(&[
         "export",
@@ -332,7 +342,14 @@ fn inspect_lists_every_name_and_shape() {
         tensors["backbone.pos_embed"],
         serde_json::json!([1, 17, 64])
     );
+    assert_eq!(value["layout"], "run");
+    let others = &value["other_tensors"];
+    assert_eq!(
+        others["head.last_layer.weight"],
+        serde_json::json!([32, 64])
+    );
     let text = done(&["inspect", run(), "--which", "student"]);
+    assert!(text.contains("  head.mlp.0.bias [64]"), "{text}");
     assert!(
         text.starts_with("vit_tiny/8 (width 64, depth 2, heads 1)"),
         "{text}"

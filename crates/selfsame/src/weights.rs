@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context;
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use selfsame_data::EvalTransform;
 use selfsame_data::augment::{AugmentConfig, EvalCrop};
 use selfsame_models::{
@@ -38,6 +38,10 @@ pub(crate) struct Loaded {
     pub(crate) backbone: BackboneModel,
     /// Size and normalisation of its training pictures, if known.
     pub(crate) input: Input,
+    /// Whose names the tensors had where they came from.
+    pub(crate) layout: &'static str,
+    /// What came with the backbone and is not used, such as a head: name and shape.
+    pub(crate) others: BTreeMap<String, Vec<usize>>,
 }
 
 /// Size and normalisation of training pictures, as stored with weights.
@@ -264,12 +268,20 @@ fn of_run(dir: &Path, which: Which, device: &Device) -> anyhow::Result<Loaded> {
         .context("the checkpoint lacks the file asked for")?;
     let params = draw_backbone(&config.model, 0, device)?;
     params.load_part(tensors, "backbone.")?;
-    finish(config.model, params, Input::of(&config.augment))
+    let mut loaded = finish(config.model, params, Input::of(&config.augment))?;
+    loaded.layout = "run";
+    loaded.others = others(tensors);
+    Ok(loaded)
 }
 
 fn of_file(path: &Path, arch: Option<&str>, device: &Device) -> anyhow::Result<Loaded> {
     let file = selfsame_checkpoint::read_tensor_file(path, device)?;
+    let layout = layout(file.tensors.keys());
+    let mut unused = file.tensors.clone();
     let weights = to_own_names(file.tensors)?;
+    unused.retain(|name, _| weights.left_out.contains(name));
+    let mut unused = others(&unused);
+    unused.extend(others(&weights.tensors));
     let stored: Option<ModelConfig> = file
         .metadata
         .get(MODEL_KEY)
@@ -296,7 +308,29 @@ fn of_file(path: &Path, arch: Option<&str>, device: &Device) -> anyhow::Result<L
         });
     let params = draw_backbone(&model, 0, device)?;
     params.load_part(&weights.tensors, "backbone.")?;
-    finish(model, params, input)
+    let mut loaded = finish(model, params, input)?;
+    loaded.layout = layout;
+    loaded.others = unused;
+    Ok(loaded)
+}
+
+/// Whose names these are.
+fn layout<'a>(mut names: impl Iterator<Item = &'a String>) -> &'static str {
+    let ours = |name: &String| {
+        let starts = ["backbone.", "head.mlp.", "head.last_layer.", "new_head."];
+        starts.iter().any(|start| name.starts_with(start))
+    };
+    if names.all(ours) { "selfsame" } else { "timm" }
+}
+
+/// Names and shapes of what is not the backbone's.
+fn others(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, Vec<usize>> {
+    let others = tensors
+        .iter()
+        .filter(|(name, _)| !name.starts_with("backbone."));
+    others
+        .map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()))
+        .collect()
 }
 
 /// The `config.json` that timm keeps beside weights.
@@ -350,6 +384,8 @@ fn finish(model: ModelConfig, params: ParamStore, input: Input) -> anyhow::Resul
         params,
         backbone,
         input,
+        layout: "drawn",
+        others: BTreeMap::new(),
     })
 }
 
