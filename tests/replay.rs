@@ -55,14 +55,14 @@ fn lines(path: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// The largest relative loss difference over all steps.
-fn loss_difference(capture: &str, ours: &[Value]) -> f64 {
+/// The largest relative loss difference over all steps from what PyTorch wrote into `file`.
+fn loss_difference_from(file: &str, capture: &str, ours: &[Value]) -> f64 {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/captures");
-    let expected = lines(&root.join(capture).join("expected.jsonl"));
-    assert_eq!(ours.len(), expected.len());
+    let theirs = lines(&root.join(capture).join(file));
+    assert_eq!(ours.len(), theirs.len());
     let number = |line: &Value, key: &str| line[key].as_f64().unwrap();
     ours.iter()
-        .zip(&expected)
+        .zip(&theirs)
         .map(|(a, b)| {
             for key in ["lr", "weight_decay", "momentum", "teacher_temp"] {
                 assert!(
@@ -73,6 +73,11 @@ fn loss_difference(capture: &str, ours: &[Value]) -> f64 {
             (number(a, "loss") / number(b, "loss") - 1.0).abs()
         })
         .fold(0.0, f64::max)
+}
+
+/// The same from the expected result.
+fn loss_difference(capture: &str, ours: &[Value]) -> f64 {
+    loss_difference_from("expected.jsonl", capture, ours)
 }
 
 /// The largest norm-wise relative difference of a student or teacher weight, and its name.
@@ -138,6 +143,41 @@ fn a_run_continued_with_moments_follows_pytorch() {
     agrees("official-tiny-s7");
 }
 
+/// PyTorch made the same steps with a mistake in it. We must be as far from that run as the right
+/// PyTorch run is: then a `selfsame` with this mistake would be as far from the right one, and red.
+fn would_be_noticed(mistake: &str) {
+    for capture in ["notebook-tiny", "official-tiny"] {
+        let (ours, _, dir) = replay(capture, &[]);
+        let right = lines(&dir.path().join("expected.jsonl"));
+        let file = format!("mistake_{mistake}.jsonl");
+        let from_ours = loss_difference_from(&file, capture, &ours);
+        let from_right = loss_difference_from(&file, capture, &right);
+        assert!(
+            from_ours > 5.0 * LOSS_TOLERANCE,
+            "{capture}: {mistake} changes the loss by {from_ours:e} only"
+        );
+        assert!(
+            (from_ours - from_right).abs() < LOSS_TOLERANCE,
+            "{capture}: {mistake} is {from_ours:e} from us, {from_right:e} from PyTorch"
+        );
+    }
+}
+
+#[test]
+fn another_form_of_gelu_would_be_noticed() {
+    would_be_noticed("gelu_tanh");
+}
+
+#[test]
+fn another_eps_of_layer_norm_would_be_noticed() {
+    would_be_noticed("layer_norm_eps");
+}
+
+#[test]
+fn a_teacher_updated_before_the_loss_would_be_noticed() {
+    would_be_noticed("ema_order");
+}
+
 #[test]
 fn another_clip_mode_is_noticed() {
     let changes = [("clip_mode = \"per_parameter\"", "clip_mode = \"global\"")];
@@ -156,4 +196,19 @@ fn other_decay_groups_are_noticed() {
     let (_, saved, _dir) = replay("official-tiny", &changes);
     let (weight, name) = weight_difference("official-tiny", &saved);
     assert!(weight > WEIGHT_TOLERANCE, "{name} {weight:e}");
+}
+
+#[test]
+fn more_steps_than_the_schedules_span_are_refused() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/captures");
+    for steps in ["24", "18446744073709551615"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+            .args(["replay", "--steps", steps])
+            .arg(root.join("official-tiny-s7"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("go past the schedules' 30"), "{text}");
+    }
 }

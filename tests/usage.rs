@@ -123,3 +123,28 @@ fn a_label_that_does_not_exist_is_named_beside_those_that_do() {
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("height") && text.contains("gender"), "{text}");
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+        .args(["config", "--preset", "official"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_answer_that_cannot_be_written_is_a_failure() {
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+        .arg("config")
+        .stdout(full.unwrap())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("writing to standard output"), "{text}");
+}

@@ -188,11 +188,31 @@ def dino_loss(student_logits, teacher_logits, center, num_views, student_temp, t
     return sum(terms) / len(terms)
 
 
-class Trainer:
-    """Student, teacher, center and optimizer, and one method that makes a step with them."""
+# Mistakes that an implementation may well contain, for runs that a golden test must tell from right.
+MISTAKES = ("gelu_tanh", "layer_norm_eps", "ema_order")
 
-    def __init__(self, config, steps_per_epoch, dtype=torch.float32):
-        self.config, self.dtype = config, dtype
+
+def spoil(network, mistake):
+    """Put a mistake of the forward pass into every layer that it concerns."""
+    kind, field, value = {
+        "gelu_tanh": (nn.GELU, "approximate", "tanh"),
+        "layer_norm_eps": (nn.LayerNorm, "eps", 1e-5),
+    }[mistake]
+    layers = [layer for layer in network.modules() if isinstance(layer, kind)]
+    assert layers and all(getattr(layer, field) != value for layer in layers)
+    for layer in layers:
+        setattr(layer, field, value)
+
+
+class Trainer:
+    """Student, teacher, center and optimizer, and one method that makes a step with them.
+
+    `mistake` is one of MISTAKES: GELU by tanh, LayerNorm's eps 1e-5 for 1e-6, or the teacher's update
+    made before the teacher sees the batch (with the student of the step before) and not after.
+    """
+
+    def __init__(self, config, steps_per_epoch, dtype=torch.float32, mistake=None):
+        self.config, self.dtype, self.mistake = config, dtype, mistake
         self.schedules = Schedules(config, steps_per_epoch)
         self.steps_per_epoch = steps_per_epoch
         self.student = Network(config).to(dtype).train()
@@ -202,6 +222,9 @@ class Trainer:
         self.center = torch.zeros(1, config["head"]["out_dim"], dtype=dtype)
         self.trained = {n: p for n, p in self.student.named_parameters() if p.requires_grad}
         self.optimizer = self._optimizer()
+        if mistake in ("gelu_tanh", "layer_norm_eps"):
+            spoil(self.student, mistake)
+            spoil(self.teacher, mistake)
 
     def _optimizer(self):
         decayed, plain = [], []
@@ -238,6 +261,8 @@ class Trainer:
             else:
                 by_size.append(locals_flat)
 
+        if self.mistake == "ema_order":
+            self._update_teacher(now["momentum"])
         with torch.no_grad():
             teacher_logits = self.teacher([globals_flat])
         loss = dino_loss(
@@ -261,14 +286,18 @@ class Trainer:
                     param.grad = None
         self.optimizer.step()
 
-        with torch.no_grad():
-            pairs = zip(self.student.parameters(), self.teacher.parameters(), strict=True)
-            for ours, average in pairs:  # parameters only: batch-norm statistics stay each one's own
-                average.mul_(now["momentum"]).add_((1 - now["momentum"]) * ours)
-            keep = objective["center_momentum"]
-            batch_mean = teacher_logits.sum(0, keepdim=True) / len(teacher_logits)
-            self.center = self.center * keep + batch_mean * (1 - keep)
+        if self.mistake != "ema_order":
+            self._update_teacher(now["momentum"])
+        keep = objective["center_momentum"]
+        batch_mean = teacher_logits.sum(0, keepdim=True) / len(teacher_logits)
+        self.center = self.center * keep + batch_mean * (1 - keep)
         return {"step": step, "loss": loss.item(), "grad_norm": grad_norm, **now}
+
+    @torch.no_grad()
+    def _update_teacher(self, momentum):
+        pairs = zip(self.student.parameters(), self.teacher.parameters(), strict=True)
+        for ours, average in pairs:  # parameters only: batch-norm statistics stay each one's own
+            average.mul_(momentum).add_((1 - momentum) * ours)
 
     def _clip(self, limit, mode):
         if not limit:

@@ -9,6 +9,11 @@ or the named sets, whose flags stand in the tables below:
     python make_captures.py --set-of small --out tests/golden/captures
     python make_captures.py --set-of large --out /some/folder/with/room
 
+or, beside captures that are there already, what comes out with a mistake in the program
+(mistake_NAME.jsonl), for tests that must notice it:
+
+    python make_captures.py --set-of small --out tests/golden/captures --mistake gelu_tanh
+
 A folder holds what `selfsame replay` reads (capture.json, config.toml, state.safetensors,
 batch-*.safetensors) and what it should then give: expected.jsonl (a line per step) and
 expected_final.safetensors (the state after the last step, same names).
@@ -22,7 +27,7 @@ import torch
 import torch.nn.functional as F
 
 import dino_config
-from dino_torch import Trainer
+from dino_torch import MISTAKES, Trainer
 from replay_torch import save, write_replay
 
 # Schedules short enough that 20 steps pass the end of the warm-ups, of the freeze, and some epochs.
@@ -227,6 +232,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--spread", type=float, default=0.05, help="of the initial perturbation")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--mistake", choices=MISTAKES, help="replay what is there with a mistake")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
@@ -237,6 +243,11 @@ def main():
         if args.only and name not in args.only:
             continue
         steps = job.get("steps", args.steps)
+        if args.mistake:
+            log = args.out / name / f"mistake_{args.mistake}.jsonl"
+            write_replay(args.out / name, steps, torch.float32, log, mistake=args.mistake)
+            print(log)
+            continue
         make(
             args.out / name,
             job["recipe"],

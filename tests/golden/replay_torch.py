@@ -16,14 +16,14 @@ import dino_config
 from dino_torch import Trainer
 
 
-def replay(folder, steps=None, dtype=torch.float32):
+def replay(folder, steps=None, dtype=torch.float32, mistake=None):
     """Yield (log line, trainer) per step; batches are taken in turn and begin again after the last."""
     folder = pathlib.Path(folder)
     meta = json.loads((folder / "capture.json").read_text())
     assert meta["format"] == 1, f"capture format {meta['format']} is not known here"
     config = dino_config.read_toml(folder / "config.toml")
     assert config["train"]["epochs"] == meta["epochs"], "capture.json and config.toml disagree"
-    trainer = Trainer(config, meta["steps_per_epoch"], dtype)
+    trainer = Trainer(config, meta["steps_per_epoch"], dtype, mistake)
     trainer.load(load_file(folder / "state.safetensors"))
     count = meta["batches"] if steps is None else steps
     for i in range(count):
@@ -36,13 +36,14 @@ def save(tensors, path):
     pathlib.Path(path).write_bytes(safetensors.torch.save(tensors))
 
 
-def write_replay(folder, steps, dtype, out, final):
-    """Replay and write the log lines and the state after the last step."""
+def write_replay(folder, steps, dtype, out, final=None, mistake=None):
+    """Replay and write the log lines and, if wanted, the state after the last step."""
     with open(out, "w") as log:
-        for line, trainer in replay(folder, steps, dtype):
+        for line, trainer in replay(folder, steps, dtype, mistake):
             log.write(json.dumps(line) + "\n")
             log.flush()
-    save(trainer.state(), final)
+    if final is not None:
+        save(trainer.state(), final)
 
 
 def main():

@@ -1,5 +1,7 @@
 //! `cargo xtask tidy`: the rules of the repository that no compiler knows.
 
+mod files;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -64,7 +66,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let packages = metadata["packages"]
         .as_array()
         .context("cargo metadata lists no packages")?;
-    let problems: Vec<String> = packages.iter().flat_map(package_problems).collect();
+    let mut problems: Vec<String> = packages.iter().flat_map(package_problems).collect();
+    let root = metadata["workspace_root"].as_str().unwrap_or(".");
+    problems.extend(files::problems(Path::new(root))?);
     if !problems.is_empty() {
         bail!(
             "tidy found {} problem(s):\n  {}",

@@ -70,7 +70,8 @@ pub fn to_own_names(
     for (name, tensor) in tensors {
         let stripped = name.strip_prefix("module.").unwrap_or(&name);
         let bare = stripped.strip_prefix("backbone.").unwrap_or(stripped);
-        if matches!(bare, "head.weight" | "head.bias" | "fc.weight" | "fc.bias") {
+        let supervised = matches!(bare, "head.weight" | "head.bias" | "fc.weight" | "fc.bias");
+        if supervised || bare.starts_with("new_head.") {
             weights.left_out.push(name);
             continue;
         }
@@ -287,6 +288,7 @@ mod tests {
             "head.last_layer.weight_v",
             "head.weight",
             "fc.bias",
+            "new_head.0.weight",
         ])
         .unwrap();
         let names: Vec<_> = weights.tensors.keys().map(String::as_str).collect();
@@ -299,7 +301,10 @@ mod tests {
                 "head.mlp.0.weight"
             ]
         );
-        assert_eq!(weights.left_out, ["fc.bias", "head.weight"]);
+        assert_eq!(
+            weights.left_out,
+            ["fc.bias", "head.weight", "new_head.0.weight"]
+        );
         assert!(rename(&["cls_token", "backbone.cls_token"]).is_err());
     }
 

@@ -15,8 +15,9 @@ use crate::error::TrainError;
 pub enum Extractor<'a> {
     /// A backbone's output, `[B, D]`.
     Backbone(&'a dyn Backbone),
-    /// Class tokens of the last four blocks, concatenated, as the official linear protocol for
-    /// ViT-S (eval_linear.py, `--n_last_blocks 4`); a ResNet's pooled output.
+    /// Class tokens of the last four blocks (of all, if there are fewer), concatenated, as the
+    /// official linear protocol for ViT-S (eval_linear.py, `--n_last_blocks 4`); a ResNet's
+    /// pooled output.
     LastFourClassTokens(&'a dyn Backbone),
     /// The pixels themselves: the baseline that learned features must beat.
     Pixels,
@@ -27,7 +28,8 @@ impl Extractor<'_> {
         match self {
             Self::Backbone(backbone) => backbone.forward(images, &Mode::Eval),
             Self::LastFourClassTokens(backbone) => {
-                let layers = backbone.intermediate_layers(images, 4)?;
+                let layers =
+                    backbone.intermediate_layers(images, backbone.num_blocks().clamp(1, 4))?;
                 let tokens: Vec<&Tensor> = layers.iter().map(|(cls, _)| cls).collect();
                 Tensor::cat(&tokens, 1)
             }

@@ -85,7 +85,8 @@ impl MetricsFile {
     /// Opens the file of a run that has done `steps_done` steps.
     ///
     /// Lines of later steps, left by a run that died after its last checkpoint, are removed:
-    /// those steps are about to be done again.
+    /// those steps are about to be done again. At step 0 that is every line, the evaluation
+    /// before the first step too.
     ///
     /// # Errors
     /// [`TrainError::Io`] with the path.
@@ -94,7 +95,7 @@ impl MetricsFile {
         if path.exists() {
             let kept: Vec<String> = read_raw(&path)?
                 .into_iter()
-                .filter(|(_, line)| line.steps_done() <= steps_done)
+                .filter(|(_, line)| steps_done > 0 && line.steps_done() <= steps_done)
                 .map(|(text, _)| text)
                 .collect();
             let beside = run_dir.join(".metrics.jsonl.tmp");
@@ -183,6 +184,22 @@ mod tests {
         file.write(&step_line(3)).unwrap();
         let lines = read_metrics(dir.path()).unwrap();
         assert_eq!(lines, (0..4).map(step_line).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_run_that_begins_again_begins_its_file_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let before_the_first_step = MetricsLine::Eval(EvalLine {
+            step: None,
+            epoch: 0,
+            knn: BTreeMap::new(),
+            label: "gender".to_owned(),
+        });
+        let mut file = MetricsFile::open(dir.path(), 0).unwrap();
+        file.write(&before_the_first_step).unwrap();
+        let mut file = MetricsFile::open(dir.path(), 0).unwrap();
+        file.write(&before_the_first_step).unwrap();
+        assert_eq!(read_metrics(dir.path()).unwrap(), [before_the_first_step]);
     }
 
     #[test]

@@ -56,11 +56,12 @@ pub fn replay(
         steps
     };
     let first = capture.info.step;
-    let total = capture.info.steps_per_epoch * capture.info.epochs as u64;
-    if first + steps > total {
+    let epochs = capture.info.epochs as u64;
+    let total = capture.info.steps_per_epoch.saturating_mul(epochs);
+    let end = first.saturating_add(steps);
+    if end > total {
         return Err(TrainError::Config(vec![format!(
-            "--steps: steps {first} to {} go past the schedules' {total}",
-            first + steps
+            "--steps: steps {first} to {end} go past the schedules' {total}"
         )]));
     }
 

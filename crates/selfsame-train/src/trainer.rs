@@ -20,6 +20,9 @@ use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine};
 use crate::monitor::Monitor;
 use crate::snapshot::save_snapshot;
 
+/// Name of the list of unusable pictures in a run directory.
+const SKIPPED_FILE: &str = "skipped.csv";
+
 /// Changes a learner before its first step, for example by loading weights to start from.
 pub type Init<'a> = dyn Fn(&mut Learner) -> Result<(), TrainError> + 'a;
 
@@ -148,6 +151,7 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
     };
 
     let ledger = Arc::new(Ledger::default());
+    ledger.read_csv(&run.run_dir.join(SKIPPED_FILE))?;
     let loader = loader(run, &ledger)?;
     let monitor = Monitor::new(config, &run.train, run.val.as_ref())?;
     let mut learner = Learner::new(config, run.device)?;
@@ -349,6 +353,10 @@ fn restore(
     for warning in warnings {
         observer.note(&warning.to_string());
     }
+    let trained_on = checkpoint.extra.get("data_fingerprint");
+    if trained_on.is_some_and(|then| *then != run.train.fingerprint()) {
+        observer.note("warning: the pictures have changed since the checkpoint was written");
+    }
     learner.load_tensors(&checkpoint.files)?;
     observer.note(&format!("continuing after {} steps", checkpoint.step));
     Ok(Some(checkpoint.step))
@@ -372,8 +380,7 @@ fn save(
         files: learner.tensors()?,
     };
     selfsame_checkpoint::save(run.run_dir, &checkpoint, run.config.train.keep_checkpoints)?;
-    let skipped = run.run_dir.join("skipped.csv");
-    ledger.write_csv(&skipped)?;
+    ledger.write_csv(&run.run_dir.join(SKIPPED_FILE))?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Two labelled data sets through one extractor: what every score starts from.
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -176,19 +177,19 @@ impl Sets {
 }
 
 /// Prints the one JSON object that `--json` promises.
-#[expect(
-    clippy::print_stdout,
-    reason = "the answer of a command belongs on stdout"
-)]
 pub(crate) fn print_json(value: &serde_json::Value) {
-    println!("{value}");
+    print_text(&value.to_string());
 }
 
 /// Prints text for people.
-#[expect(
-    clippy::print_stdout,
-    reason = "the answer of a command belongs on stdout"
-)]
+///
+/// A reader that has seen enough, such as `head`, is no failure; a full disk ends the program.
 pub(crate) fn print_text(text: &str) {
-    println!("{text}");
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("error: writing to standard output: {error}");
+            std::process::exit(1);
+        }
+        _ => {}
+    }
 }

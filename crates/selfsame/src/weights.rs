@@ -1,16 +1,17 @@
 //! `--weights`: a run, a file or a baseline, opened as something that turns pictures into features.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context;
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use selfsame_data::EvalTransform;
 use selfsame_data::augment::{AugmentConfig, EvalCrop};
 use selfsame_models::{
     BackboneModel, ModelConfig, ParamStore, build_backbone, draw_backbone, infer, to_own_names,
 };
 use selfsame_train::{EmbedOptions, Extractor, INPUT_KEY, MODEL_KEY};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::{WeightsArgs, Which};
 use crate::exit::usage;
@@ -37,10 +38,14 @@ pub(crate) struct Loaded {
     pub(crate) backbone: BackboneModel,
     /// Size and normalisation of its training pictures, if known.
     pub(crate) input: Input,
+    /// Whose names the tensors had where they came from.
+    pub(crate) layout: &'static str,
+    /// What came with the backbone and is not used, such as a head: name and shape.
+    pub(crate) others: BTreeMap<String, Vec<usize>>,
 }
 
 /// Size and normalisation of training pictures, as stored with weights.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Input {
     /// Side of the global crops in pixels.
     pub(crate) image_size: usize,
@@ -66,6 +71,16 @@ impl Input {
             mean,
             std,
         }
+    }
+}
+
+impl Loaded {
+    /// What a weights file says about itself, so that it opens without flags.
+    pub(crate) fn metadata(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        Ok(BTreeMap::from([
+            (MODEL_KEY.to_owned(), serde_json::to_string(&self.model)?),
+            (INPUT_KEY.to_owned(), serde_json::to_string(&self.input)?),
+        ]))
     }
 }
 
@@ -253,16 +268,26 @@ fn of_run(dir: &Path, which: Which, device: &Device) -> anyhow::Result<Loaded> {
         .context("the checkpoint lacks the file asked for")?;
     let params = draw_backbone(&config.model, 0, device)?;
     params.load_part(tensors, "backbone.")?;
-    finish(config.model, params, Input::of(&config.augment))
+    let mut loaded = finish(config.model, params, Input::of(&config.augment))?;
+    loaded.layout = "run";
+    loaded.others = others(tensors);
+    Ok(loaded)
 }
 
 fn of_file(path: &Path, arch: Option<&str>, device: &Device) -> anyhow::Result<Loaded> {
     let file = selfsame_checkpoint::read_tensor_file(path, device)?;
+    let layout = layout(file.tensors.keys());
+    let mut unused = file.tensors.clone();
     let weights = to_own_names(file.tensors)?;
+    unused.retain(|name, _| weights.left_out.contains(name));
+    let mut unused = others(&unused);
+    unused.extend(others(&weights.tensors));
     let stored: Option<ModelConfig> = file
         .metadata
         .get(MODEL_KEY)
         .and_then(|text| serde_json::from_str(text).ok());
+    let beside = timm_config(path);
+    let stored = stored.or_else(|| timm_model(beside.as_ref()?));
     let model = match (arch, stored) {
         (Some(text), _) => parse_arch(text)
             .ok_or_else(|| usage(format!("--arch {text}: write it as vit_small/16@224")))?,
@@ -273,7 +298,7 @@ fn of_file(path: &Path, arch: Option<&str>, device: &Device) -> anyhow::Result<L
         .metadata
         .get(INPUT_KEY)
         .and_then(|text| serde_json::from_str(text).ok())
-        .or_else(|| pretrained_cfg(path))
+        .or_else(|| timm_input(beside.as_ref()?))
         .unwrap_or_else(|| {
             Input::imagenet(if model.arch.is_vit() {
                 model.image_size
@@ -283,14 +308,66 @@ fn of_file(path: &Path, arch: Option<&str>, device: &Device) -> anyhow::Result<L
         });
     let params = draw_backbone(&model, 0, device)?;
     params.load_part(&weights.tensors, "backbone.")?;
-    finish(model, params, input)
+    let mut loaded = finish(model, params, input)?;
+    loaded.layout = layout;
+    loaded.others = unused;
+    Ok(loaded)
 }
 
-/// Size and normalisation from the `config.json` that timm keeps beside weights.
-fn pretrained_cfg(path: &Path) -> Option<Input> {
+/// Whose names these are.
+fn layout<'a>(mut names: impl Iterator<Item = &'a String>) -> &'static str {
+    let ours = |name: &String| {
+        let starts = ["backbone.", "head.mlp.", "head.last_layer.", "new_head."];
+        starts.iter().any(|start| name.starts_with(start))
+    };
+    if names.all(ours) { "selfsame" } else { "timm" }
+}
+
+/// Names and shapes of what is not the backbone's.
+fn others(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, Vec<usize>> {
+    let others = tensors
+        .iter()
+        .filter(|(name, _)| !name.starts_with("backbone."));
+    others
+        .map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()))
+        .collect()
+}
+
+/// The `config.json` that timm keeps beside weights.
+fn timm_config(path: &Path) -> Option<serde_json::Value> {
     let text = std::fs::read_to_string(path.with_file_name("config.json")).ok()?;
-    let json: serde_json::Value = serde_json::from_str(&text).ok()?;
-    let cfg = json.get("pretrained_cfg")?;
+    serde_json::from_str(&text).ok()
+}
+
+/// The architecture in timm's `config.json`: a name like `vit_tiny_patch16_224` or `resnet50`, and
+/// the arguments that make it another size. `None` for one that is not ours.
+fn timm_model(config: &serde_json::Value) -> Option<ModelConfig> {
+    let name = config.get("architecture")?.as_str()?;
+    let name = name.split('.').next()?;
+    let mut model = match name.split_once("_patch") {
+        Some((arch, sizes)) => {
+            let (patch, size) = sizes.split_once('_')?;
+            parse_arch(&format!("{arch}/{patch}@{size}"))?
+        }
+        None => parse_arch(name)?,
+    };
+    let arg = |key: &str, field: &mut usize| {
+        let value = config.get("model_args").and_then(|args| args.get(key));
+        if let Some(value) = value.and_then(serde_json::Value::as_u64) {
+            *field = value as usize;
+        }
+    };
+    arg("img_size", &mut model.image_size);
+    arg("patch_size", &mut model.patch_size);
+    arg("embed_dim", &mut model.embed_dim);
+    arg("depth", &mut model.depth);
+    arg("num_heads", &mut model.num_heads);
+    Some(model)
+}
+
+/// Size and normalisation in timm's `config.json`.
+fn timm_input(config: &serde_json::Value) -> Option<Input> {
+    let cfg = config.get("pretrained_cfg")?;
     let image_size = cfg.get("input_size")?.get(1)?.as_u64()? as usize;
     let triple = |key: &str| serde_json::from_value(cfg.get(key)?.clone()).ok();
     Some(Input {
@@ -307,12 +384,29 @@ fn finish(model: ModelConfig, params: ParamStore, input: Input) -> anyhow::Resul
         params,
         backbone,
         input,
+        layout: "drawn",
+        others: BTreeMap::new(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timms_config_tells_heads_that_shapes_do_not() {
+        let model = timm_model(&serde_json::json!({
+            "architecture": "vit_tiny_patch16_224.some_tag",
+            "model_args": {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_heads": 2},
+        }));
+        let model = model.unwrap();
+        assert_eq!((model.image_size, model.patch_size), (32, 8));
+        let dims = model.vit_dims().unwrap();
+        assert_eq!((dims.embed_dim, dims.depth, dims.num_heads), (32, 12, 2));
+        let resnet = timm_model(&serde_json::json!({"architecture": "resnet18"})).unwrap();
+        assert!(!resnet.arch.is_vit());
+        assert!(timm_model(&serde_json::json!({"architecture": "convnext_tiny"})).is_none());
+    }
 
     #[test]
     fn baselines_are_read_from_their_names() {

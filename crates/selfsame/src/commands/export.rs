@@ -32,7 +32,8 @@ pub(super) fn timm(loaded: &Loaded, out: &Path) -> anyhow::Result<()> {
         .into_iter()
         .filter_map(|(name, tensor)| Some((name.strip_prefix("backbone.")?.to_owned(), tensor)))
         .collect();
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let mut metadata = loaded.metadata()?;
+    metadata.insert("format".to_owned(), "pt".to_owned());
     write_tensors(&out.join("model.safetensors"), &tensors, &metadata)?;
     let config = serde_json::to_string_pretty(&timm_config(loaded))?;
     write_bytes(&out.join("config.json"), config.as_bytes())?;

@@ -3,7 +3,7 @@
 use selfsame_checkpoint::write_tensors;
 use selfsame_data::augment::StandardCrop;
 use selfsame_eval::metrics::{ClassificationReport, ConfusionMatrix, ReportOptions, accuracy};
-use selfsame_train::{FinetuneConfig, LabelledSamples, MODEL_KEY, finetune};
+use selfsame_train::{FinetuneConfig, LabelledSamples, finetune};
 use serde_json::json;
 
 use crate::cli::Finetune;
@@ -84,17 +84,15 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     let skipped = sets.skipped();
     let text = format!("{report}\n{}", confusion.to_text(classes));
     run_dir::replace(&args.run.join("classification_report.txt"), text.as_bytes())?;
-    let metadata = [
-        (MODEL_KEY.to_owned(), serde_json::to_string(&loaded.model)?),
-        (
-            "selfsame.classes".to_owned(),
-            serde_json::to_string(classes)?,
-        ),
-    ];
+    let mut metadata = loaded.metadata()?;
+    metadata.insert(
+        "selfsame.classes".to_owned(),
+        serde_json::to_string(classes)?,
+    );
     write_tensors(
         &args.run.join("finetuned.safetensors"),
         &done.tensors,
-        &metadata.into(),
+        &metadata,
     )?;
     if args.data.json {
         print_json(&json!({

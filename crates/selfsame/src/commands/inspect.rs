@@ -25,20 +25,29 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
         let shapes: serde_json::Map<_, _> =
             shapes.map(|(name, dims)| (name, json!(dims))).collect();
         print_json(&json!({
+            "layout": loaded.layout,
             "model": loaded.model,
             "image_size": loaded.input.image_size,
             "mean": loaded.input.mean,
             "std": loaded.input.std,
             "parameters": parameters,
             "tensors": shapes,
+            "other_tensors": loaded.others,
         }));
     } else {
         print_text(&format!(
-            "{}, trained at {} pixels, {parameters} parameters",
+            "{}, trained at {} pixels, {parameters} parameters; layout: {}",
             weights.describe(),
-            loaded.input.image_size
+            loaded.input.image_size,
+            loaded.layout
         ));
         for (name, dims) in shapes {
+            print_text(&format!("  {name} {dims:?}"));
+        }
+        if !loaded.others.is_empty() {
+            print_text("beside the backbone:");
+        }
+        for (name, dims) in &loaded.others {
             print_text(&format!("  {name} {dims:?}"));
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use selfsame_data::Dataset;
+use selfsame_models::draw_backbone;
 use selfsame_train::{Init, Learner, Outcome, Run, RunConfig, StopFlag, TrainError, train};
 
 use crate::cli::{Train, Which};
@@ -34,7 +35,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
         spec => Some(data::of_run(spec, &config.data)?),
     };
     let init = match &args.init {
-        Some(spec) => Some(Weights::open(spec, Which::Teacher, None, &device)?),
+        Some(spec) => Some(start_weights(spec, &config, &device)?),
         None => None,
     };
     let lock = if continues {
@@ -58,6 +59,15 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     })?;
     drop(lock);
     Ok(outcome.into())
+}
+
+/// Opens the weights to start from, if they fit, before a run directory exists.
+fn start_weights(spec: &str, config: &RunConfig, device: &Device) -> anyhow::Result<Weights> {
+    let weights = Weights::open(spec, Which::Teacher, None, device)?;
+    let own = draw_backbone(&config.model, config.seed, &Device::Cpu)?;
+    own.load_part(&weights.backbone()?.params.tensors(), "backbone.")
+        .map_err(|error| usage(format!("--init {spec}: {error}")))?;
+    Ok(weights)
 }
 
 /// Refuses fewer images than one step needs, before a run directory exists.

@@ -1,0 +1,332 @@
+//! What ends a run early, and how it goes on: signals, a second trainer, refused changes, a loss
+//! that is not finite, pictures that cannot be used.
+
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
+mod common;
+
+use std::path::Path;
+
+use common::{
+    Answer, bmp, checkpoint_bytes, checkpoints, done, metrics, scratch, selfsame, text, tiny_run,
+};
+
+fn resume(run: &Path, sets: &[&str]) -> Answer {
+    let mut args = vec!["resume".to_owned(), text(run)];
+    for set in sets {
+        args.extend(["--set".to_owned(), (*set).to_owned()]);
+    }
+    selfsame(&args)
+}
+
+#[cfg(unix)]
+mod signals {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::{Child, ChildStderr, Command, Stdio};
+
+    use super::*;
+    use crate::common::command;
+
+    /// A run far too long for a test.
+    fn endless(run: &Path) -> Vec<String> {
+        tiny_run(run, &["train.epochs=100000"])
+    }
+
+    /// A started run that has done its first step.
+    struct Running {
+        child: Child,
+        stderr: BufReader<ChildStderr>,
+    }
+
+    fn begin(run: &Path) -> Running {
+        let mut child = command(&endless(run))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("step ") {
+            line.clear();
+            assert!(
+                stderr.read_line(&mut line).unwrap() > 0,
+                "it ended before its first step"
+            );
+        }
+        Running { child, stderr }
+    }
+
+    impl Running {
+        fn signal(&self, names: &[&str]) {
+            let id = self.child.id();
+            let kills: Vec<String> = names
+                .iter()
+                .map(|name| format!("kill -{name} {id}"))
+                .collect();
+            let status = Command::new("sh").args(["-c", &kills.join("; ")]).status();
+            assert!(status.unwrap().success());
+        }
+
+        fn end(mut self) -> (i32, String) {
+            let mut text = String::new();
+            self.stderr.read_to_string(&mut text).unwrap();
+            (self.child.wait().unwrap().code().unwrap_or(-1), text)
+        }
+    }
+
+    fn stops_and_goes_on(signal: &str, code: i32) {
+        let dir = scratch(&format!("stopped-by-{signal}"));
+        let run = dir.join("run");
+        let running = begin(&run);
+        running.signal(&[signal]);
+        let (status, stderr) = running.end();
+        assert_eq!(status, code, "{stderr}");
+        let [step] = checkpoints(&run)[..] else {
+            panic!("{:?}: {stderr}", checkpoints(&run));
+        };
+        assert!(
+            stderr.contains(&format!("stopped after step {}", step - 1)),
+            "{stderr}"
+        );
+        assert!(
+            stderr.contains(&format!("selfsame resume {}", text(&run))),
+            "{stderr}"
+        );
+        assert!(run.join("curves.png").is_file());
+
+        let end = step + 3;
+        let answer = resume(&run, &[&format!("train.max_steps={end}")]);
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        let steps: Vec<u64> = metrics(&run)
+            .iter()
+            .map(|line| line["step"].as_u64().unwrap())
+            .collect();
+        assert_eq!(steps, (0..end).collect::<Vec<_>>());
+
+        let whole = dir.join("whole");
+        let mut args = endless(&whole);
+        args.extend(["--set".to_owned(), format!("train.max_steps={end}")]);
+        done(&args);
+        assert!(
+            checkpoint_bytes(&run, end) == checkpoint_bytes(&whole, end),
+            "the interrupted run has other bits than the whole one"
+        );
+    }
+
+    #[test]
+    fn ctrl_c_ends_a_run_after_a_checkpoint_that_resumes_to_the_same_bits() {
+        stops_and_goes_on("INT", 130);
+    }
+
+    #[test]
+    fn sigterm_ends_a_run_after_a_checkpoint_that_resumes_to_the_same_bits() {
+        stops_and_goes_on("TERM", 143);
+    }
+
+    #[test]
+    fn two_signals_at_once_leave_a_run_that_goes_on() {
+        for (i, signals) in [["INT", "INT"], ["INT", "TERM"]].into_iter().enumerate() {
+            let run = scratch(&format!("two-signals-{i}")).join("run");
+            let running = begin(&run);
+            running.signal(&signals);
+            let (status, stderr) = running.end();
+            assert!(
+                status == 130 || (i == 1 && status == 143),
+                "{status}: {stderr}"
+            );
+            let end = checkpoints(&run).last().unwrap_or(&0) + 2;
+            let answer = resume(&run, &[&format!("train.max_steps={end}")]);
+            assert_eq!(answer.code, 0, "{}", answer.stderr);
+            assert_eq!(checkpoints(&run).last(), Some(&end));
+            let names = std::fs::read_dir(run.join("checkpoints")).unwrap();
+            for name in names.map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
+                assert!(name.starts_with("step-"), "{name} was left behind");
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_directory_in_use_is_refused_with_the_holder() {
+        let run = scratch("in-use").join("run");
+        let running = begin(&run);
+        let holder = running.child.id().to_string();
+        let second = resume(&run, &[]);
+        assert_eq!(second.code, 2, "{}", second.stderr);
+        assert!(second.stderr.contains(&holder), "{}", second.stderr);
+        let third = selfsame(&endless(&run));
+        assert_eq!(third.code, 2, "{}", third.stderr);
+        assert!(third.stderr.contains("not empty"), "{}", third.stderr);
+        running.signal(&["TERM"]);
+        let (status, stderr) = running.end();
+        assert_eq!(status, 143, "{stderr}");
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_before_the_update_and_is_captured() {
+    let run = scratch("not-finite").join("run");
+    // Step 0 has learning rate 0; the update of step 1 is absurd; step 2 meets its result.
+    let sets = [
+        "optim.lr=1e30",
+        "optim.lr_scaling=none",
+        "train.max_steps=1",
+    ];
+    done(&tiny_run(&run, &sets));
+    let before = checkpoint_bytes(&run, 1);
+
+    let answer = resume(&run, &["train.max_steps=0"]);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("error: step 2: the loss is NaN"),
+        "{}",
+        answer.stderr
+    );
+    assert!(
+        answer.stderr.contains("nothing was updated"),
+        "{}",
+        answer.stderr
+    );
+    assert_eq!(checkpoints(&run), [1]);
+    assert!(
+        checkpoint_bytes(&run, 1) == before,
+        "the checkpoint before it has changed"
+    );
+    assert_eq!(metrics(&run).len(), 2, "only steps 0 and 1 were done");
+
+    let capture = run.join("captures/step-00000002");
+    let replayed = selfsame(&["replay", &text(&capture)]);
+    assert_eq!(replayed.code, 1, "{}", replayed.stderr);
+    assert!(
+        replayed.stderr.contains("step 2: the loss is NaN"),
+        "{}",
+        replayed.stderr
+    );
+    assert_eq!(replayed.stdout, "");
+    // The run is still there to be used or gone on with from its checkpoint.
+    done(&["inspect", &text(&run)]);
+    assert_eq!(resume(&run, &["train.max_steps=2"]).code, 0);
+    assert_eq!(checkpoints(&run), [1, 2]);
+}
+
+#[test]
+fn a_captured_step_replays_to_the_bits_of_the_run() {
+    let run = scratch("captured").join("run");
+    let mut args = tiny_run(&run, &["train.max_steps=8", "model.drop_path_rate=0.1"]);
+    args.extend(["--capture-step".to_owned(), "7".to_owned()]);
+    done(&args);
+    let line = done(&["replay", &text(&run.join("captures/step-00000007"))]);
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let logged = &metrics(&run)[7];
+    for key in [
+        "step",
+        "loss",
+        "grad_norm",
+        "lr",
+        "weight_decay",
+        "momentum",
+        "teacher_temp",
+    ] {
+        assert_eq!(line[key], logged[key], "{key}");
+    }
+}
+
+#[test]
+fn a_resumed_run_refuses_other_settings_with_the_differences() {
+    let run = scratch("refused").join("run");
+    done(&tiny_run(&run, &["train.max_steps=1"]));
+    let config = std::fs::read(run.join("config.toml")).unwrap();
+
+    let answer = resume(
+        &run,
+        &["optim.lr=1", "augment.local_crops=3", "train.max_steps=0"],
+    );
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    for words in [
+        "optim.lr: 0.0005 in the run, 1.0 asked for",
+        "augment.local_crops: 2 in the run, 3 asked for",
+        "train.max_steps",
+    ] {
+        assert!(
+            answer.stderr.contains(words),
+            "{words} is not in {}",
+            answer.stderr
+        );
+    }
+    assert!(
+        !answer.stderr.contains("train.max_steps: "),
+        "{}",
+        answer.stderr
+    );
+    let list = "augment.global2=[{ op = \"horizontal_flip\", p = 1.0 }]";
+    let answer = resume(&run, &[list]);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("augment.global2: "),
+        "{}",
+        answer.stderr
+    );
+
+    assert_eq!(resume(&run, &["train.lr=1"]).code, 2);
+    assert_eq!(std::fs::read(run.join("config.toml")).unwrap(), config);
+    assert_eq!(
+        resume(&run, &["train.max_steps=2", "train.log_every_steps=5"]).code,
+        0
+    );
+    assert_eq!(resume(&scratch("no-run"), &[]).code, 2);
+}
+
+#[test]
+fn weights_that_do_not_fit_are_refused_before_a_run_begins() {
+    let run = scratch("init").join("run");
+    for (init, words) in [
+        ("pixels", "needs a backbone"),
+        ("random:vit_tiny/16@32", "patch_embed.proj.weight"),
+        ("no/such/weights", "no such run"),
+    ] {
+        let mut args = tiny_run(&run, &[]);
+        args.extend(["--init".to_owned(), init.to_owned()]);
+        let answer = selfsame(&args);
+        assert_eq!(answer.code, 2, "{init}: {}", answer.stderr);
+        assert!(answer.stderr.contains(words), "{init}: {}", answer.stderr);
+        assert!(!run.exists(), "{init} left a run directory");
+    }
+}
+
+#[test]
+fn pictures_that_cannot_be_used_stay_listed_when_the_run_goes_on() {
+    let dir = scratch("skipped");
+    let pictures = dir.join("pictures");
+    std::fs::create_dir(&pictures).unwrap();
+    for i in 0..12_u8 {
+        std::fs::write(
+            pictures.join(format!("{i:02}.bmp")),
+            bmp(32, [20 * i, 90, 40]),
+        )
+        .unwrap();
+    }
+    std::fs::write(pictures.join("broken.bmp"), "not a picture").unwrap();
+    let run = dir.join("run");
+    let sets = [
+        "train.batch_size=4",
+        "train.max_steps=3",
+        "data.max_bad_fraction=0.5",
+        "data.workers=0",
+    ];
+    let mut args = tiny_run(&run, &sets);
+    args[2] = text(&pictures);
+    done(&args);
+    let listed = std::fs::read_to_string(run.join("skipped.csv")).unwrap();
+    assert!(listed.contains("broken.bmp,"), "{listed}");
+
+    std::fs::write(pictures.join("broken.bmp"), bmp(32, [0, 0, 0])).unwrap();
+    let answer = resume(&run, &["train.max_steps=4"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("the pictures have changed"),
+        "{}",
+        answer.stderr
+    );
+    assert_eq!(
+        std::fs::read_to_string(run.join("skipped.csv")).unwrap(),
+        listed
+    );
+}
