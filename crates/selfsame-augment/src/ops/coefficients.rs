@@ -45,27 +45,24 @@ impl Coefficients {
         self.stride = support.ceil() as usize * 2 + 2;
         self.spans.clear();
         self.weights.clear();
-        for x in window {
+        self.weights.resize(window.len() * self.stride, 0);
+        self.exact.resize(self.stride, 0.0);
+        for (x, weights) in window.zip(self.weights.chunks_exact_mut(self.stride)) {
             let center = (x as f64 + 0.5) * scale;
             // The casts cut off towards zero, and negative values become 0.
             let first = (center - support + 0.5) as usize;
             let end = ((center + support + 0.5) as usize).min(input);
-            self.exact.clear();
-            self.exact.extend(
-                (first..end).map(|i| interpolation.weight((i as f64 - center + 0.5) * inverse)),
-            );
-            let sum: f64 = self.exact.iter().sum();
-            let start = self.weights.len();
-            self.weights.extend(self.exact.iter().map(|weight| {
-                let weight = if sum != 0.0 { weight / sum } else { *weight };
-                let fixed = weight * f64::from(1u32 << PRECISION_BITS);
-                (if weight < 0.0 {
-                    fixed - 0.5
-                } else {
-                    fixed + 0.5
-                }) as i32
-            }));
-            self.weights.resize(start + self.stride, 0);
+            let exact = &mut self.exact[..end - first];
+            let mut sum = 0.0;
+            for (i, exact) in (first..end).zip(exact.iter_mut()) {
+                *exact = interpolation.weight((i as f64 - center + 0.5) * inverse);
+                sum += *exact;
+            }
+            for (weight, exact) in weights.iter_mut().zip(exact) {
+                let exact = if sum != 0.0 { *exact / sum } else { *exact };
+                let fixed = exact * f64::from(1u32 << PRECISION_BITS);
+                *weight = (fixed + 0.5_f64.copysign(exact)) as i32;
+            }
             self.spans.push((first, end - first));
         }
         self.pairs.clear();

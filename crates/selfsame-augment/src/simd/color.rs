@@ -98,25 +98,42 @@ fn shift_hue_of([r, g, b]: [u8; 3], shift: u8) -> [u8; 3] {
     let (to_next, to_previous) = (max - next, max - previous);
     // One of the two is the range, whose quotient is 1, so that the other alone is rounded.
     let to_middle = to_next.wrapping_add(to_previous).wrapping_sub(range);
-    let quotient = f32::from(to_middle) / f32::from(range.max(1));
     let is_next = to_previous == range;
+    // One division for both quotients; what it lacks in precision one correction brings back.
+    let (range, value) = (f32::from(range.max(1)), f32::from(max.max(1)));
+    let inverse = 1.0 / (range * value);
+    let (per_range, per_value) = (inverse * value, inverse * range);
+    let quotient = corrected_quotient(f32::from(to_middle), range, per_range);
     let sextant = if is_next {
         (place + 1.0) - quotient
     } else {
         (place - 1.0) + quotient
     };
-    let turn = sextant / 6.0;
+    let turn = corrected_quotient(sextant, 6.0, 1.0 / 6.0);
     let turn = if turn < 0.0 { turn + 1.0 } else { turn };
-    let saturation = f32::from(range) / f32::from(max.max(1));
-    // SAFETY: both factors of 255 lie within 0 and 1.
+    // The exact number is a whole one or at least 1/255 away from it.
+    let saturation = (255.0 * range).mul_add(per_value, 1e-3);
+    // SAFETY: 255 times a number within 0 and 1, and up to 255.001.
     let (hue, saturation): (i32, i32) = unsafe {
         (
             (turn * 255.0).to_int_unchecked(),
-            (saturation * 255.0).to_int_unchecked(),
+            saturation.to_int_unchecked(),
         )
     };
-
+    // Grey has a range of 0, which stood as 1 above.
+    let saturation = if to_next == 0 && to_previous == 0 {
+        0
+    } else {
+        saturation
+    };
     colour_of((hue + i32::from(shift)) & 255, saturation, max)
+}
+
+/// `a / b` from a reciprocal of `b` that may be off in its last bits.
+#[inline(always)]
+fn corrected_quotient(a: f32, b: f32, reciprocal: f32) -> f32 {
+    let quotient = a * reciprocal;
+    (-quotient).mul_add(b, a).mul_add(reciprocal, quotient)
 }
 
 /// The colour of a hue and a saturation within 0..=255 and a value.
