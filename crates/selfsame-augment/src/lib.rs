@@ -50,3 +50,8 @@ pub use seed::{SampleKey, Stream};
 pub use simd::Level;
 pub use standard_crop::StandardCrop;
 pub use workspace::Workspace;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -140,18 +140,22 @@ fn corrected_quotient(a: f32, b: f32, reciprocal: f32) -> f32 {
 #[inline(always)]
 fn colour_of(hue: i32, saturation: i32, value: u8) -> [u8; 3] {
     // In 1/255 of a sixth of the circle; each channel is lowered by how far the hue is from it.
-    let place = hue * 6;
+    let place = (hue * 6) as f32;
     let value = f32::from(value);
-    let share = saturation as f32 * (1.0 / 65025.0);
-    let lowered = |distance: i32| {
-        let lost = value * (share * distance.clamp(0, 255) as f32);
-        // SAFETY: `lost` is at most `value`, itself at most 255, but for the last bit.
-        unsafe { (value + 0.5 - lost).to_int_unchecked::<i32>() as u8 }
+    let lost_per_step = value * (saturation as f32 * (1.0 / 65025.0));
+    #[expect(
+        clippy::manual_clamp,
+        reason = "`clamp` would keep what is not a number, which costs an instruction"
+    )]
+    let lowered = |steps: f32| {
+        let kept = (-lost_per_step).mul_add(steps.max(0.0).min(255.0), value + 0.5);
+        // SAFETY: at most `value` is lost, itself at most 255, but for the last bit.
+        unsafe { kept.to_int_unchecked::<i32>() as u8 }
     };
     [
-        lowered(510 - (place - 765).abs()),
-        lowered((place - 510).abs() - 255),
-        lowered((place - 1020).abs() - 255),
+        lowered(510.0 - (place - 765.0).abs()),
+        lowered((place - 510.0).abs() - 255.0),
+        lowered((place - 1020.0).abs() - 255.0),
     ]
 }
 

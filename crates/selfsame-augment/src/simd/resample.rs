@@ -188,57 +188,141 @@ fn sum_8(rest: __m256i, low: __m256i) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn avx512(out: &mut [u8], sum: Sum) {
-    let len = out.len();
-    if len < 32 {
-        let bytes = sum_32(sum.pairs, sum.taps, |i| {
-            load_up_to_32(&sum.rows[i * sum.stride..][..len])
-        });
-        return store_up_to_32(out, bytes);
-    }
-    for x in blocks(len, 32) {
-        let bytes = sum_32(sum.pairs, sum.taps, |i| {
-            load_32(sum.rows, i * sum.stride + x)
-        });
-        store_32(out, x, bytes);
+    match sum.pairs {
+        [a] => row_avx512(out, sum.rows, sum.stride, |rows| {
+            few_32(&[*a], sum.taps, rows)
+        }),
+        [a, b] => row_avx512(out, sum.rows, sum.stride, |rows| {
+            few_32(&[*a, *b], sum.taps, rows)
+        }),
+        pairs => row_avx512(out, sum.rows, sum.stride, |rows| {
+            many_32(pairs, sum.taps, rows)
+        }),
     }
 }
 
-/// 32 columns; `row` loads those of a row.
+/// Loads up to 32 columns of an input row.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Columns<'a> {
+    rows: &'a [u8],
+    stride: usize,
+    x: usize,
+    len: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Columns<'_> {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn row(self, i: usize) -> __m512i {
+        let start = i * self.stride + self.x;
+        _mm512_cvtepu8_epi16(if self.len < 32 {
+            load_up_to_32(&self.rows[start..start + self.len])
+        } else {
+            load_32(self.rows, start)
+        })
+    }
+}
+
+/// A row, 32 columns at a time, each by `sum_32`.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn sum_32(pairs: &[WeightPair], taps: usize, row: impl Fn(usize) -> __m256i) -> __m256i {
+fn row_avx512(out: &mut [u8], rows: &[u8], stride: usize, sum_32: impl Fn(Columns) -> __m256i) {
+    let len = out.len();
+    if len < 32 {
+        let columns = Columns {
+            rows,
+            stride,
+            x: 0,
+            len,
+        };
+        return store_up_to_32(out, sum_32(columns));
+    }
+    for x in blocks(len, 32) {
+        let columns = Columns {
+            rows,
+            stride,
+            x,
+            len: 32,
+        };
+        store_32(out, x, sum_32(columns));
+    }
+}
+
+/// Few pairs, which most crops have: the bytes stay in registers between two rounds of products.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn few_32<const P: usize>(pairs: &[WeightPair; P], taps: usize, rows: Columns) -> __m256i {
+    let mut columns = [[_mm512_setzero_si512(); 2]; P];
+    // ⌊(rest · 2¹² + low + half) / 2²²⌋, the low bits dropped as soon as nothing depends on them.
+    let mut sum = [_mm512_set1_epi32(HALF); 2];
+    for i in 0..P {
+        columns[i] = columns_32(i, taps, rows);
+        let weights = _mm512_set1_epi32(pairs[i].low);
+        sum[0] = _mm512_dpwssd_epi32(sum[0], columns[i][0], weights);
+        sum[1] = _mm512_dpwssd_epi32(sum[1], columns[i][1], weights);
+    }
+    sum[0] = _mm512_srai_epi32::<LOW_BITS>(sum[0]);
+    sum[1] = _mm512_srai_epi32::<LOW_BITS>(sum[1]);
+    for i in 0..P {
+        let weights = _mm512_set1_epi32(pairs[i].rest);
+        sum[0] = _mm512_dpwssd_epi32(sum[0], columns[i][0], weights);
+        sum[1] = _mm512_dpwssd_epi32(sum[1], columns[i][1], weights);
+    }
+    pack_32(sum)
+}
+
+/// Any number of pairs: both rounds at once, in sums of their own.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn many_32(pairs: &[WeightPair], taps: usize, rows: Columns) -> __m256i {
     let mut rest = [_mm512_setzero_si512(); 2];
     let mut low = [_mm512_set1_epi32(HALF); 2];
     for (i, pair) in pairs.iter().enumerate() {
-        let first = _mm512_cvtepu8_epi16(row(2 * i));
-        let second = if 2 * i + 1 < taps {
-            _mm512_cvtepu8_epi16(row(2 * i + 1))
-        } else {
-            _mm512_setzero_si512()
-        };
-        // Pairs of columns 0..4, 8..12, … and of 4..8, 12..16, …; the packing below undoes it.
-        let columns = [
-            _mm512_unpacklo_epi16(first, second),
-            _mm512_unpackhi_epi16(first, second),
-        ];
+        let columns = columns_32(i, taps, rows);
         let (w_rest, w_low) = (_mm512_set1_epi32(pair.rest), _mm512_set1_epi32(pair.low));
         for half in 0..2 {
             rest[half] = _mm512_dpwssd_epi32(rest[half], columns[half], w_rest);
             low[half] = _mm512_dpwssd_epi32(low[half], columns[half], w_low);
         }
     }
-    let [a, b] = [sum_16(rest[0], low[0]), sum_16(rest[1], low[1])];
-    let words = _mm512_max_epi16(_mm512_packs_epi32(a, b), _mm512_setzero_si512());
-    _mm512_cvtusepi16_epi8(words)
+    for half in 0..2 {
+        low[half] = _mm512_srai_epi32::<LOW_BITS>(low[half]);
+        low[half] = _mm512_add_epi32(low[half], rest[half]);
+    }
+    pack_32(low)
 }
 
+/// Sums in units of 2⁻¹⁰ as bytes, clipped at both ends.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn sum_16(rest: __m512i, low: __m512i) -> __m512i {
-    let rest = _mm512_slli_epi32::<LOW_BITS>(rest);
-    _mm512_srai_epi32::<PRECISION_BITS>(_mm512_add_epi32(rest, low))
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn pack_32(sum: [__m512i; 2]) -> __m256i {
+    let a = _mm512_srai_epi32::<{ PRECISION_BITS - LOW_BITS }>(sum[0]);
+    let b = _mm512_srai_epi32::<{ PRECISION_BITS - LOW_BITS }>(sum[1]);
+    _mm512_cvtusepi16_epi8(_mm512_packus_epi32(a, b))
+}
+
+/// The i-th pair of rows, byte beside byte as words: columns 0..4, 8..12, … and 4..8, 12..16, …,
+/// which the packing of the sums puts in order again.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn columns_32(i: usize, taps: usize, rows: Columns) -> [__m512i; 2] {
+    let first = rows.row(2 * i);
+    let second = if 2 * i + 1 < taps {
+        rows.row(2 * i + 1)
+    } else {
+        _mm512_setzero_si512()
+    };
+    [
+        _mm512_unpacklo_epi16(first, second),
+        _mm512_unpackhi_epi16(first, second),
+    ]
 }
 
 #[cfg(test)]
