@@ -5,10 +5,12 @@ use crate::compose::draw_ops;
 use crate::config::AugmentConfig;
 use crate::drawn::{DrawnOp, DrawnView};
 use crate::error::AugmentError;
+use crate::ops::kernels::Planes;
 use crate::ops::resize::Picture;
 use crate::parallel::map_images;
 use crate::random_resized_crop::random_resized_crop;
 use crate::seed::SampleKey;
+use crate::simd::Level;
 use crate::workspace::Workspace;
 
 /// Two global crops with unequal recipes and any number of local ones (DINO, section 3.1).
@@ -150,6 +152,37 @@ impl MultiCrop {
         out: &mut [&mut [f32]],
         workspace: &'w mut Workspace,
     ) -> Result<&'w [DrawnView], AugmentError> {
+        self.write_views(image, key, out, workspace, |planes, out, level| {
+            self.normalize.write(planes, out, level);
+        })
+    }
+
+    /// [`MultiCrop::write_crops`] before normalisation: a quarter of the bytes to carry to a device
+    /// that normalises by itself.
+    ///
+    /// # Errors
+    /// As [`MultiCrop::write_crops`].
+    pub fn write_crops_u8<'w>(
+        &self,
+        image: &RgbImage,
+        key: SampleKey,
+        out: &mut [&mut [u8]],
+        workspace: &'w mut Workspace,
+    ) -> Result<&'w [DrawnView], AugmentError> {
+        self.write_views(image, key, out, workspace, |planes, out, _| {
+            out.copy_from_slice(&planes.data);
+        })
+    }
+
+    /// Draws and carries out every view and hands each, with its slice, to `write`.
+    fn write_views<'w, T>(
+        &self,
+        image: &RgbImage,
+        key: SampleKey,
+        out: &mut [&mut [T]],
+        workspace: &'w mut Workspace,
+        write: impl Fn(&Planes, &mut [T], Level),
+    ) -> Result<&'w [DrawnView], AugmentError> {
         let (width, height) = image.dimensions();
         if width == 0 || height == 0 {
             return Err(AugmentError::EmptyImage { width, height });
@@ -182,8 +215,7 @@ impl MultiCrop {
         };
         for (view, out) in drawn.iter().zip(out.iter_mut()) {
             view.render_picture(picture, workspace);
-            self.normalize
-                .write(&workspace.planes, out, workspace.level);
+            write(&workspace.planes, out, workspace.level);
         }
         workspace.shared = shared;
         workspace.drawn = drawn;

@@ -112,6 +112,29 @@ fn crops_hold_the_same_bytes_at_every_level_of_instructions() {
 }
 
 #[test]
+fn crops_in_bytes_are_the_crops_before_normalisation() {
+    let multi_crop = small();
+    let image = picture(4);
+    let mut bytes: Vec<_> = (0..multi_crop.num_views())
+        .map(|v| vec![0u8; 3 * multi_crop.view_size(v).pow(2)])
+        .collect();
+    let mut out: Vec<_> = bytes.iter_mut().map(Vec::as_mut_slice).collect();
+    let mut workspace = Workspace::new();
+    let drawn = multi_crop.write_crops_u8(&image, key(0), &mut out, &mut workspace);
+    assert_eq!(drawn.unwrap(), multi_crop.draw(68, 49, key(0)));
+    let normalize = Normalize::new(multi_crop.config().mean, multi_crop.config().std);
+    for (bytes, view) in bytes.iter().zip(multi_crop.crops(&image, key(0))) {
+        let n = view.size * view.size;
+        let values: Vec<f32> = (0..3 * n)
+            .map(|i| normalize.value(i / n, bytes[i]))
+            .collect();
+        assert_eq!(values, view.data);
+    }
+    let error = multi_crop.write_crops_u8(&image, key(0), &mut [], &mut workspace);
+    assert!(matches!(error, Err(AugmentError::ViewCount { got: 0, .. })));
+}
+
+#[test]
 fn batch_is_view_major_and_equals_crops_of_single_images() {
     let multi_crop = small();
     let images: Vec<_> = (0..4).map(picture).collect();
