@@ -143,45 +143,101 @@ fn avx2(out: &mut [u8], sum: Sum) {
     if out.len() < 16 {
         return scalar(out, sum);
     }
-    for x in blocks(out.len(), 16) {
-        // Eight columns in each: the rests' products, and the low parts' with the rounding.
-        let mut rest = [_mm256_setzero_si256(); 2];
-        let mut low = [_mm256_set1_epi32(HALF); 2];
-        for (i, pair) in sum.pairs.iter().enumerate() {
-            let first = load_16(sum.rows, 2 * i * sum.stride + x);
-            let second = if 2 * i + 1 < sum.taps {
-                load_16(sum.rows, (2 * i + 1) * sum.stride + x)
-            } else {
-                _mm_setzero_si128()
-            };
-            let columns = [
-                _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(first, second)),
-                _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(first, second)),
-            ];
-            let (w_rest, w_low) = (_mm256_set1_epi32(pair.rest), _mm256_set1_epi32(pair.low));
-            for half in 0..2 {
-                let column = columns[half];
-                rest[half] = _mm256_add_epi32(rest[half], _mm256_madd_epi16(column, w_rest));
-                low[half] = _mm256_add_epi32(low[half], _mm256_madd_epi16(column, w_low));
-            }
-        }
-        let [a, b] = [sum_8(rest[0], low[0]), sum_8(rest[1], low[1])];
-        // Packing works within halves of 128 bits: 0..4 and 8..12, then 4..8 and 12..16.
-        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
-        let bytes = _mm_packus_epi16(
-            _mm256_castsi256_si128(words),
-            _mm256_extracti128_si256::<1>(words),
-        );
-        store_16(out, x, bytes);
+    // The number of pairs, known when compiling, spares the most frequent rows a loop.
+    match sum.pairs {
+        [a] => row_avx2(out, &sum, |x| few_16(&sum, &[*a], x)),
+        [a, b] => row_avx2(out, &sum, |x| few_16(&sum, &[*a, *b], x)),
+        _ => row_avx2(out, &sum, |x| many_16(&sum, x)),
     }
+}
+
+/// A row of at least 16 columns, 16 at a time, each by `sum_16`.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn row_avx2(out: &mut [u8], sum: &Sum, sum_16: impl Fn(usize) -> __m128i) {
+    assert!((sum.taps - 1) * sum.stride + out.len() <= sum.rows.len());
+    for x in blocks(out.len(), 16) {
+        store_16(out, x, sum_16(x));
+    }
+}
+
+/// `pairs` are those of `sum`.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn few_16<const P: usize>(sum: &Sum, pairs: &[WeightPair; P], x: usize) -> __m128i {
+    let mut rest = [_mm256_setzero_si256(); 2];
+    let mut low = [_mm256_set1_epi32(HALF); 2];
+    for (i, pair) in pairs.iter().enumerate() {
+        add_pair(sum, i, *pair, x, &mut rest, &mut low);
+    }
+    pack_16(rest, low)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
+fn many_16(sum: &Sum, x: usize) -> __m128i {
+    let mut rest = [_mm256_setzero_si256(); 2];
+    let mut low = [_mm256_set1_epi32(HALF); 2];
+    for (i, pair) in sum.pairs.iter().enumerate() {
+        add_pair(sum, i, *pair, x, &mut rest, &mut low);
+    }
+    pack_16(rest, low)
+}
+
+/// Adds the products of the i-th pair of rows, eight columns in each half: those of the weights'
+/// rests, and those of their low parts.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_pair(
+    sum: &Sum,
+    i: usize,
+    pair: WeightPair,
+    x: usize,
+    rest: &mut [__m256i; 2],
+    low: &mut [__m256i; 2],
+) {
+    let first = load_16(sum.rows, 2 * i * sum.stride + x);
+    let second = if 2 * i + 1 < sum.taps {
+        load_16(sum.rows, (2 * i + 1) * sum.stride + x)
+    } else {
+        _mm_setzero_si128()
+    };
+    let columns = [
+        _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(first, second)),
+        _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(first, second)),
+    ];
+    let (w_rest, w_low) = (_mm256_set1_epi32(pair.rest), _mm256_set1_epi32(pair.low));
+    for half in 0..2 {
+        rest[half] = _mm256_add_epi32(rest[half], _mm256_madd_epi16(columns[half], w_rest));
+        low[half] = _mm256_add_epi32(low[half], _mm256_madd_epi16(columns[half], w_low));
+    }
+}
+
+/// The sums as bytes, clipped at both ends.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pack_16(rest: [__m256i; 2], low: [__m256i; 2]) -> __m128i {
+    let [a, b] = [sum_8(rest[0], low[0]), sum_8(rest[1], low[1])];
+    // Packing works within halves of 128 bits: 0..4 and 8..12, then 4..8 and 12..16.
+    let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
+    _mm_packus_epi16(
+        _mm256_castsi256_si128(words),
+        _mm256_extracti128_si256::<1>(words),
+    )
+}
+
+/// ⌊(rest · 2¹² + low) / 2²²⌋, the low bits dropped as soon as nothing depends on them.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
 fn sum_8(rest: __m256i, low: __m256i) -> __m256i {
-    let rest = _mm256_slli_epi32::<{ LOW_BITS as i32 }>(rest);
-    _mm256_srai_epi32::<{ PRECISION_BITS as i32 }>(_mm256_add_epi32(rest, low))
+    let low = _mm256_srai_epi32::<{ LOW_BITS as i32 }>(low);
+    _mm256_srai_epi32::<{ (PRECISION_BITS - LOW_BITS) as i32 }>(_mm256_add_epi32(rest, low))
 }
 
 #[cfg(target_arch = "x86_64")]
