@@ -4,7 +4,9 @@
 
 #![expect(clippy::print_stdout, reason = "what a chore found is its output")]
 
+mod bench_peer;
 mod ci;
+mod golden;
 mod prepare;
 mod prepare_agedb;
 mod prepare_utkface;
@@ -30,6 +32,11 @@ enum Command {
     PrepareUtkface(prepare_utkface::Args),
     /// Check what the compiler does not: dependencies between crates, documents, presets.
     Tidy,
+    /// Make the golden files again, or compare augmentation with Pillow on far more than they hold.
+    Golden(golden::Args),
+    /// Compare the speed with the same work in Python, in turns.
+    #[command(subcommand)]
+    BenchPeer(bench_peer::Peer),
     /// Everything that has to pass before a change is merged.
     Ci,
 }
@@ -38,6 +45,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::PrepareAgedb(args) => prepare_agedb::run(&args),
         Command::PrepareUtkface(args) => prepare_utkface::run(&args),
+        Command::Golden(args) => golden::run(&args),
+        Command::BenchPeer(peer) => bench_peer::run(&peer),
         Command::Tidy => tidy::run(),
         Command::Ci => ci::run(),
     };

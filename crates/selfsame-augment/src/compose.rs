@@ -8,12 +8,16 @@ use crate::seed::Stream;
 ///
 /// The values are drawn whether the coin falls or not, so changing one probability leaves the
 /// values of all other operations as they were.
-pub(crate) fn draw_ops(ops: &[ViewOp], stream: &mut Stream) -> Vec<DrawnOp> {
-    let mut drawn = Vec::with_capacity(ops.len() + 3);
+pub(crate) fn draw_ops(ops: &[ViewOp], stream: &mut Stream, drawn: &mut Vec<DrawnOp>) {
+    // Room for all that can come, so that a list used again never grows.
+    let jitters = ops
+        .iter()
+        .filter(|op| matches!(op, ViewOp::ColorJitter { .. }));
+    drawn.reserve(ops.len() + 3 * jitters.count());
     for op in ops {
         match *op {
             ViewOp::HorizontalFlip { p } => {
-                push_if(stream.coin(p), DrawnOp::HorizontalFlip, &mut drawn);
+                push_if(stream.coin(p), DrawnOp::HorizontalFlip, drawn);
             }
             ViewOp::ColorJitter {
                 p,
@@ -28,18 +32,17 @@ pub(crate) fn draw_ops(ops: &[ViewOp], stream: &mut Stream) -> Vec<DrawnOp> {
                     drawn.extend(steps.into_iter().flatten());
                 }
             }
-            ViewOp::Grayscale { p } => push_if(stream.coin(p), DrawnOp::Grayscale, &mut drawn),
+            ViewOp::Grayscale { p } => push_if(stream.coin(p), DrawnOp::Grayscale, drawn),
             ViewOp::GaussianBlur { p, radius } => {
                 let apply = stream.coin(p);
                 let radius = stream.uniform(radius[0], radius[1]);
-                push_if(apply, DrawnOp::GaussianBlur(radius), &mut drawn);
+                push_if(apply, DrawnOp::GaussianBlur(radius), drawn);
             }
             ViewOp::Solarize { p, threshold } => {
-                push_if(stream.coin(p), DrawnOp::Solarize(threshold), &mut drawn);
+                push_if(stream.coin(p), DrawnOp::Solarize(threshold), drawn);
             }
         }
     }
-    drawn
 }
 
 fn push_if(apply: bool, op: DrawnOp, drawn: &mut Vec<DrawnOp>) {
@@ -70,6 +73,12 @@ mod tests {
     use super::*;
     use crate::{AugmentConfig, SampleKey};
 
+    fn drawn(ops: &[ViewOp], sample: u64) -> Vec<DrawnOp> {
+        let mut drawn = Vec::new();
+        draw_ops(ops, &mut stream(sample), &mut drawn);
+        drawn
+    }
+
     fn stream(sample: u64) -> Stream {
         SampleKey {
             sample,
@@ -86,8 +95,8 @@ mod tests {
             *p = 0.0;
         }
         for sample in 0..50 {
-            let with = draw_ops(&all, &mut stream(sample));
-            let without = draw_ops(&no_jitter, &mut stream(sample));
+            let with = drawn(&all, sample);
+            let without = drawn(&no_jitter, sample);
             let blur = |ops: &[DrawnOp]| ops.last().copied();
             assert!(matches!(blur(&with), Some(DrawnOp::GaussianBlur(_))));
             assert_eq!(blur(&with), blur(&without));
@@ -103,8 +112,8 @@ mod tests {
             saturation: 0.0,
             hue: 0.1,
         }];
-        let drawn = draw_ops(&only_hue, &mut stream(0));
-        assert!(matches!(drawn[..], [DrawnOp::Hue(_)]), "{drawn:?}");
+        let hue = drawn(&only_hue, 0);
+        assert!(matches!(hue[..], [DrawnOp::Hue(_)]), "{hue:?}");
     }
 
     #[test]
@@ -119,7 +128,7 @@ mod tests {
             ViewOp::HorizontalFlip { p: 1.0 },
         ];
         assert_eq!(
-            draw_ops(&list, &mut stream(0)),
+            drawn(&list, 0),
             [
                 DrawnOp::Solarize(7),
                 DrawnOp::HorizontalFlip,

@@ -2,7 +2,10 @@ use image::RgbImage;
 use serde::Serialize;
 
 use crate::config::Interpolation;
+use crate::ops::resize::{Picture, Window};
+use crate::ops::turned::Turned;
 use crate::ops::{color, flip, gaussian_blur, hue, resize};
+use crate::simd::resample::Order;
 use crate::workspace::Workspace;
 
 /// A rectangle of pixels of an image.
@@ -28,6 +31,19 @@ impl CropBox {
             height,
         }
     }
+
+    /// The smallest box that holds two.
+    pub(crate) fn around(self, other: Self) -> Self {
+        let (left, top) = (self.left.min(other.left), self.top.min(other.top));
+        let right = (self.left + self.width).max(other.left + other.width);
+        let bottom = (self.top + self.height).max(other.top + other.height);
+        Self {
+            left,
+            top,
+            width: right - left,
+            height: bottom - top,
+        }
+    }
 }
 
 /// An operation with the values that were drawn for it.
@@ -51,6 +67,33 @@ pub enum DrawnOp {
     GaussianBlur(f64),
     /// First inverted value.
     Solarize(u8),
+}
+
+impl DrawnOp {
+    /// Changes the view in `workspace.planes`.
+    pub(crate) fn apply(self, workspace: &mut Workspace) {
+        let level = workspace.level;
+        let planes = &mut workspace.planes;
+        match self {
+            Self::HorizontalFlip => flip::horizontal_flip_planes(planes),
+            Self::Brightness(factor) => color::brightness_planes(planes, factor, level),
+            Self::Contrast(factor) => color::contrast_planes(planes, factor, level),
+            Self::Saturation(factor) => color::saturation_planes(planes, factor, level),
+            Self::Hue(shift) => hue::hue_planes(planes, shift, level),
+            Self::Grayscale => color::grayscale_planes(planes, level),
+            Self::GaussianBlur(radius) => {
+                gaussian_blur::gaussian_blur_planes(planes, radius, level, &mut workspace.blur);
+            }
+            Self::Solarize(threshold) => color::solarize_planes(planes, threshold, level),
+        }
+    }
+
+    /// The image after this operation.
+    pub fn render(self, image: &RgbImage, workspace: &mut Workspace) -> RgbImage {
+        workspace.planes.take_rgb(image);
+        self.apply(workspace);
+        workspace.planes.to_rgb()
+    }
 }
 
 /// All that was drawn for one view: with an image it gives the crop, without any more randomness.
@@ -89,33 +132,32 @@ impl DrawnView {
 
     /// The same, left in `workspace.planes`.
     pub(crate) fn render_planes(&self, image: &RgbImage, workspace: &mut Workspace) {
-        let Workspace {
-            planes,
-            resize: buffers,
-            blur,
-        } = workspace;
-        resize::resize_box(
-            image,
-            self.crop,
-            self.size,
-            self.size,
-            self.interpolation,
-            planes,
-            buffers,
-        );
-        for op in &self.ops {
-            match *op {
-                DrawnOp::HorizontalFlip => flip::horizontal_flip_planes(planes),
-                DrawnOp::Brightness(factor) => color::brightness_planes(planes, factor),
-                DrawnOp::Contrast(factor) => color::contrast_planes(planes, factor),
-                DrawnOp::Saturation(factor) => color::saturation_planes(planes, factor),
-                DrawnOp::Hue(shift) => hue::hue_planes(planes, shift),
-                DrawnOp::Grayscale => color::grayscale_planes(planes),
-                DrawnOp::GaussianBlur(radius) => {
-                    gaussian_blur::gaussian_blur_planes(planes, radius, blur);
-                }
-                DrawnOp::Solarize(threshold) => color::solarize_planes(planes, threshold),
+        let shared = &Turned::default();
+        self.render_picture(Picture { image, shared }, workspace);
+    }
+
+    /// The same from an image of which a part may be shared with other views.
+    pub(crate) fn render_picture(&self, picture: Picture, workspace: &mut Workspace) {
+        let mut window = Window::whole(self.size, self.size);
+        // The resize writes a mirror image as fast as any other.
+        let ops = match self.ops.split_first() {
+            Some((DrawnOp::HorizontalFlip, rest)) => {
+                window.order = Order::Mirrored;
+                rest
             }
+            _ => &self.ops,
+        };
+        resize::resize_box(
+            picture,
+            self.crop,
+            window,
+            self.interpolation,
+            workspace.level,
+            &mut workspace.planes,
+            &mut workspace.resize,
+        );
+        for op in ops {
+            op.apply(workspace);
         }
     }
 }

@@ -26,9 +26,9 @@ pub enum AugmentError {
     OutputLength {
         /// Which output, for example `view 3` or `the global batch`.
         what: String,
-        /// Number of `f32` values needed.
+        /// Number of values needed.
         expected: usize,
-        /// Number of `f32` values given.
+        /// Number of values given.
         got: usize,
     },
 }

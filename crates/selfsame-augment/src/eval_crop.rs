@@ -2,7 +2,9 @@ use image::RgbImage;
 
 use crate::chw::{ChwImage, Normalize};
 use crate::config::{IMAGENET_MEAN, IMAGENET_STD, Interpolation, check_mean_std, check_size};
-use crate::ops::resize;
+use crate::drawn::CropBox;
+use crate::ops::resize::{self, Picture, Window};
+use crate::ops::turned::Turned;
 use crate::workspace::Workspace;
 
 /// The deterministic transform of every evaluation: resize, centre crop, normalise.
@@ -85,7 +87,8 @@ impl EvalCrop {
             "length of the output"
         );
         self.render_planes(image, workspace);
-        Normalize::new(self.mean, self.std).write(&workspace.planes, out);
+        let (planes, level) = (&workspace.planes, workspace.level);
+        Normalize::cached(&mut workspace.normalize, self.mean, self.std).write(planes, out, level);
     }
 
     /// The transform as an 8-bit image, before normalisation.
@@ -103,15 +106,19 @@ impl EvalCrop {
         let (full_width, full_height) = self.resized_dimensions(width, height);
         let x = CentreCut::new(full_width, self.image_size);
         let y = CentreCut::new(full_height, self.image_size);
-        resize::resize_window(
-            image,
-            resize::Window {
-                full_width,
-                full_height,
+        resize::resize_box(
+            Picture {
+                image,
+                shared: &Turned::default(),
+            },
+            CropBox::whole(width, height),
+            Window {
                 columns: x.first..x.first + x.len,
                 rows: y.first..y.first + y.len,
+                ..Window::whole(full_width, full_height)
             },
             self.interpolation,
+            workspace.level,
             &mut workspace.planes,
             &mut workspace.resize,
         );

@@ -35,6 +35,7 @@ pub mod ops;
 pub mod parallel;
 mod random_resized_crop;
 mod seed;
+mod simd;
 mod standard_crop;
 mod workspace;
 
@@ -46,5 +47,11 @@ pub use eval_crop::EvalCrop;
 pub use multi_crop::MultiCrop;
 pub use random_resized_crop::random_resized_crop;
 pub use seed::{SampleKey, Stream};
+pub use simd::Level;
 pub use standard_crop::StandardCrop;
 pub use workspace::Workspace;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

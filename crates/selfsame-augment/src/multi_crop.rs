@@ -3,11 +3,14 @@ use image::RgbImage;
 use crate::chw::{ChwImage, Normalize};
 use crate::compose::draw_ops;
 use crate::config::AugmentConfig;
-use crate::drawn::DrawnView;
+use crate::drawn::{DrawnOp, DrawnView};
 use crate::error::AugmentError;
+use crate::ops::kernels::Planes;
+use crate::ops::resize::Picture;
 use crate::parallel::map_images;
 use crate::random_resized_crop::random_resized_crop;
 use crate::seed::SampleKey;
+use crate::simd::Level;
 use crate::workspace::Workspace;
 
 /// Two global crops with unequal recipes and any number of local ones (DINO, section 3.1).
@@ -64,6 +67,18 @@ impl MultiCrop {
 
     /// Draws the parameters of one view; a pure function of its arguments.
     pub fn draw_view(&self, width: usize, height: usize, key: SampleKey, view: usize) -> DrawnView {
+        self.draw_with(width, height, key, view, Vec::new())
+    }
+
+    /// The same with the memory of a list of operations drawn before.
+    fn draw_with(
+        &self,
+        width: usize,
+        height: usize,
+        key: SampleKey,
+        view: usize,
+        mut drawn: Vec<DrawnOp>,
+    ) -> DrawnView {
         let config = &self.config;
         let (scale, ops) = match view {
             0 => (config.global_scale, &config.global1),
@@ -71,11 +86,26 @@ impl MultiCrop {
             _ => (config.local_scale, &config.local),
         };
         let mut stream = key.view_stream(view);
+        let crop = random_resized_crop(&mut stream, width, height, scale, config.ratio);
+        drawn.clear();
+        draw_ops(ops, &mut stream, &mut drawn);
         DrawnView {
-            crop: random_resized_crop(&mut stream, width, height, scale, config.ratio),
+            crop,
             size: self.view_size(view),
             interpolation: config.interpolation,
-            ops: draw_ops(ops, &mut stream),
+            ops: drawn,
+        }
+    }
+
+    /// [`MultiCrop::draw`] into a list whose memory is used again.
+    fn draw_into(&self, width: usize, height: usize, key: SampleKey, drawn: &mut Vec<DrawnView>) {
+        drawn.truncate(self.num_views());
+        for (view, slot) in drawn.iter_mut().enumerate() {
+            let ops = std::mem::take(&mut slot.ops);
+            *slot = self.draw_with(width, height, key, view, ops);
+        }
+        for view in drawn.len()..self.num_views() {
+            drawn.push(self.draw_view(width, height, key, view));
         }
     }
 
@@ -103,22 +133,56 @@ impl MultiCrop {
             });
         }
         view.render_planes(image, workspace);
-        self.normalize.write(&workspace.planes, out);
+        self.normalize
+            .write(&workspace.planes, out, workspace.level);
         Ok(())
     }
 
     /// Draws and carries out every view, each written to its slice of 3·size² values.
     ///
+    /// What was drawn lies in the workspace until it is used again.
+    ///
     /// # Errors
     /// [`AugmentError::EmptyImage`], [`AugmentError::ViewCount`], [`AugmentError::OutputLength`];
     /// nothing is written then.
-    pub fn write_crops(
+    pub fn write_crops<'w>(
         &self,
         image: &RgbImage,
         key: SampleKey,
         out: &mut [&mut [f32]],
-        workspace: &mut Workspace,
-    ) -> Result<Vec<DrawnView>, AugmentError> {
+        workspace: &'w mut Workspace,
+    ) -> Result<&'w [DrawnView], AugmentError> {
+        self.write_views(image, key, out, workspace, |planes, out, level| {
+            self.normalize.write(planes, out, level);
+        })
+    }
+
+    /// [`MultiCrop::write_crops`] before normalisation: a quarter of the bytes to carry to a device
+    /// that normalises by itself.
+    ///
+    /// # Errors
+    /// As [`MultiCrop::write_crops`].
+    pub fn write_crops_u8<'w>(
+        &self,
+        image: &RgbImage,
+        key: SampleKey,
+        out: &mut [&mut [u8]],
+        workspace: &'w mut Workspace,
+    ) -> Result<&'w [DrawnView], AugmentError> {
+        self.write_views(image, key, out, workspace, |planes, out, _| {
+            out.copy_from_slice(&planes.data);
+        })
+    }
+
+    /// Draws and carries out every view and hands each, with its slice, to `write`.
+    fn write_views<'w, T>(
+        &self,
+        image: &RgbImage,
+        key: SampleKey,
+        out: &mut [&mut [T]],
+        workspace: &'w mut Workspace,
+        write: impl Fn(&Planes, &mut [T], Level),
+    ) -> Result<&'w [DrawnView], AugmentError> {
         let (width, height) = image.dimensions();
         if width == 0 || height == 0 {
             return Err(AugmentError::EmptyImage { width, height });
@@ -140,11 +204,22 @@ impl MultiCrop {
                 });
             }
         }
-        let drawn = self.draw(width as usize, height as usize, key);
+        // Taken out, so that the rest of the workspace can change meanwhile.
+        let mut drawn = std::mem::take(&mut workspace.drawn);
+        let mut shared = std::mem::take(&mut workspace.shared);
+        self.draw_into(width as usize, height as usize, key, &mut drawn);
+        shared.load_shared(image, drawn.iter().map(|view| view.crop), workspace.level);
+        let picture = Picture {
+            image,
+            shared: &shared,
+        };
         for (view, out) in drawn.iter().zip(out.iter_mut()) {
-            self.apply(view, image, out, workspace)?;
+            view.render_picture(picture, workspace);
+            write(&workspace.planes, out, workspace.level);
         }
-        Ok(drawn)
+        workspace.shared = shared;
+        workspace.drawn = drawn;
+        Ok(&workspace.drawn)
     }
 
     /// Every view of an image in newly allocated memory.
@@ -211,6 +286,7 @@ impl MultiCrop {
         let jobs: Vec<_> = samples.iter().zip(outputs).collect();
         map_images(jobs, |workspace, ((image, key), mut out)| {
             self.write_crops(image, *key, &mut out, workspace)
+                .map(<[DrawnView]>::to_vec)
         })
         .into_iter()
         .collect()

@@ -107,6 +107,7 @@ impl StandardCrop {
         );
         let view = self.draw(image.width() as usize, image.height() as usize, key);
         view.render_planes(image, workspace);
-        Normalize::new(self.mean, self.std).write(&workspace.planes, out);
+        let (planes, level) = (&workspace.planes, workspace.level);
+        Normalize::cached(&mut workspace.normalize, self.mean, self.std).write(planes, out, level);
     }
 }

@@ -6,7 +6,7 @@
 
 use image::{Rgb, RgbImage};
 use selfsame_augment::{
-    AugmentConfig, AugmentError, EvalCrop, Interpolation, MultiCrop, Normalize, SampleKey,
+    AugmentConfig, AugmentError, EvalCrop, Interpolation, Level, MultiCrop, Normalize, SampleKey,
     StandardCrop, ViewOp, Workspace, ops,
 };
 
@@ -65,6 +65,73 @@ fn batch_holds_the_same_bytes_at_1_2_and_8_threads() {
             "{threads} threads give other bytes"
         );
     }
+}
+
+#[test]
+fn crops_hold_the_same_bytes_at_every_level_of_instructions() {
+    // Sizes that no vector divides, one image smaller than any vector, and one so large that its
+    // crops do not share a turned copy.
+    let config = AugmentConfig {
+        global_size: 61,
+        local_size: 27,
+        local_crops: 4,
+        ..AugmentConfig::default()
+    };
+    let large = RgbImage::from_fn(1500, 1100, |x, y| {
+        Rgb([(x * y) as u8, (x ^ y) as u8, (x / 3 + y / 5) as u8])
+    });
+    let images: Vec<_> = (0..6)
+        .map(picture)
+        .chain([RgbImage::from_pixel(3, 2, Rgb([9, 80, 200])), large])
+        .collect();
+    for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
+        let config = AugmentConfig {
+            interpolation,
+            ..config.clone()
+        };
+        let multi_crop = MultiCrop::new(config).unwrap();
+        let crops = |level| {
+            let mut workspace = Workspace::with_level(level);
+            let mut all = Vec::new();
+            for (image, i) in images.iter().zip(0..) {
+                let mut views: Vec<_> = (0..multi_crop.num_views())
+                    .map(|v| vec![f32::NAN; 3 * multi_crop.view_size(v).pow(2)])
+                    .collect();
+                let mut out: Vec<_> = views.iter_mut().map(Vec::as_mut_slice).collect();
+                let drawn = multi_crop.write_crops(image, key(i), &mut out, &mut workspace);
+                assert_eq!(drawn.unwrap().len(), 6);
+                all.extend(views);
+            }
+            all
+        };
+        let reference = crops(Level::SCALAR);
+        for level in Level::available() {
+            assert!(crops(level) == reference, "{level}, {interpolation:?}");
+        }
+    }
+}
+
+#[test]
+fn crops_in_bytes_are_the_crops_before_normalisation() {
+    let multi_crop = small();
+    let image = picture(4);
+    let mut bytes: Vec<_> = (0..multi_crop.num_views())
+        .map(|v| vec![0u8; 3 * multi_crop.view_size(v).pow(2)])
+        .collect();
+    let mut out: Vec<_> = bytes.iter_mut().map(Vec::as_mut_slice).collect();
+    let mut workspace = Workspace::new();
+    let drawn = multi_crop.write_crops_u8(&image, key(0), &mut out, &mut workspace);
+    assert_eq!(drawn.unwrap(), multi_crop.draw(68, 49, key(0)));
+    let normalize = Normalize::new(multi_crop.config().mean, multi_crop.config().std);
+    for (bytes, view) in bytes.iter().zip(multi_crop.crops(&image, key(0))) {
+        let n = view.size * view.size;
+        let values: Vec<f32> = (0..3 * n)
+            .map(|i| normalize.value(i / n, bytes[i]))
+            .collect();
+        assert_eq!(values, view.data);
+    }
+    let error = multi_crop.write_crops_u8(&image, key(0), &mut [], &mut workspace);
+    assert!(matches!(error, Err(AugmentError::ViewCount { got: 0, .. })));
 }
 
 #[test]
@@ -131,12 +198,21 @@ fn crop_is_the_listed_operations_one_after_the_other_then_normalised() {
     let multi_crop = MultiCrop::new(config.clone()).unwrap();
     let image = picture(3);
     let drawn = multi_crop.draw(image.width() as usize, image.height() as usize, key(5));
-    let by_hand = ops::resized_crop(&image, drawn[0].crop, 24, 24, Interpolation::Bicubic);
+    let mut workspace = Workspace::new();
+    let by_hand = ops::resized_crop(
+        &image,
+        drawn[0].crop,
+        24,
+        24,
+        Interpolation::Bicubic,
+        &mut workspace,
+    );
     let by_hand = ops::gaussian_blur(&ops::solarize(&by_hand, 100), 1.5);
     let by_hand = ops::grayscale(&ops::horizontal_flip(&by_hand));
     let by_hand = ops::solarize(&by_hand, 30);
-    assert_eq!(drawn[0].render(&image, &mut Workspace::new()), by_hand);
-    let values = ops::normalize(&by_hand, &Normalize::new(config.mean, config.std));
+    assert_eq!(drawn[0].render(&image, &mut workspace), by_hand);
+    let normalize = Normalize::new(config.mean, config.std);
+    let values = ops::normalize(&by_hand, &normalize, &mut workspace);
     assert_eq!(multi_crop.crops(&image, key(5))[0].data, values);
     assert!(drawn[0].flipped());
 }
@@ -235,9 +311,11 @@ fn standard_crop_is_a_function_of_its_key() {
     assert_eq!(view, crop.apply(&image, key(1)));
     assert_ne!(view, crop.apply(&image, key(2)));
     let drawn = crop.draw(image.width() as usize, image.height() as usize, key(1));
-    let bytes = drawn.render(&image, &mut Workspace::new());
+    let mut workspace = Workspace::new();
+    let bytes = drawn.render(&image, &mut workspace);
+    let normalize = Normalize::new(crop.mean, crop.std);
     assert_eq!(
         view.data,
-        ops::normalize(&bytes, &Normalize::new(crop.mean, crop.std))
+        ops::normalize(&bytes, &normalize, &mut workspace)
     );
 }

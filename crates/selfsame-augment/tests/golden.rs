@@ -6,7 +6,8 @@
 
 use image::{Rgb, RgbImage};
 use selfsame_augment::{
-    CropBox, EvalCrop, IMAGENET_MEAN, IMAGENET_STD, Interpolation, Normalize, Workspace, ops,
+    CropBox, DrawnOp, EvalCrop, IMAGENET_MEAN, IMAGENET_STD, Interpolation, Level, Normalize,
+    Workspace, ops,
 };
 
 const CASES: &str = include_str!("golden/golden.txt");
@@ -80,8 +81,28 @@ impl Case<'_> {
     }
 }
 
-/// Runs every case of an operation and compares checksums, and bytes where the script kept them.
-fn compare(op: &str, at_least: usize, run: impl Fn(&Case, RgbImage) -> Vec<u8>) {
+/// Runs every case of an operation at every level of instructions that the machine has and
+/// compares checksums, and bytes where the script kept them.
+fn compare(op: &str, at_least: usize, run: impl Fn(&Case, RgbImage, &mut Workspace) -> Vec<u8>) {
+    for level in Level::available() {
+        compare_at(level, op, at_least, &run);
+    }
+}
+
+/// The same for what is a [`DrawnOp`] of the case's parameters.
+fn compare_op(op: &str, at_least: usize, drawn: impl Fn(&Case) -> DrawnOp) {
+    compare(op, at_least, |case, image, workspace| {
+        drawn(case).render(&image, workspace).into_raw()
+    });
+}
+
+fn compare_at(
+    level: Level,
+    op: &str,
+    at_least: usize,
+    run: impl Fn(&Case, RgbImage, &mut Workspace) -> Vec<u8>,
+) {
+    let mut workspace = Workspace::with_level(level);
     let mut count = 0;
     for line in CASES.lines() {
         let words: Vec<&str> = line.split(' ').collect();
@@ -104,32 +125,38 @@ fn compare(op: &str, at_least: usize, run: impl Fn(&Case, RgbImage) -> Vec<u8>) 
         } else {
             source(case.image.0, case.image.1, case.image.2)
         };
-        let got = run(&case, image);
+        let got = run(&case, image, &mut workspace);
         if !case.kept.is_empty() {
-            assert_eq!(got.len(), case.kept.len(), "length of {}", case.line);
+            assert_eq!(
+                got.len(),
+                case.kept.len(),
+                "length of {} ({level})",
+                case.line
+            );
             let first = got.iter().zip(case.kept).position(|(a, b)| a != b);
             if let Some(i) = first {
                 panic!(
-                    "{}: byte {i} is {} instead of {}",
+                    "{} ({level}): byte {i} is {} instead of {}",
                     case.line, got[i], case.kept[i]
                 );
             }
         }
-        assert_eq!(crc32(&got), case.crc, "checksum of {}", case.line);
+        assert_eq!(crc32(&got), case.crc, "checksum of {} ({level})", case.line);
     }
     assert!(count >= at_least, "{op}: only {count} cases");
 }
 
 #[test]
 fn resize_equals_pillow() {
-    compare("resize", 100, |case, image| {
-        ops::resize(&image, case.number(1), case.number(2), case.filter()).into_raw()
+    compare("resize", 100, |case, image, workspace| {
+        let (width, height) = (case.number(1), case.number(2));
+        ops::resize(&image, width, height, case.filter(), workspace).into_raw()
     });
 }
 
 #[test]
 fn resized_crop_equals_torchvision() {
-    compare("resized_crop", 60, |case, image| {
+    compare("resized_crop", 60, |case, image, workspace| {
         let [left, top, width, height, size] = [1, 2, 3, 4, 5].map(|i| case.number(i));
         let crop = CropBox {
             left,
@@ -137,88 +164,75 @@ fn resized_crop_equals_torchvision() {
             width,
             height,
         };
-        ops::resized_crop(&image, crop, size, size, case.filter()).into_raw()
+        ops::resized_crop(&image, crop, size, size, case.filter(), workspace).into_raw()
     });
 }
 
 #[test]
 fn brightness_equals_torchvision() {
-    compare("brightness", 24, |case, image| {
-        ops::brightness(&image, case.number(0)).into_raw()
-    });
+    compare_op("brightness", 24, |case| DrawnOp::Brightness(case.number(0)));
 }
 
 #[test]
 fn contrast_equals_torchvision() {
-    compare("contrast", 24, |case, image| {
-        ops::contrast(&image, case.number(0)).into_raw()
-    });
+    compare_op("contrast", 24, |case| DrawnOp::Contrast(case.number(0)));
 }
 
 #[test]
 fn saturation_equals_torchvision() {
-    compare("saturation", 24, |case, image| {
-        ops::saturation(&image, case.number(0)).into_raw()
-    });
+    compare_op("saturation", 24, |case| DrawnOp::Saturation(case.number(0)));
 }
 
 #[test]
 fn hue_equals_torchvision() {
-    compare("hue", 24, |case, image| {
-        ops::hue(&image, case.number(0)).into_raw()
-    });
+    compare_op("hue", 24, |case| DrawnOp::Hue(case.number(0)));
 }
 
 #[test]
 fn hue_equals_torchvision_for_every_colour_there_is() {
-    compare("hue_of_all_colours", 1, |case, image| {
-        ops::hue(&image, case.number(0)).into_raw()
-    });
+    compare_op("hue_of_all_colours", 1, |case| DrawnOp::Hue(case.number(0)));
 }
 
 #[test]
 fn grayscale_equals_torchvision() {
-    compare("grayscale", 6, |_, image| ops::grayscale(&image).into_raw());
+    compare_op("grayscale", 6, |_| DrawnOp::Grayscale);
 }
 
 #[test]
 fn horizontal_flip_equals_torchvision() {
-    compare("horizontal_flip", 6, |_, image| {
-        ops::horizontal_flip(&image).into_raw()
-    });
+    compare_op("horizontal_flip", 6, |_| DrawnOp::HorizontalFlip);
 }
 
 #[test]
 fn solarize_equals_pillow() {
-    compare("solarize", 24, |case, image| {
-        ops::solarize(&image, case.number(0)).into_raw()
-    });
+    compare_op("solarize", 24, |case| DrawnOp::Solarize(case.number(0)));
 }
 
 #[test]
 fn gaussian_blur_equals_pillow() {
-    compare("gaussian_blur", 72, |case, image| {
-        ops::gaussian_blur(&image, case.number(0)).into_raw()
+    compare_op("gaussian_blur", 72, |case| {
+        DrawnOp::GaussianBlur(case.number(0))
     });
 }
 
 #[test]
 fn normalize_equals_torchvision_to_the_last_bit() {
-    compare("normalize", 1, |_, image| {
-        let values = ops::normalize(&image, &Normalize::new(IMAGENET_MEAN, IMAGENET_STD));
+    compare("normalize", 1, |_, image, workspace| {
+        let normalize = Normalize::new(IMAGENET_MEAN, IMAGENET_STD);
+        let values = ops::normalize(&image, &normalize, workspace);
         values.iter().flat_map(|v| v.to_le_bytes()).collect()
     });
 }
 
 #[test]
 fn eval_crop_equals_torchvision() {
-    compare("eval_crop", 80, |case, image| {
+    compare("eval_crop", 80, |case, image, workspace| {
         let crop = EvalCrop {
             image_size: case.number(1),
             resize_ratio: case.number(2),
             interpolation: case.filter(),
             ..EvalCrop::default()
         };
-        crop.render(&image, &mut Workspace::new()).into_raw()
+        crop.render(&image, workspace).into_raw()
     });
 }

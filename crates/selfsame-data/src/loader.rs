@@ -1,7 +1,7 @@
 //! Batches of crops for training, made by worker threads in the sampler's order.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use image::RgbImage;
@@ -64,6 +64,8 @@ struct Inner {
     ledger: Arc<Ledger>,
     /// Different images that failed so far, in any epoch.
     bad: Mutex<BTreeSet<usize>>,
+    /// Buffers that no thread is using; as many as have ever been used at once.
+    workspaces: Mutex<Vec<Workspace>>,
 }
 
 impl Loader {
@@ -99,6 +101,7 @@ impl Loader {
             sampler,
             ledger,
             bad,
+            workspaces: Mutex::default(),
         })))
     }
 
@@ -235,7 +238,7 @@ impl Inner {
         for (i, slice) in all.enumerate() {
             slices[i % b].push(slice);
         }
-        let mut workspace = Workspace::new();
+        let mut workspace = self.lock_workspaces().pop().unwrap_or_default();
         for (position, mut out) in self.sampler.positions(index).zip(slices) {
             let (sample, image) = self.decode(epoch, position, order[position], failed)?;
             let key = SampleKey {
@@ -246,6 +249,7 @@ impl Inner {
             views.write_crops(&image, key, &mut out, &mut workspace)?;
             samples.push(sample);
         }
+        self.lock_workspaces().push(workspace);
         Ok(HostBatch {
             epoch,
             index,
@@ -259,6 +263,12 @@ impl Inner {
             local,
             wait: Duration::ZERO,
         })
+    }
+
+    fn lock_workspaces(&self) -> MutexGuard<'_, Vec<Workspace>> {
+        self.workspaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The image at a position of the epoch, or its stand-in.

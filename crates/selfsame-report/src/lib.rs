@@ -1,4 +1,5 @@
-//! Numbers become figures: line charts as SVG text and as PNG, fit for a paper or a web page.
+//! Numbers become figures: line charts as SVG text and as PNG, fit for a paper or a web page, and
+//! pictures become sheets with words.
 //! The same numbers give the same bytes on every machine, because the font is inside.
 //!
 //! ```
@@ -26,8 +27,10 @@ mod axis;
 mod curves;
 mod downsample;
 mod error;
+mod font;
 mod line_chart;
 mod png;
+mod sheet;
 mod svg;
 
 pub use axis::Scale;
@@ -35,3 +38,4 @@ pub use curves::{LossPoint, curves};
 pub use error::ReportError;
 pub use line_chart::{LineChart, Reference, Series, Stroke, side_by_side};
 pub use png::render_png;
+pub use sheet::{COLORS, Sheet, SheetCell, encode_png, outline, stack};

@@ -10,8 +10,8 @@ const MAX_SIDE: f32 = 16_384.0;
 
 static FONTS: LazyLock<Arc<fontdb::Database>> = LazyLock::new(|| {
     let mut fonts = fontdb::Database::new();
-    fonts.load_font_data(include_bytes!("../font/DejaVuSans-subset.ttf").to_vec());
-    fonts.load_font_data(include_bytes!("../font/DejaVuSans-Bold-subset.ttf").to_vec());
+    fonts.load_font_data(crate::font::BOOK.to_vec());
+    fonts.load_font_data(crate::font::BOLD.to_vec());
     Arc::new(fonts)
 });
 

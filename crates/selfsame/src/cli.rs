@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Linear(Linear),
     /// Train a classifier on a pretrained backbone.
     Finetune(Finetune),
+    /// Draw what the augmentation makes of a picture.
+    Preview(Preview),
     /// Decode every file and list what cannot be used.
     CheckData(CheckData),
     /// Write weights for other programs.
@@ -286,6 +288,24 @@ pub(crate) struct Finetune {
     /// Seed of head, order, crops and dropout.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Preview {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// A picture; else one of --data.
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub(crate) image: Option<PathBuf>,
+    /// Which picture of --data, from 0; the crops are those of its first epoch.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) index: usize,
+    /// Seed of the crops; default: the configuration's.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// The PNG file: single operations above, all views of multi-crop below.
+    #[arg(long, value_name = "F.png")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, Args)]

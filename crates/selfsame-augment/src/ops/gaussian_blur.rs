@@ -3,6 +3,9 @@
 //! filtering" (2011).
 
 use super::kernels::{self, BlurBox, Planes};
+use crate::simd::Level;
+use crate::simd::blur::{Axis, MAX_RADIUS, Target, blur_few, blur_many};
+use crate::simd::transpose::transpose;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BlurBuffers {
@@ -10,6 +13,14 @@ pub(crate) struct BlurBuffers {
     line: Vec<u8>,
     plane: Vec<u8>,
     sums: Vec<u32>,
+    vector: VectorBuffers,
+}
+
+/// Buffers of the vector routines.
+#[derive(Debug, Clone, Default)]
+struct VectorBuffers {
+    planes: [Vec<u8>; 2],
+    sums: Vec<u16>,
 }
 
 /// Number of box passes along each axis.
@@ -37,7 +48,12 @@ fn blur_box(radius: f32) -> BlurBox {
     }
 }
 
-pub(crate) fn gaussian_blur_planes(planes: &mut Planes, radius: f64, buffers: &mut BlurBuffers) {
+pub(crate) fn gaussian_blur_planes(
+    planes: &mut Planes,
+    radius: f64,
+    level: Level,
+    buffers: &mut BlurBuffers,
+) {
     let radius = box_radius(radius.clamp(0.0, 1000.0) as f32);
     let (width, height) = (planes.width, planes.height);
     // A radius that is not a number blurs nothing, like 0.
@@ -45,6 +61,16 @@ pub(crate) fn gaussian_blur_planes(planes: &mut Planes, radius: f64, buffers: &m
         return;
     }
     let kernel = blur_box(radius);
+    if level != Level::SCALAR && kernel.radius <= MAX_RADIUS {
+        for plane in planes.channels_mut() {
+            match kernel.radius {
+                0 => blur_with_few_taps::<1>(plane, width, kernel, level, &mut buffers.vector),
+                1 => blur_with_few_taps::<3>(plane, width, kernel, level, &mut buffers.vector),
+                _ => blur_with_sums(plane, width, kernel, level, &mut buffers.vector),
+            }
+        }
+        return;
+    }
     buffers.plane.resize(width * height, 0);
     for plane in planes.channels_mut() {
         buffers.sums.resize(width, 0);
@@ -74,6 +100,112 @@ fn blur_row_in_place(row: &mut [u8], kernel: BlurBox, buffers: &mut BlurBuffers)
     }
 }
 
+/// Boxes of radius 0 or 1: each pass reads `N` + 2 bytes for a byte.
+fn blur_with_few_taps<const N: usize>(
+    plane: &mut [u8],
+    width: usize,
+    kernel: BlurBox,
+    level: Level,
+    buffers: &mut VectorBuffers,
+) {
+    let height = plane.len() / width;
+    let border = N / 2 + 1;
+    let stride = width + 2 * border;
+    let [a, b] = &mut buffers.planes;
+    for buffer in [&mut *a, &mut *b] {
+        buffer.resize((stride * height).max(buffer.len()), 0);
+    }
+    for (row, bordered) in plane.chunks_exact(width).zip(a.chunks_exact_mut(stride)) {
+        bordered[border..border + width].copy_from_slice(row);
+    }
+    let along = Axis::Along { stride };
+    repeat_borders::<N>(a, width, height);
+    blur_few::<N>(level, bordered(b, width, height, border), a, along, kernel);
+    repeat_borders::<N>(b, width, height);
+    blur_few::<N>(level, bordered(a, width, height, border), b, along, kernel);
+    repeat_borders::<N>(a, width, height);
+    blur_few::<N>(level, bordered(b, width, height, 0), a, along, kernel);
+
+    let across = Axis::Across { height };
+    blur_few::<N>(level, bordered(a, width, height, 0), b, across, kernel);
+    blur_few::<N>(level, bordered(b, width, height, 0), a, across, kernel);
+    blur_few::<N>(level, bordered(plane, width, height, 0), b, across, kernel);
+}
+
+/// The rows of a plane between borders of so many bytes.
+fn bordered(bytes: &mut [u8], width: usize, height: usize, border: usize) -> Target<'_> {
+    Target {
+        bytes,
+        width,
+        height,
+        stride: width + 2 * border,
+        start: border,
+    }
+}
+
+/// Repeats the first and the last byte of each row in the borders for `N` inner taps.
+fn repeat_borders<const N: usize>(bytes: &mut [u8], width: usize, height: usize) {
+    let border = N / 2 + 1;
+    for row in bytes.chunks_exact_mut(width + 2 * border).take(height) {
+        let (first, last) = (row[border], row[border + width - 1]);
+        row[..border].fill(first);
+        row[border + width..][..border].fill(last);
+    }
+}
+
+/// Any other radius: sums that move down the rows; along the rows, on the turned plane.
+fn blur_with_sums(
+    plane: &mut [u8],
+    width: usize,
+    kernel: BlurBox,
+    level: Level,
+    buffers: &mut VectorBuffers,
+) {
+    let height = plane.len() / width;
+    let VectorBuffers {
+        planes: [a, b],
+        sums,
+    } = buffers;
+    for buffer in [&mut *a, &mut *b] {
+        buffer.resize(plane.len().max(buffer.len()), 0);
+    }
+    let (a, b) = (&mut a[..width * height], &mut b[..width * height]);
+    transpose(level, a, height, plane, width, (width, height));
+    blur_down(b, a, height, kernel, level, sums);
+    blur_down(a, b, height, kernel, level, sums);
+    blur_down(b, a, height, kernel, level, sums);
+    transpose(level, a, width, b, height, (height, width));
+    blur_down(b, a, width, kernel, level, sums);
+    blur_down(a, b, width, kernel, level, sums);
+    blur_down(plane, a, width, kernel, level, sums);
+}
+
+/// One pass down the rows of `width` bytes; rows beyond the border repeat it.
+fn blur_down(
+    out: &mut [u8],
+    plane: &[u8],
+    width: usize,
+    kernel: BlurBox,
+    level: Level,
+    sums: &mut Vec<u16>,
+) {
+    let height = plane.len() / width;
+    let r = kernel.radius as isize;
+    let row = |y: isize| &plane[y.clamp(0, height as isize - 1) as usize * width..][..width];
+    // The window of row −1, so that each row only adds one and takes one away.
+    sums.clear();
+    sums.resize(width, 0);
+    for y in -1 - r..r {
+        for (sum, &value) in sums.iter_mut().zip(row(y)) {
+            *sum += u16::from(value);
+        }
+    }
+    for (out, y) in out.chunks_exact_mut(width).zip(0isize..) {
+        let outer = [row(y - r - 1), row(y + r + 1)];
+        blur_many(level, out, sums, [outer[0], row(y + r)], outer, kernel);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,7 +225,12 @@ mod tests {
             let mut planes = Planes::default();
             planes.reset(5, 3);
             planes.data.fill(200);
-            gaussian_blur_planes(&mut planes, radius, &mut BlurBuffers::default());
+            gaussian_blur_planes(
+                &mut planes,
+                radius,
+                Level::SCALAR,
+                &mut BlurBuffers::default(),
+            );
             assert!(planes.data.iter().all(|&v| v == 200), "radius {radius}");
         }
     }
@@ -105,7 +242,7 @@ mod tests {
         for plane in planes.channels_mut() {
             plane[25..36].fill(255);
         }
-        gaussian_blur_planes(&mut planes, 4.0, &mut BlurBuffers::default());
+        gaussian_blur_planes(&mut planes, 4.0, Level::SCALAR, &mut BlurBuffers::default());
         let red = planes.channels()[0];
         let mass: f64 = red.iter().map(|&v| f64::from(v)).sum();
         let variance: f64 = red

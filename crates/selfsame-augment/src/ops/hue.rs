@@ -4,11 +4,16 @@
 //! because the cut-off to a byte makes every last bit count.
 
 use super::kernels::Planes;
+use crate::simd::{Level, color};
 
-pub(crate) fn hue_planes(planes: &mut Planes, turns: f64) {
+pub(crate) fn hue_planes(planes: &mut Planes, turns: f64, level: Level) {
     // numpy: np.int32(hue_factor * 255).astype(np.uint8), cut off towards zero, then wrapped.
     let shift = (turns * 255.0) as i32 as u8;
-    let [red, green, blue] = planes.channels_mut();
+    color::shift_hue(level, planes.channels_mut(), shift);
+}
+
+/// Shifts the hue of each pixel by `shift`/255 of the circle.
+pub(crate) fn shift_hue([red, green, blue]: [&mut [u8]; 3], shift: u8) {
     for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
         let (h, s, v) = rgb_to_hsv(*r, *g, *b);
         (*r, *g, *b) = hsv_to_rgb(h.wrapping_add(shift), s, v);
@@ -41,7 +46,7 @@ fn rgb_to_hsv(r: u8, g: u8, b: u8) -> (u8, u8, u8) {
     )
 }
 
-fn hsv_to_rgb(h: u8, s: u8, v: u8) -> (u8, u8, u8) {
+pub(crate) fn hsv_to_rgb(h: u8, s: u8, v: u8) -> (u8, u8, u8) {
     if s == 0 {
         return (v, v, v);
     }

@@ -1,9 +1,11 @@
 //! The inner loops, all on plain slices of one row or plane, and the planes they work on.
 //!
-//! This is the seam for SIMD: a faster routine replaces one of these functions, gives the same
-//! bytes, and nothing else changes. They are written so that the compiler can vectorise them.
+//! They are the reference of [`crate::simd`], whose routines give the same bytes; what is
+//! `inline(always)` here is compiled there once more for wider instructions.
 
 use image::RgbImage;
+
+use super::coefficients::{HALF, clip8};
 
 /// Three planes of bytes: all red, then all green, then all blue values, row by row.
 #[derive(Debug, Clone, Default)]
@@ -14,16 +16,15 @@ pub(crate) struct Planes {
 }
 
 impl Planes {
-    pub(crate) fn from_rgb(image: &RgbImage) -> Self {
-        let mut planes = Self::default();
-        planes.reset(image.width() as usize, image.height() as usize);
-        let [red, green, blue] = planes.channels_mut();
+    /// Becomes a copy of an image.
+    pub(crate) fn take_rgb(&mut self, image: &RgbImage) {
+        self.reset(image.width() as usize, image.height() as usize);
+        let [red, green, blue] = self.channels_mut();
         for (i, pixel) in image.as_raw().chunks_exact(3).enumerate() {
             red[i] = pixel[0];
             green[i] = pixel[1];
             blue[i] = pixel[2];
         }
-        planes
     }
 
     pub(crate) fn to_rgb(&self) -> RgbImage {
@@ -73,14 +74,6 @@ impl Planes {
     }
 }
 
-/// Fixed-point bits of a resize coefficient: 32 − 8 bits of the value − 2 of headroom (Resample.c).
-pub(crate) const PRECISION_BITS: u32 = 22;
-const HALF: i32 = 1 << (PRECISION_BITS - 1);
-
-fn clip8(sum: i32) -> u8 {
-    (sum >> PRECISION_BITS).clamp(0, 255) as u8
-}
-
 /// Weighted sum of the RGB pixels of `taps` (interleaved), one per coefficient.
 pub(crate) fn resample_pixel(taps: &[u8], coefficients: &[i32]) -> [u8; 3] {
     let mut sums = [HALF; 3];
@@ -121,6 +114,7 @@ pub(crate) fn map_bytes(bytes: &mut [u8], table: &[u8; 256]) {
 }
 
 /// Pillow's luma of a pixel: ITU-R 601 in 16-bit fixed point (Convert.c, `L24`).
+#[inline(always)]
 pub(crate) fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
 }
@@ -130,6 +124,18 @@ pub(crate) fn luma(r: u8, g: u8, b: u8) -> u8 {
 pub(crate) fn blend(from: u8, to: u8, alpha: f32) -> u8 {
     let distance = (i32::from(to) - i32::from(from)) as f32;
     (f32::from(from) + alpha * distance) as u8
+}
+
+/// Inverts values at or above a threshold.
+#[inline(always)]
+pub(crate) fn solarize(bytes: &mut [u8], threshold: u8) {
+    for byte in bytes {
+        *byte = if *byte < threshold {
+            *byte
+        } else {
+            255 - *byte
+        };
+    }
 }
 
 /// Blends each pixel with its luma.
@@ -143,6 +149,7 @@ pub(crate) fn blend_with_luma([red, green, blue]: [&mut [u8]; 3], alpha: f32) {
 }
 
 /// Sets each pixel to its luma.
+#[inline(always)]
 pub(crate) fn set_to_luma([red, green, blue]: [&mut [u8]; 3]) {
     for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
         let grey = luma(*r, *g, *b);
@@ -151,6 +158,7 @@ pub(crate) fn set_to_luma([red, green, blue]: [&mut [u8]; 3]) {
 }
 
 /// Sum of the luma over all pixels.
+#[inline(always)]
 pub(crate) fn sum_of_luma([red, green, blue]: [&[u8]; 3]) -> u64 {
     // Row-sized blocks keep the inner sum in 32 bits: 4096 · 255 < 2³².
     let blocks = red
@@ -179,7 +187,8 @@ pub(crate) struct BlurBox {
 }
 
 impl BlurBox {
-    fn weigh(self, inner: u32, outer: u32) -> u8 {
+    #[inline(always)]
+    pub(crate) fn weigh(self, inner: u32, outer: u32) -> u8 {
         // At most 255 · 2²⁴ + 2²³, which fits 32 bits.
         ((inner * self.whole + outer * self.edge + (1 << 23)) >> 24) as u8
     }

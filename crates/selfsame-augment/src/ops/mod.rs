@@ -4,21 +4,23 @@
 //! after. They copy their image; the crops of [`crate::MultiCrop`] run the same code in place on
 //! planes of bytes.
 
+pub(crate) mod coefficients;
 pub(crate) mod color;
 pub(crate) mod flip;
 pub(crate) mod gaussian_blur;
 pub(crate) mod hue;
 pub(crate) mod kernels;
 pub(crate) mod resize;
+pub(crate) mod turned;
 
 use image::RgbImage;
 
 use crate::chw::Normalize;
 use crate::config::Interpolation;
-use crate::drawn::CropBox;
-use gaussian_blur::BlurBuffers;
-use kernels::Planes;
-use resize::ResizeBuffers;
+use crate::drawn::{CropBox, DrawnOp};
+use crate::workspace::Workspace;
+use resize::{Picture, Window};
+use turned::Turned;
 
 /// Cuts a box out and resizes it to `width` × `height` (torchvision's `resized_crop`).
 ///
@@ -32,19 +34,19 @@ pub fn resized_crop(
     width: usize,
     height: usize,
     interpolation: Interpolation,
+    workspace: &mut Workspace,
 ) -> RgbImage {
-    let mut planes = Planes::default();
-    let mut buffers = ResizeBuffers::default();
+    let shared = &Turned::default();
     resize::resize_box(
-        image,
+        Picture { image, shared },
         crop,
-        width,
-        height,
+        Window::whole(width, height),
         interpolation,
-        &mut planes,
-        &mut buffers,
+        workspace.level,
+        &mut workspace.planes,
+        &mut workspace.resize,
     );
-    planes.to_rgb()
+    workspace.planes.to_rgb()
 }
 
 /// Resizes to `width` × `height` (Pillow's `Image.resize`).
@@ -56,66 +58,64 @@ pub fn resize(
     width: usize,
     height: usize,
     interpolation: Interpolation,
+    workspace: &mut Workspace,
 ) -> RgbImage {
     let whole = CropBox::whole(image.width() as usize, image.height() as usize);
-    resized_crop(image, whole, width, height, interpolation)
+    resized_crop(image, whole, width, height, interpolation, workspace)
 }
 
 /// Left and right change places.
 pub fn horizontal_flip(image: &RgbImage) -> RgbImage {
-    on_planes(image, flip::horizontal_flip_planes)
+    render(DrawnOp::HorizontalFlip, image)
 }
 
 /// Blends with black (torchvision's `adjust_brightness`); a factor of 1 changes nothing.
 pub fn brightness(image: &RgbImage, factor: f64) -> RgbImage {
-    on_planes(image, |planes| color::brightness_planes(planes, factor))
+    render(DrawnOp::Brightness(factor), image)
 }
 
 /// Blends with the grey of the mean luma (torchvision's `adjust_contrast`).
 pub fn contrast(image: &RgbImage, factor: f64) -> RgbImage {
-    on_planes(image, |planes| color::contrast_planes(planes, factor))
+    render(DrawnOp::Contrast(factor), image)
 }
 
 /// Blends with the grey image (torchvision's `adjust_saturation`).
 pub fn saturation(image: &RgbImage, factor: f64) -> RgbImage {
-    on_planes(image, |planes| color::saturation_planes(planes, factor))
+    render(DrawnOp::Saturation(factor), image)
 }
 
 /// Shifts the hue by `turns` (−0.5 to 0.5) of the colour circle through 8-bit HSV (torchvision's
 /// `adjust_hue` of a Pillow image); 0 still rounds.
 pub fn hue(image: &RgbImage, turns: f64) -> RgbImage {
-    on_planes(image, |planes| hue::hue_planes(planes, turns))
+    render(DrawnOp::Hue(turns), image)
 }
 
 /// Every channel becomes the luma (torchvision's `to_grayscale` with three channels).
 pub fn grayscale(image: &RgbImage) -> RgbImage {
-    on_planes(image, color::grayscale_planes)
+    render(DrawnOp::Grayscale, image)
 }
 
 /// Pillow's `GaussianBlur`: three extended box passes along each axis.
 ///
 /// `radius` is the standard deviation in pixels; values outside 0 to 1000 are clamped.
 pub fn gaussian_blur(image: &RgbImage, radius: f64) -> RgbImage {
-    on_planes(image, |planes| {
-        gaussian_blur::gaussian_blur_planes(planes, radius, &mut BlurBuffers::default());
-    })
+    render(DrawnOp::GaussianBlur(radius), image)
 }
 
 /// Inverts values at or above `threshold` (Pillow's `ImageOps.solarize`).
 pub fn solarize(image: &RgbImage, threshold: u8) -> RgbImage {
-    on_planes(image, |planes| color::solarize_planes(planes, threshold))
+    render(DrawnOp::Solarize(threshold), image)
 }
 
 /// The image as normalised planes `[3, height, width]` (torchvision's `ToTensor`, `Normalize`).
-pub fn normalize(image: &RgbImage, normalize: &Normalize) -> Vec<f32> {
-    let planes = Planes::from_rgb(image);
-    let mut out = vec![0.0; 3 * planes.len_of_plane()];
-    normalize.write(&planes, &mut out);
+pub fn normalize(image: &RgbImage, normalize: &Normalize, workspace: &mut Workspace) -> Vec<f32> {
+    workspace.planes.take_rgb(image);
+    let mut out = vec![0.0; 3 * workspace.planes.len_of_plane()];
+    normalize.write(&workspace.planes, &mut out, workspace.level);
     out
 }
 
-fn on_planes(image: &RgbImage, op: impl FnOnce(&mut Planes)) -> RgbImage {
-    let mut planes = Planes::from_rgb(image);
-    op(&mut planes);
-    planes.to_rgb()
+/// [`DrawnOp::render`] with buffers of its own.
+fn render(op: DrawnOp, image: &RgbImage) -> RgbImage {
+    op.render(image, &mut Workspace::new())
 }

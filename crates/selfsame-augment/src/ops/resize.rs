@@ -1,103 +1,21 @@
 //! Pillow's antialiased resize in fixed point (Resample.c): horizontal pass first (but see
 //! [`vertical_first`]), bytes between the passes.
+//!
+//! Here stands the scalar way, from interleaved pixels; [`super::turned`] has the way of the vector
+//! routines.
 
 use std::ops::Range;
 
 use image::RgbImage;
 
-use super::kernels::{self, PRECISION_BITS, Planes};
+use super::coefficients::Coefficients;
+use super::flip;
+use super::kernels::{self, Planes};
+use super::turned::{self, Turned, TurnedBuffers};
 use crate::config::Interpolation;
 use crate::drawn::CropBox;
-
-/// Where each output pixel of one axis reads, and with which weights.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Coefficients {
-    /// First input pixel and number of input pixels, per output pixel.
-    spans: Vec<(usize, usize)>,
-    /// `stride` fixed-point weights per output pixel, the unused ones 0.
-    weights: Vec<i32>,
-    stride: usize,
-    /// The weights of one pixel before rounding.
-    exact: Vec<f64>,
-}
-
-impl Coefficients {
-    /// Fills the table for the output pixels `window` of a resize from `input` to `output` pixels.
-    fn prepare(
-        &mut self,
-        input: usize,
-        output: usize,
-        window: Range<usize>,
-        interpolation: Interpolation,
-    ) {
-        let scale = input as f64 / output as f64;
-        let filter_scale = scale.max(1.0);
-        let support = interpolation.support() * filter_scale;
-        let inverse = 1.0 / filter_scale;
-        self.stride = support.ceil() as usize * 2 + 1;
-        self.spans.clear();
-        self.weights.clear();
-        for x in window {
-            let center = (x as f64 + 0.5) * scale;
-            // The casts cut off towards zero, and negative values become 0.
-            let first = (center - support + 0.5) as usize;
-            let end = ((center + support + 0.5) as usize).min(input);
-            self.exact.clear();
-            self.exact.extend(
-                (first..end).map(|i| interpolation.weight((i as f64 - center + 0.5) * inverse)),
-            );
-            let sum: f64 = self.exact.iter().sum();
-            let start = self.weights.len();
-            self.weights.extend(self.exact.iter().map(|weight| {
-                let weight = if sum != 0.0 { weight / sum } else { *weight };
-                let fixed = weight * f64::from(1u32 << PRECISION_BITS);
-                (if weight < 0.0 {
-                    fixed - 0.5
-                } else {
-                    fixed + 0.5
-                }) as i32
-            }));
-            self.weights.resize(start + self.stride, 0);
-            self.spans.push((first, end - first));
-        }
-    }
-
-    /// First input pixel, number of input pixels and weights of each output pixel of the window.
-    fn iter(&self) -> impl Iterator<Item = (usize, usize, &[i32])> {
-        self.spans
-            .iter()
-            .zip(self.weights.chunks_exact(self.stride))
-            .map(|(&(first, count), weights)| (first, count, &weights[..count]))
-    }
-
-    /// All input pixels that the window reads.
-    fn input_range(&self) -> Range<usize> {
-        let first = self.spans.first().map_or(0, |&(first, _)| first);
-        let end = self.spans.last().map_or(0, |&(first, count)| first + count);
-        first..end
-    }
-}
-
-impl Interpolation {
-    /// Half width of the filter at scale 1, in pixels.
-    fn support(self) -> f64 {
-        match self {
-            Self::Bilinear => 1.0,
-            Self::Bicubic => 2.0,
-        }
-    }
-
-    fn weight(self, x: f64) -> f64 {
-        const A: f64 = -0.5;
-        let x = x.abs();
-        match self {
-            Self::Bilinear if x < 1.0 => 1.0 - x,
-            Self::Bicubic if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
-            Self::Bicubic if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
-            _ => 0.0,
-        }
-    }
-}
+use crate::simd::Level;
+use crate::simd::resample::Order;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ResizeBuffers {
@@ -106,55 +24,52 @@ pub(crate) struct ResizeBuffers {
     /// What the first pass leaves for the second.
     between: Vec<u8>,
     sums: Vec<i32>,
+    turned: TurnedBuffers,
+}
+
+/// An image to cut from, and the part of it that several crops share.
+#[derive(Clone, Copy)]
+pub(crate) struct Picture<'a> {
+    pub(crate) image: &'a RgbImage,
+    /// Holds every box that is cut out, or nothing.
+    pub(crate) shared: &'a Turned,
 }
 
 /// A part of a resized image: only these columns and rows of the full result are computed.
+#[derive(Debug, Clone)]
 pub(crate) struct Window {
     pub(crate) full_width: usize,
     pub(crate) full_height: usize,
     pub(crate) columns: Range<usize>,
     pub(crate) rows: Range<usize>,
+    /// Whether left and right change places.
+    pub(crate) order: Order,
 }
 
-/// Cuts a box out of an image and resizes it into `planes`.
+impl Window {
+    /// The whole result.
+    pub(crate) fn whole(width: usize, height: usize) -> Self {
+        Self {
+            full_width: width,
+            full_height: height,
+            columns: 0..width,
+            rows: 0..height,
+            order: Order::Forward,
+        }
+    }
+}
+
+/// Cuts a box out of an image and resizes it; the planes take the window's size.
 pub(crate) fn resize_box(
-    image: &RgbImage,
-    crop: CropBox,
-    width: usize,
-    height: usize,
-    interpolation: Interpolation,
-    planes: &mut Planes,
-    buffers: &mut ResizeBuffers,
-) {
-    let whole = Window {
-        full_width: width,
-        full_height: height,
-        columns: 0..width,
-        rows: 0..height,
-    };
-    resize_part(image, crop, whole, interpolation, planes, buffers);
-}
-
-/// Resizes a whole image, but computes only a window of the result.
-pub(crate) fn resize_window(
-    image: &RgbImage,
-    window: Window,
-    interpolation: Interpolation,
-    planes: &mut Planes,
-    buffers: &mut ResizeBuffers,
-) {
-    let whole = CropBox::whole(image.width() as usize, image.height() as usize);
-    resize_part(image, whole, window, interpolation, planes, buffers);
-}
-
-fn resize_part(
-    image: &RgbImage,
+    picture: Picture,
     crop: CropBox,
     window: Window,
     interpolation: Interpolation,
+    level: Level,
     planes: &mut Planes,
     buffers: &mut ResizeBuffers,
 ) {
+    let image = picture.image;
     let (image_width, image_height) = (image.width() as usize, image.height() as usize);
     assert!(
         crop.width > 0
@@ -173,6 +88,7 @@ fn resize_part(
         full_height,
         columns,
         rows,
+        order,
     } = window;
     buffers
         .horizontal
@@ -181,15 +97,24 @@ fn resize_part(
         .vertical
         .prepare(crop.height, full_height, rows, interpolation);
 
+    let is_vertical_first = vertical_first(crop, full_height);
+    if level != Level::SCALAR && !is_vertical_first {
+        let tables = [&buffers.horizontal, &buffers.vertical];
+        let turned = &mut buffers.turned;
+        return turned::resize(picture, crop, tables, order, level, planes, turned);
+    }
     let source = Source {
         rgb: image.as_raw(),
         stride: 3 * image_width,
         crop,
     };
-    if vertical_first(crop, full_height) {
+    if is_vertical_first {
         shortened_then_narrowed(source, planes, buffers);
     } else {
         narrowed_then_shortened(source, planes, buffers);
+    }
+    if order == Order::Mirrored {
+        flip::horizontal_flip_planes(planes);
     }
 }
 
@@ -228,6 +153,7 @@ fn narrowed_then_shortened(source: Source, planes: &mut Planes, buffers: &mut Re
         vertical,
         between,
         sums,
+        ..
     } = buffers;
     let width = planes.width;
     // Rows that the vertical pass will read, narrowed to the window's columns, in three planes.
@@ -260,6 +186,7 @@ fn shortened_then_narrowed(source: Source, planes: &mut Planes, buffers: &mut Re
         vertical,
         between,
         sums,
+        ..
     } = buffers;
     let width = planes.width;
     between.resize(3 * source.crop.width, 0);

@@ -8,6 +8,7 @@ mod finetune;
 mod inspect;
 mod knn;
 mod linear;
+mod preview;
 mod replay;
 mod resume;
 mod show_config;
@@ -33,6 +34,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Done> {
         Command::CheckData(args) => check_data::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Preview(args) => preview::run(&args),
         Command::Replay(args) => replay::run(&args),
     }
 }

@@ -1,0 +1,162 @@
+//! A part of an image, its columns laid out like rows: what the vector routines resize from.
+
+use std::ops::Range;
+
+use image::RgbImage;
+
+use super::coefficients::Coefficients;
+use super::kernels::Planes;
+use super::resize::Picture;
+use crate::drawn::CropBox;
+use crate::simd::Level;
+use crate::simd::resample::{Order, Rows, resample};
+use crate::simd::transpose::{transpose, transpose_rgb};
+
+/// Pixels that are turned at a time, about what a core's second cache holds with their results.
+const TURNED_AT_ONCE: usize = 1 << 17;
+
+/// Largest part of an image, in pixels, that is turned once for several crops.
+const SHARED_PIXELS: usize = 1 << 20;
+
+/// Three planes, each turned on its side: a column of the image is a row of `region.height` bytes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Turned {
+    region: Option<CropBox>,
+    bytes: Vec<u8>,
+}
+
+impl Turned {
+    /// Takes in a box of an image.
+    pub(crate) fn load(&mut self, image: &RgbImage, region: CropBox, level: Level) {
+        let n = region.width * region.height;
+        self.bytes.resize((3 * n).max(self.bytes.len()), 0);
+        self.region = Some(region);
+        let (red, rest) = self.bytes.split_at_mut(n);
+        let (green, rest) = rest.split_at_mut(n);
+        let blue = &mut rest[..n];
+        let stride = 3 * image.width() as usize;
+        transpose_rgb(
+            level,
+            [red, green, blue],
+            region.height,
+            &image.as_raw()[region.top * stride + 3 * region.left..],
+            stride,
+            (region.width, region.height),
+        );
+    }
+
+    /// Takes in the part of an image that holds all of some boxes, unless it is too large.
+    ///
+    /// The values are those of this image until the next call, or none.
+    pub(crate) fn load_shared(
+        &mut self,
+        image: &RgbImage,
+        boxes: impl Iterator<Item = CropBox>,
+        level: Level,
+    ) {
+        let region = boxes.reduce(CropBox::around);
+        self.region = None;
+        if let Some(region) = region
+            && level != Level::SCALAR
+            && region.width * region.height <= SHARED_PIXELS
+        {
+            self.load(image, region, level);
+        }
+    }
+
+    /// Columns of a channel in a range of rows of the image, from column `left` of the image on.
+    fn columns(&self, channel: usize, left: usize, rows: &Range<usize>) -> Option<Rows<'_>> {
+        let region = self.region?;
+        let n = region.width * region.height;
+        let start = (left - region.left) * region.height + rows.start - region.top;
+        Some(Rows {
+            bytes: &self.bytes[channel * n..][..n][start..],
+            stride: region.height,
+            len: rows.len(),
+        })
+    }
+}
+
+/// Buffers of [`resize`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TurnedBuffers {
+    /// The part of the image that is being resized, where it is not shared.
+    strip: Turned,
+    /// Columns of a strip after the horizontal pass.
+    narrowed: Vec<u8>,
+    /// Rows between the passes, the three channels one after the other.
+    between: Vec<u8>,
+}
+
+/// Both passes with vector routines; the tables count from the corner of `crop`.
+///
+/// What the picture shares holds at least the crop, or nothing.
+pub(crate) fn resize(
+    Picture { image, shared }: Picture,
+    crop: CropBox,
+    [horizontal, vertical]: [&Coefficients; 2],
+    order: Order,
+    level: Level,
+    planes: &mut Planes,
+    buffers: &mut TurnedBuffers,
+) {
+    let TurnedBuffers {
+        strip,
+        narrowed,
+        between,
+    } = buffers;
+    let width = planes.width;
+    let (columns, rows) = (horizontal.input_range(), vertical.input_range());
+    let (left, top) = (crop.left + columns.start, crop.top + rows.start);
+    let plane_len = rows.len() * width;
+    between.resize((3 * plane_len).max(between.len()), 0);
+
+    let strip_height = if shared.region.is_some() {
+        rows.len()
+    } else {
+        (TURNED_AT_ONCE / columns.len()).clamp(16, rows.len().max(16))
+    };
+    for start in (0..rows.len()).step_by(strip_height) {
+        let height = strip_height.min(rows.len() - start);
+        let image_rows = top + start..top + start + height;
+        let source = if shared.region.is_some() {
+            shared
+        } else {
+            let region = CropBox {
+                left,
+                top: image_rows.start,
+                width: columns.len(),
+                height,
+            };
+            strip.load(image, region, level);
+            &*strip
+        };
+        narrowed.resize((width * height).max(narrowed.len()), 0);
+        for (channel, between) in between[..3 * plane_len]
+            .chunks_exact_mut(plane_len)
+            .enumerate()
+        {
+            let columns = source
+                .columns(channel, left, &image_rows)
+                .expect("a region was loaded or shared");
+            resample(level, narrowed, height, columns, horizontal, order);
+            transpose(
+                level,
+                &mut between[start * width..],
+                width,
+                narrowed,
+                height,
+                (height, width),
+            );
+        }
+    }
+    let channels = between.chunks_exact(plane_len.max(1));
+    for (out, bytes) in planes.channels_mut().into_iter().zip(channels) {
+        let rows = Rows {
+            bytes,
+            stride: width,
+            len: width,
+        };
+        resample(level, out, width, rows, vertical, Order::Forward);
+    }
+}

@@ -1,0 +1,46 @@
+//! A function of single bytes, through a table where there are wide ones.
+
+use crate::ops::kernels;
+use crate::simd::Level;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::lanes::*;
+use crate::simd::level::dispatch;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+/// Blends each byte with a constant: `constant + alpha · (byte − constant)` in `f32`, cut off.
+pub(crate) fn blend_with_constant(level: Level, bytes: &mut [u8], constant: u8, alpha: f32) {
+    let table = || std::array::from_fn(|byte| kernels::blend(constant, byte as u8, alpha));
+    dispatch!(level, {
+        scalar: kernels::map_bytes(bytes, &table()),
+        avx2: blend_avx2(bytes, constant, alpha),
+        avx512: map_bytes_avx512(bytes, &table()),
+    });
+}
+
+/// Without wide tables the calculation is faster.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn blend_avx2(bytes: &mut [u8], constant: u8, alpha: f32) {
+    for byte in bytes {
+        *byte = super::color::blend(constant, *byte, alpha);
+    }
+}
+
+/// A quarter of the table in each of four registers: one permutation looks up in two of them.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn map_bytes_avx512(bytes: &mut [u8], table: &[u8; 256]) {
+    let [a, b] = [load_64(table, 0), load_64(table, 64)];
+    let [c, d] = [load_64(table, 128), load_64(table, 192)];
+    let end = bytes.len() - bytes.len() % 64;
+    for at in (0..end).step_by(64) {
+        let index = load_64(bytes, at);
+        let lower = _mm512_permutex2var_epi8(a, index, b);
+        let upper = _mm512_permutex2var_epi8(c, index, d);
+        let is_upper = _mm512_movepi8_mask(index);
+        let mapped = _mm512_mask_blend_epi8(is_upper, lower, upper);
+        store_64(bytes, at, mapped);
+    }
+    kernels::map_bytes(&mut bytes[end..], table);
+}

@@ -1,0 +1,133 @@
+//! Loads and stores that cannot leave their slice: the whole `unsafe` of the vector routines.
+
+#![expect(unsafe_code, reason = "vector loads and stores go through pointers")]
+
+use std::arch::x86_64::*;
+
+/// The elements `at..at + N`; the slice check is the proof the loads below rest on.
+#[inline(always)]
+fn chunk<T, const N: usize>(elements: &[T], at: usize) -> &[T; N] {
+    elements[at..]
+        .first_chunk()
+        .expect("a vector lies within its slice")
+}
+
+#[inline(always)]
+fn chunk_mut<const N: usize>(bytes: &mut [u8], at: usize) -> &mut [u8; N] {
+    bytes[at..]
+        .first_chunk_mut()
+        .expect("a vector lies within its slice")
+}
+
+/// 16 bytes from `at` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_16(bytes: &[u8], at: usize) -> __m128i {
+    let chunk: &[u8; 16] = chunk(bytes, at);
+    // SAFETY: the array holds the 16 bytes that are read; any alignment will do.
+    unsafe { _mm_loadu_si128(chunk.as_ptr().cast()) }
+}
+
+/// 32 bytes from `at` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_32(bytes: &[u8], at: usize) -> __m256i {
+    let chunk: &[u8; 32] = chunk(bytes, at);
+    // SAFETY: the array holds the 32 bytes that are read; any alignment will do.
+    unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) }
+}
+
+/// 16 words from `at` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_16_words(words: &[u16], at: usize) -> __m256i {
+    let chunk: &[u16; 16] = chunk(words, at);
+    // SAFETY: the array holds the 32 bytes that are read; any alignment will do.
+    unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) }
+}
+
+/// 32 words from `at` on.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load_32_words(words: &[u16], at: usize) -> __m512i {
+    let chunk: &[u16; 32] = chunk(words, at);
+    // SAFETY: the array holds the 64 bytes that are read; any alignment will do.
+    unsafe { _mm512_loadu_si512(chunk.as_ptr().cast()) }
+}
+
+/// Writes 16 bytes from `at` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_16(bytes: &mut [u8], at: usize, value: __m128i) {
+    let chunk: &mut [u8; 16] = chunk_mut(bytes, at);
+    // SAFETY: the array holds the 16 bytes that are written, borrowed exclusively.
+    unsafe { _mm_storeu_si128(chunk.as_mut_ptr().cast(), value) }
+}
+
+/// Writes 32 bytes from `at` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_32(bytes: &mut [u8], at: usize, value: __m256i) {
+    let chunk: &mut [u8; 32] = chunk_mut(bytes, at);
+    // SAFETY: the array holds the 32 bytes that are written, borrowed exclusively.
+    unsafe { _mm256_storeu_si256(chunk.as_mut_ptr().cast(), value) }
+}
+
+/// 64 bytes from `at` on.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load_64(bytes: &[u8], at: usize) -> __m512i {
+    let chunk: &[u8; 64] = chunk(bytes, at);
+    // SAFETY: the array holds the 64 bytes that are read; any alignment will do.
+    unsafe { _mm512_loadu_si512(chunk.as_ptr().cast()) }
+}
+
+/// Writes 64 bytes from `at` on.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn store_64(bytes: &mut [u8], at: usize, value: __m512i) {
+    let chunk: &mut [u8; 64] = chunk_mut(bytes, at);
+    // SAFETY: the array holds the 64 bytes that are written, borrowed exclusively.
+    unsafe { _mm512_storeu_si512(chunk.as_mut_ptr().cast(), value) }
+}
+
+/// The first up to 32 bytes of a slice, then zeros.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(super) fn load_up_to_32(bytes: &[u8]) -> __m256i {
+    let mask = u32::MAX >> (32 - bytes.len().clamp(1, 32));
+    if bytes.is_empty() {
+        return _mm256_setzero_si256();
+    }
+    // SAFETY: the mask has a bit for at most as many bytes as the slice has; the others are
+    // neither read nor checked by the processor.
+    unsafe { _mm256_maskz_loadu_epi8(mask, bytes.as_ptr().cast()) }
+}
+
+/// Writes the first bytes of `value` to a slice of up to 32 bytes.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(super) fn store_up_to_32(bytes: &mut [u8], value: __m256i) {
+    if bytes.is_empty() {
+        return;
+    }
+    let mask = u32::MAX >> (32 - bytes.len().min(32));
+    // SAFETY: the mask has a bit for at most as many bytes as the slice has; no other is written.
+    unsafe { _mm256_mask_storeu_epi8(bytes.as_mut_ptr().cast(), mask, value) }
+}
+
+/// First indices of blocks of `width` that together cover `0..len`.
+///
+/// The last block is moved back to end at `len`, so it may overlap the one before: only for
+/// routines that may write an element twice. None if `len` is less than one block.
+#[inline(always)]
+pub(super) fn blocks(len: usize, width: usize) -> impl Iterator<Item = usize> {
+    let last = len.checked_sub(width);
+    let count = if last.is_some() {
+        len.div_ceil(width)
+    } else {
+        0
+    };
+    let last = last.unwrap_or(0);
+    (0..count).map(move |i| (i * width).min(last))
+}

@@ -1,0 +1,47 @@
+//! Bytes to normalised `f32` without a table.
+
+use crate::simd::by_level;
+
+/// A number to divide by, and its reciprocal.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Divisor {
+    value: f32,
+    reciprocal: f32,
+}
+
+impl Divisor {
+    pub(crate) fn new(value: f32) -> Self {
+        Self {
+            value,
+            reciprocal: 1.0 / value,
+        }
+    }
+
+    /// The quotient by multiplication and one correction (Markstein 1990), rounded as a division
+    /// unless numbers get out of hand; [`crate::Normalize`] compares before it relies on that.
+    #[inline(always)]
+    fn divide(self, x: f32) -> f32 {
+        let quotient = x * self.reciprocal;
+        let rest = (-quotient).mul_add(self.value, x);
+        rest.mul_add(self.reciprocal, quotient)
+    }
+}
+
+/// (v / 255 − mean) / std of a byte; the divisors are 255 and std.
+#[inline(always)]
+pub(crate) fn normalized(byte: u8, mean: f32, [full_scale, std]: [Divisor; 2]) -> f32 {
+    std.divide(full_scale.divide(f32::from(byte)) - mean)
+}
+
+by_level! {
+    /// Normalises bytes; for levels with fused multiply-add, without which it is slow.
+    fn normalize(out: &mut [f32], bytes: &[u8], mean: f32, std: f32) = normalize_body;
+}
+
+#[inline(always)]
+fn normalize_body(out: &mut [f32], bytes: &[u8], mean: f32, std: f32) {
+    let divisors = [Divisor::new(255.0), Divisor::new(std)];
+    for (out, &byte) in out.iter_mut().zip(bytes) {
+        *out = normalized(byte, mean, divisors);
+    }
+}
