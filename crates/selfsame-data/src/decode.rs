@@ -307,4 +307,6 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 #[cfg(test)]
+mod mutated;
+#[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ fn quarters() -> RgbImage {
 }
 
 /// A picture without large flat parts, so that its files have a body.
-fn busy(size: u32) -> RgbImage {
+pub(super) fn busy(size: u32) -> RgbImage {
     RgbImage::from_fn(size, size, |x, y| {
         Rgb([
             (x * 7 + y * 3) as u8,
@@ -23,13 +23,13 @@ fn busy(size: u32) -> RgbImage {
     })
 }
 
-fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+pub(super) fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
-fn jpeg(picture: &RgbImage) -> Vec<u8> {
+pub(super) fn jpeg(picture: &RgbImage) -> Vec<u8> {
     let mut bytes = Vec::new();
     let (width, height) = picture.dimensions();
     JpegEncoder::new_with_quality(&mut bytes, 95)
@@ -39,7 +39,7 @@ fn jpeg(picture: &RgbImage) -> Vec<u8> {
 }
 
 /// The JPEG with an EXIF segment that holds nothing but the orientation.
-fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
+pub(super) fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
     let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01".to_vec();
     exif.extend([
         0x01,
