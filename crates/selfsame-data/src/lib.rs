@@ -31,6 +31,7 @@
 //! ```
 //!
 //! - [`open`] gives a [`Dataset`]: names, labels, [`Dataset::decode`].
+//! - [`Cached`] keeps decoded pictures in memory.
 //! - [`Loader`] makes batches of crops for training, [`EvalLoader`] one view of each image.
 //! - [`check`] decodes everything and counts what cannot be used.
 //! - [`annotations`], [`split`] and [`walk`] are what `cargo xtask prepare-*` is made of.
@@ -41,6 +42,7 @@ pub use selfsame_augment as augment;
 
 pub mod annotations;
 mod batch;
+mod cached;
 mod check;
 mod dataset;
 pub mod decode;
@@ -59,6 +61,7 @@ pub mod split;
 pub mod walk;
 
 pub use batch::{EvalBatch, HostBatch};
+pub use cached::Cached;
 pub use check::{CheckReport, check};
 pub use dataset::{Dataset, Layout, OpenOptions, open};
 pub use decode::{DecodeError, Limits};

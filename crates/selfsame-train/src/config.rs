@@ -68,6 +68,9 @@ pub struct DataConfig {
     pub workers: usize,
     /// Batches that may wait ready.
     pub prefetch_batches: usize,
+    /// MiB of decoded pixels kept in memory, for the training and for the held-out pictures each;
+    /// 0: every picture is decoded each time.
+    pub cache_mib: u64,
     /// Share of unusable files above which the run stops.
     pub max_bad_fraction: f64,
 }
@@ -82,6 +85,7 @@ impl Default for DataConfig {
             allow_outside: false,
             workers: 2,
             prefetch_batches: 4,
+            cache_mib: 0,
             max_bad_fraction: 0.05,
         }
     }

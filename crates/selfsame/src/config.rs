@@ -29,7 +29,7 @@ pub(crate) const PRESETS: [(&str, &str); 8] = [
 ];
 
 /// Keys that a resumed run may change; all others decide its bits.
-const MAY_CHANGE: [&str; 10] = [
+const MAY_CHANGE: [&str; 11] = [
     "train.max_steps",
     "train.device",
     "train.threads",
@@ -40,6 +40,7 @@ const MAY_CHANGE: [&str; 10] = [
     "train.knn_every_epochs",
     "data.workers",
     "data.prefetch_batches",
+    "data.cache_mib",
 ];
 
 /// A configuration on its way: merged values and where each came from.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use selfsame_data::{Dataset, Layout, OpenOptions, open};
+use selfsame_data::{Cached, Dataset, Layout, OpenOptions, open};
 use selfsame_train::DataConfig;
 
 use crate::cli::WeightsArgs;
@@ -16,7 +16,11 @@ pub(crate) fn of_run(spec: &str, config: &DataConfig) -> anyhow::Result<Arc<dyn 
     let root = Some(&config.images_root)
         .filter(|root| !root.is_empty())
         .map(PathBuf::from);
-    with(spec, config.layout, config.allow_outside, root)
+    let dataset = with(spec, config.layout, config.allow_outside, root)?;
+    Ok(match config.cache_mib {
+        0 => dataset,
+        mib => Arc::new(Cached::new(dataset, mib.saturating_mul(1 << 20))),
+    })
 }
 
 /// The data set of `spec` as the flags of an evaluation say.
