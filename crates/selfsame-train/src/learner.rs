@@ -89,6 +89,31 @@ impl Learner {
         epoch: usize,
         step: u64,
     ) -> Result<StepFigures, TrainError> {
+        // Batch norm moves its running statistics in the forward pass, before anything is known
+        // to be finite.
+        let before = [
+            buffers(&self.student_params)?,
+            buffers(&self.teacher_params)?,
+        ];
+        let result = self.step_in_order(micro_batches, now, epoch, step);
+        if matches!(result, Err(TrainError::NonFinite { .. })) {
+            let networks = [&self.student_params, &self.teacher_params];
+            for (params, before) in networks.into_iter().zip(before) {
+                for (name, value) in before {
+                    params.buffers()[&name].set(&value)?;
+                }
+            }
+        }
+        result
+    }
+
+    fn step_in_order(
+        &mut self,
+        micro_batches: &[DeviceBatch],
+        now: &Now,
+        epoch: usize,
+        step: u64,
+    ) -> Result<StepFigures, TrainError> {
         let share = 1.0 / micro_batches.len() as f64;
         let trainable = self.student_params.trainable();
         let mut grads = Grads::default();
@@ -200,6 +225,14 @@ impl Learner {
         self.center.load(center)?;
         Ok(())
     }
+}
+
+/// Copies of the values that a forward pass changes.
+fn buffers(params: &ParamStore) -> candle_core::Result<BTreeMap<String, Tensor>> {
+    let buffers = params.buffers().iter();
+    buffers
+        .map(|(name, value)| Ok((name.clone(), value.as_detached_tensor().copy()?)))
+        .collect()
 }
 
 fn scalar(tensor: &Tensor) -> candle_core::Result<f64> {

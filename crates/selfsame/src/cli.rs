@@ -104,6 +104,9 @@ pub(crate) struct Train {
     /// Continue if the run directory holds a run already.
     #[arg(long)]
     pub(crate) resume: bool,
+    /// With --resume: go on although the pictures are not those that the run began with.
+    #[arg(long, requires = "resume")]
+    pub(crate) accept_data_change: bool,
     /// Save this step, so that it can be replayed.
     #[arg(long, value_name = "N")]
     pub(crate) capture_step: Option<u64>,
@@ -113,6 +116,9 @@ pub(crate) struct Train {
 pub(crate) struct Resume {
     /// Run directory.
     pub(crate) run: PathBuf,
+    /// Go on although the pictures are not those that the run began with.
+    #[arg(long)]
+    pub(crate) accept_data_change: bool,
     /// A value to change; few may change in mid-run.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
