@@ -44,7 +44,7 @@ pub use selfsame_augment as augment;
 pub mod annotations;
 mod batch;
 mod cached;
-mod check;
+pub mod check;
 mod dataset;
 pub mod decode;
 mod error;
@@ -64,7 +64,7 @@ pub mod walk;
 
 pub use batch::{EvalBatch, HostBatch};
 pub use cached::Cached;
-pub use check::{CheckReport, check};
+pub use check::{CheckReport, LabelBalance, check};
 pub use dataset::{Dataset, Layout, OpenOptions, open};
 pub use decode::{DecodeError, Limits};
 pub use error::DataError;

@@ -318,6 +318,9 @@ pub(crate) struct Preview {
 pub(crate) struct CheckData {
     /// A folder, a CSV or synthetic:portraits.
     pub(crate) data: String,
+    /// Side of the largest crop that training will take, in pixels.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) crop_size: u32,
     /// How a folder is read: auto, agedb, utkface, classes, flat.
     #[arg(long, default_value = "auto")]
     pub(crate) layout: String,
