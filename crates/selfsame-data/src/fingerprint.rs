@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Files whose content is sampled, evenly spaced over the data set.
 const SAMPLED_FILES: usize = 64;
@@ -35,10 +35,10 @@ impl Fingerprint {
         self.0.update(&size.to_le_bytes());
     }
 
-    /// The first bytes of up to 64 of the files.
-    pub(crate) fn add_content(&mut self, paths: &[&Path]) {
-        for index in sampled(paths.len()) {
-            let bytes = head(paths[index]);
+    /// The first bytes of the files [`sampled`] from all.
+    pub(crate) fn add_content(&mut self, paths: impl Iterator<Item = PathBuf>) {
+        for path in paths {
+            let bytes = head(&path);
             self.0.update(&(bytes.len() as u64).to_le_bytes());
             self.0.update(&bytes);
         }
