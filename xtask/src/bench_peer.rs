@@ -10,11 +10,15 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::bench_train;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Peer {
     /// Decoding and multi-crop, against torchvision on Pillow and albumentations. For one core:
     /// taskset -c 1 cargo xtask bench-peer augment --python PYTHON
     Augment(Augment),
+    /// Whole training steps, against a training script in PyTorch.
+    Train(bench_train::Args),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -60,6 +64,7 @@ fn parse_sizes(text: &str) -> Result<[usize; 2], String> {
 pub(crate) fn run(peer: &Peer) -> anyhow::Result<()> {
     match peer {
         Peer::Augment(args) => augment(args),
+        Peer::Train(args) => bench_train::run(args),
     }
 }
 
@@ -249,7 +254,7 @@ fn print(args: &Augment, sides: &[(String, bool, Vec<f64>)]) {
     }
 }
 
-fn quantile(values: &[f64], at: f64) -> f64 {
+pub(crate) fn quantile(values: &[f64], at: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let index = (at * (sorted.len().max(1) - 1) as f64).round() as usize;

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "what a chore found is its output")]
 
 mod bench_peer;
+mod bench_train;
 mod ci;
 mod golden;
 mod prepare;

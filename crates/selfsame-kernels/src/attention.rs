@@ -4,7 +4,7 @@
 #![expect(unsafe_code, reason = "outputs are written, not zeroed first")]
 
 use crate::composed;
-use crate::gemm::{Mat, Threads, View, multiply};
+use crate::gemm::{Mat, Threads, View, multiply, multiply_into};
 use crate::host::{self, for_each_chunk, fused, slice, with_slice, written_by};
 use crate::simd::{Level, softmax};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
@@ -225,6 +225,94 @@ impl Sizes {
             multiply(&mut d_image[self.start(0, head)..], view, ds, k, threads);
             let out = &mut d_image[self.start(1, head)..];
             multiply(out, view, Mat(ds.0, transposed(ds)), q, threads);
+        }
+    }
+}
+
+/// One image's attention over buffers that somebody else owns, for [`crate::transformer_blocks`].
+#[derive(Clone, Copy)]
+pub(crate) struct Heads {
+    pub(crate) tokens: usize,
+    pub(crate) heads: usize,
+    pub(crate) head_dim: usize,
+}
+
+impl Heads {
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            batch: 1,
+            tokens: self.tokens,
+            heads: self.heads,
+            head_dim: self.head_dim,
+        }
+    }
+
+    /// How many of the first tokens ask, from the length of the output.
+    fn queries(&self, out: &[f32]) -> usize {
+        out.len() / (self.heads * self.head_dim)
+    }
+
+    /// Writes the attention weights `[H, queries, N]` and the output `[queries, H·D]`.
+    pub(crate) fn forward(&self, level: Level, qkv: &[f32], probs: &mut [f32], out: &mut [f32]) {
+        let (sizes, queries) = (self.sizes(), self.queries(out));
+        let square = View::row_major(queries, self.tokens);
+        let size = queries * self.tokens;
+        for (head, probs) in probs.chunks_exact_mut(size).enumerate() {
+            let (q, k) = (sizes.part(qkv, 0, head), sizes.part(qkv, 1, head));
+            let q = Mat(q.0, View::strided(queries, self.head_dim, q.1.row_stride));
+            multiply_into(probs, square, q, Mat(k.0, k.1.t()), Threads::One);
+        }
+        softmax::softmax_rows(level, probs, self.tokens, sizes.scale());
+        for (head, probs) in probs.chunks_exact(size).enumerate() {
+            let out = &mut out[sizes.start(0, head)..];
+            let view = View::strided(queries, self.head_dim, sizes.width());
+            multiply_into(
+                out,
+                view,
+                Mat(probs, square),
+                sizes.part(qkv, 2, head),
+                Threads::One,
+            );
+        }
+    }
+
+    /// Replaces queries, keys and values by their gradients; `probs` are used up.
+    pub(crate) fn backward(&self, level: Level, qkv: &mut [f32], probs: &mut [f32], grad: &[f32]) {
+        let (sizes, queries) = (self.sizes(), self.queries(grad));
+        let square = View::row_major(queries, self.tokens);
+        let (size, head_len) = (queries * self.tokens, self.tokens * self.head_dim);
+        let packed = View::row_major(self.tokens, self.head_dim);
+        let asked = View::row_major(queries, self.head_dim);
+        let mut d_scores = vec![0f32; size];
+        let mut d_parts = vec![0f32; 3 * head_len];
+        for (head, probs) in probs.chunks_exact_mut(size).enumerate() {
+            let [q, k, v] = [0, 1, 2].map(|part| sizes.part(qkv, part, head));
+            let q = Mat(q.0, View::strided(queries, self.head_dim, q.1.row_stride));
+            let d_out = View::strided(queries, self.head_dim, sizes.width());
+            let d_out = Mat(&grad[sizes.start(0, head)..], d_out);
+            let (d_q, rest) = d_parts.split_at_mut(head_len);
+            let (d_k, d_v) = rest.split_at_mut(head_len);
+            // dV = Pᵀ·dO; dP = dO·Vᵀ, then dS by the softmax; dQ = dS·K, dK = dSᵀ·Q
+            multiply_into(d_v, packed, Mat(probs, square.t()), d_out, Threads::One);
+            multiply_into(
+                &mut d_scores,
+                square,
+                d_out,
+                Mat(v.0, v.1.t()),
+                Threads::One,
+            );
+            softmax::softmax_rows_grad(level, probs, &mut d_scores, self.tokens, sizes.scale());
+            let ds = Mat(&d_scores, square);
+            multiply_into(d_q, asked, ds, k, Threads::One);
+            multiply_into(d_k, packed, Mat(ds.0, square.t()), q, Threads::One);
+            // Tokens that do not ask have queries without a gradient: these stay zero.
+            for (part, from) in d_parts.chunks_exact(head_len).enumerate() {
+                let start = sizes.start(part, head);
+                let rows = qkv.chunks_exact_mut(3 * sizes.width());
+                for (row, from) in rows.zip(from.chunks_exact(self.head_dim)) {
+                    row[start..start + self.head_dim].copy_from_slice(from);
+                }
+            }
         }
     }
 }

@@ -7,6 +7,8 @@
 
 pub mod update;
 
+pub use crate::blocks::composed::transformer_blocks;
+
 use crate::conv2d::output_len;
 use std::f64::consts::FRAC_1_SQRT_2;
 
@@ -256,14 +258,38 @@ pub fn soft_cross_entropy(
     num_crops: usize,
     student_temp: f64,
 ) -> Result<Tensor> {
-    let b = crate::cross_entropy::check(student_logits, teacher_probs, num_crops, student_temp)?;
+    soft_cross_entropy_rows(student_logits, teacher_probs, num_crops, 0, student_temp)
+}
+
+/// See [`crate::soft_cross_entropy_rows`].
+pub fn soft_cross_entropy_rows(
+    student_logits: &Tensor,
+    teacher_probs: &Tensor,
+    num_crops: usize,
+    first_row: usize,
+    student_temp: f64,
+) -> Result<Tensor> {
+    let b = crate::cross_entropy::check(
+        student_logits,
+        teacher_probs,
+        num_crops,
+        first_row,
+        student_temp,
+    )?;
+    let end_row = first_row + student_logits.dim(0)?;
     let log_probs = log_softmax_last_dim(&(student_logits / student_temp)?)?;
     let teacher_probs = teacher_probs.detach();
     let mut total: Option<Tensor> = None;
     for iq in 0..2 {
-        let q = teacher_probs.narrow(0, iq * b, b)?;
         for v in (0..num_crops).filter(|&v| v != iq) {
-            let term = (q.mul(&log_probs.narrow(0, v * b, b)?)?.sum_all()? * -1.0)?;
+            // The rows of this view that are here.
+            let (start, end) = ((v * b).max(first_row), ((v + 1) * b).min(end_row));
+            if start >= end {
+                continue;
+            }
+            let q = teacher_probs.narrow(0, iq * b + start - v * b, end - start)?;
+            let own = log_probs.narrow(0, start - first_row, end - start)?;
+            let term = (q.mul(&own)?.sum_all()? * -1.0)?;
             total = Some(match total {
                 None => term,
                 Some(total) => (total + term)?,

@@ -23,19 +23,53 @@ pub fn soft_cross_entropy(
     num_crops: usize,
     student_temp: f64,
 ) -> Result<Tensor> {
-    let batch = check(student_logits, teacher_probs, num_crops, student_temp)?;
+    let (rows, _) = student_logits.dims2()?;
+    let (teacher_rows, _) = teacher_probs.dims2()?;
+    if rows != num_crops * (teacher_rows / 2) {
+        bail!(
+            "soft_cross_entropy: {rows} student rows do not fit {num_crops} crops of \
+             {teacher_rows} teacher rows"
+        );
+    }
+    soft_cross_entropy_rows(student_logits, teacher_probs, num_crops, 0, student_temp)
+}
+
+/// The share of some of the student's rows in [`soft_cross_entropy`]: the shares of all rows add up
+/// to it, so that they can be taken one after the other.
+///
+/// # Shape
+/// `student_logits`: `[n, K]`, the rows from `first_row` on of all `num_crops · B`; the others as
+/// in [`soft_cross_entropy`].
+/// # Errors
+/// As [`soft_cross_entropy`], and if the rows go beyond the last.
+pub fn soft_cross_entropy_rows(
+    student_logits: &Tensor,
+    teacher_probs: &Tensor,
+    num_crops: usize,
+    first_row: usize,
+    student_temp: f64,
+) -> Result<Tensor> {
+    let batch = check(
+        student_logits,
+        teacher_probs,
+        num_crops,
+        first_row,
+        student_temp,
+    )?;
     let teacher_probs = teacher_probs.detach();
     if !fused(&[student_logits, &teacher_probs]) {
-        return composed::soft_cross_entropy(
+        return composed::soft_cross_entropy_rows(
             student_logits,
             &teacher_probs,
             num_crops,
+            first_row,
             student_temp,
         );
     }
     let op = SoftCrossEntropy {
         batch,
         num_crops,
+        first_row,
         student_temp,
         grad: Mutex::new(None),
     };
@@ -49,6 +83,7 @@ pub(crate) fn check(
     student_logits: &Tensor,
     teacher_probs: &Tensor,
     num_crops: usize,
+    first_row: usize,
     student_temp: f64,
 ) -> Result<usize> {
     let (student_rows, k) = student_logits.dims2()?;
@@ -60,10 +95,10 @@ pub(crate) fn check(
         bail!("soft_cross_entropy: {num_crops} crops and {teacher_rows} teacher rows");
     }
     let batch = teacher_rows / 2;
-    if student_rows != num_crops * batch || k != teacher_k || k == 0 {
+    if first_row + student_rows > num_crops * batch || k != teacher_k || k == 0 {
         bail!(
-            "soft_cross_entropy: student [{student_rows}, {k}] does not fit {num_crops} crops of \
-             teacher [{teacher_rows}, {teacher_k}]"
+            "soft_cross_entropy: student [{student_rows}, {k}] from row {first_row} on does not fit \
+             {num_crops} crops of teacher [{teacher_rows}, {teacher_k}]"
         );
     }
     Ok(batch)
@@ -72,6 +107,7 @@ pub(crate) fn check(
 struct SoftCrossEntropy {
     batch: usize,
     num_crops: usize,
+    first_row: usize,
     student_temp: f64,
     /// Gradient for a loss gradient of 1, taken by the first backward pass.
     grad: Mutex<Option<Vec<f32>>>,
@@ -91,6 +127,7 @@ impl SoftCrossEntropy {
             .par_chunks_exact_mut(k)
             .enumerate()
             .map(|(row, logits)| {
+                let row = self.first_row + row;
                 let (view, image) = (row / self.batch, row % self.batch);
                 let target = |crop: usize| {
                     let start = (crop * self.batch + image) * k;

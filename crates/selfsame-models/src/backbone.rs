@@ -47,6 +47,11 @@ pub trait Backbone: std::fmt::Debug + Send + Sync {
     /// [`candle_core::Error`] if there is no such block.
     fn attention_maps(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>>;
 
+    /// Bytes that the backward pass needs of each image's forward pass, for images `[3, H, W]`;
+    /// `None` if the images of a batch depend on one another (batch norm), so that they cannot be
+    /// run part by part.
+    fn bytes_per_image(&self, height: usize, width: usize) -> Option<usize>;
+
     /// Number of transformer blocks; 0 without attention.
     fn num_blocks(&self) -> usize;
 

@@ -104,6 +104,7 @@ mod tests {
             seed: 1,
             step: 2,
             micro_batch: 0,
+            first_row: 0,
         };
         let dropped = dropout(&xs, &Mode::Train(draws), 0).unwrap();
         let mean = dropped.mean_all().unwrap().to_scalar::<f32>().unwrap();

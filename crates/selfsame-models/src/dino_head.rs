@@ -120,6 +120,14 @@ impl DinoHead {
         self.out_dim
     }
 
+    /// Whether rows do not depend on one another, so that they may be run part by part.
+    pub fn is_row_wise(&self) -> bool {
+        !self
+            .mlp
+            .iter()
+            .any(|layer| matches!(layer, Layer::BatchNorm(_)))
+    }
+
     /// Features `[N, D]` to logits `[N, K]`, not yet divided by a temperature.
     ///
     /// # Errors

@@ -1,7 +1,5 @@
 //! Stochastic depth (Huang et al. 2016): whole residual branches left out per image.
 
-use candle_core::{Result, Tensor};
-
 use crate::mode::{Branch, Mode};
 
 /// Leaves a branch out with probability `rate`, and scales it by 1/(1 − rate) where it stays.
@@ -14,59 +12,49 @@ pub(crate) struct DropPath {
 }
 
 impl DropPath {
-    /// `xs`: `[B, ...]`, one decision per row of the first dimension.
-    pub(crate) fn forward(
+    /// What a branch is multiplied by, for each of `rows` images; `None` leaves all as they are.
+    pub(crate) fn factors(
         &self,
-        xs: Tensor,
+        rows: usize,
         mode: &Mode,
         group: usize,
         branch: Branch,
-    ) -> Result<Tensor> {
+    ) -> Option<Vec<f32>> {
         let Mode::Train(draws) = mode else {
-            return Ok(xs);
+            return None;
         };
         if self.rate == 0.0 {
-            return Ok(xs);
+            return None;
         }
-        let (rows, keep) = (xs.dim(0)?, 1.0 - self.rate);
+        let keep = 1.0 - self.rate;
         let kept = draws.kept_rows(group, self.block, branch, rows, keep);
-        let mask = kept
-            .into_iter()
-            .map(|kept| if kept { (1.0 / keep) as f32 } else { 0.0 });
-        let mut shape = vec![1; xs.rank()];
-        shape[0] = rows;
-        let mask = Tensor::from_vec(mask.collect::<Vec<_>>(), shape, xs.device())?;
-        xs.broadcast_mul(&mask)
+        let factor = |kept| if kept { (1.0 / keep) as f32 } else { 0.0 };
+        Some(kept.into_iter().map(factor).collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
-
     use super::*;
     use crate::mode::Draws;
 
-    fn rows(mode: Mode) -> Vec<f32> {
-        let ones = Tensor::ones((4000, 1, 2), DType::F32, &Device::Cpu).unwrap();
+    fn factors(mode: Mode) -> Option<Vec<f32>> {
         let drop_path = DropPath {
             block: 1,
             rate: 0.2,
         };
-        let ys = drop_path.forward(ones, &mode, 0, Branch::Mlp).unwrap();
-        ys.flatten_all().unwrap().to_vec1().unwrap()
+        drop_path.factors(4000, &mode, 0, Branch::Mlp)
     }
 
     #[test]
-    fn a_row_is_dropped_whole_or_scaled_whole_and_the_mean_stays() {
-        let values = rows(Mode::Train(Draws {
+    fn an_image_is_dropped_or_scaled_and_the_mean_stays() {
+        let factors = factors(Mode::Train(Draws {
             seed: 3,
             ..Default::default()
-        }));
-        for row in values.chunks_exact(2) {
-            assert!(row == [0.0, 0.0] || row == [1.25, 1.25], "{row:?}");
-        }
-        let mean = values.iter().sum::<f32>() / values.len() as f32;
+        }))
+        .unwrap();
+        assert!(factors.iter().all(|f| [0.0, 1.25].contains(f)));
+        let mean = factors.iter().sum::<f32>() / factors.len() as f32;
         assert!((mean - 1.0).abs() < 0.03, "{mean}");
     }
 
@@ -76,12 +64,13 @@ mod tests {
             seed: 3,
             step: 9,
             micro_batch: 0,
+            first_row: 0,
         };
-        assert_eq!(rows(Mode::Train(draws)), rows(Mode::Train(draws)));
+        assert_eq!(factors(Mode::Train(draws)), factors(Mode::Train(draws)));
         assert_ne!(
-            rows(Mode::Train(draws)),
-            rows(Mode::Train(Draws { step: 10, ..draws }))
+            factors(Mode::Train(draws)),
+            factors(Mode::Train(Draws { step: 10, ..draws }))
         );
-        assert!(rows(Mode::Eval).iter().all(|value| *value == 1.0));
+        assert_eq!(factors(Mode::Eval), None);
     }
 }

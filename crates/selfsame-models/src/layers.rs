@@ -32,6 +32,9 @@ impl Linear {
     }
 }
 
+/// Of the layer norms of every published ViT of the DINO family.
+pub(crate) const LAYER_NORM_EPS: f64 = 1e-6;
+
 /// Layer norm over the last dimension, eps 1e-6 as in every published ViT of the DINO family.
 #[derive(Debug)]
 pub(crate) struct LayerNorm {
@@ -48,7 +51,7 @@ impl LayerNorm {
     }
 
     pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        kernels::layer_norm(xs, &self.weight, &self.bias, 1e-6)
+        kernels::layer_norm(xs, &self.weight, &self.bias, LAYER_NORM_EPS)
     }
 }
 

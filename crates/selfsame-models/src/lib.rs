@@ -22,7 +22,7 @@
 //! // Two global crops of 32 pixels and three local ones of 16, four images each.
 //! let global = Tensor::zeros((2 * 4, 3, 32, 32), DType::F32, &Device::Cpu)?;
 //! let local = Tensor::zeros((3 * 4, 3, 16, 16), DType::F32, &Device::Cpu)?;
-//! let mode = Mode::Train(Draws { seed: 42, step: 0, micro_batch: 0 });
+//! let mode = Mode::Train(Draws { seed: 42, step: 0, micro_batch: 0 , first_row: 0});
 //! let student_logits = student.forward_all(&[global.clone(), local], &mode)?;
 //! let teacher_logits = teacher.forward_all(&[global], &mode)?;
 //! assert_eq!(student_logits.dims(), [20, 64]);

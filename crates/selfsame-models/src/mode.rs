@@ -25,6 +25,8 @@ pub struct Draws {
     pub step: u64,
     /// Position among the micro-batches of one step.
     pub micro_batch: u64,
+    /// Where the rows of a pass over part of a resolution group start within it.
+    pub first_row: usize,
 }
 
 /// Which of a block's two residual branches a drop-path mask belongs to.
@@ -38,7 +40,8 @@ impl Draws {
     /// For each of `rows` samples: whether the branch is kept, with probability `keep`.
     ///
     /// `group` is the position of the resolution group in the pass, `block` counts from 0.
-    /// Row `i` takes the `i`-th number of the stream, so it does not depend on later rows.
+    /// Row `i` of the group takes the `i`-th number of the stream, so it does not depend on later
+    /// rows, nor on the parts in which the group is run.
     pub(crate) fn kept_rows(
         &self,
         group: usize,
@@ -50,7 +53,8 @@ impl Draws {
         const PURPOSE: u64 = 0x6470 << 48; // "dp": drop path
         let place = (group as u64) << 24 | (block as u64) << 1 | branch as u64;
         let mut stream = Stream::new([self.seed, self.step, self.micro_batch, PURPOSE | place]);
-        (0..rows).map(|_| stream.uniform() < keep).collect()
+        let all = (0..self.first_row + rows).map(|_| stream.uniform() < keep);
+        all.skip(self.first_row).collect()
     }
 }
 
@@ -64,6 +68,7 @@ mod tests {
             seed: 1,
             step: 2,
             micro_batch: 3,
+            first_row: 0,
         };
         let mask = |d: Draws, group, block, branch| d.kept_rows(group, block, branch, 256, 0.5);
         let base = mask(draws, 0, 1, Branch::Attention);
@@ -71,6 +76,14 @@ mod tests {
         assert_eq!(
             base[..100],
             draws.kept_rows(0, 1, Branch::Attention, 100, 0.5)
+        );
+        let later = Draws {
+            first_row: 100,
+            ..draws
+        };
+        assert_eq!(
+            base[100..],
+            later.kept_rows(0, 1, Branch::Attention, 156, 0.5)
         );
         for other in [
             mask(Draws { seed: 2, ..draws }, 0, 1, Branch::Attention),

@@ -100,6 +100,23 @@ impl Network {
         Ok((features, logits))
     }
 
+    /// Logits of some images of resolution group `group`; `mode` says where they start in it.
+    ///
+    /// # Errors
+    /// As [`Network::forward_all`].
+    pub fn forward_part(&self, crops: &Tensor, mode: &Mode, group: usize) -> Result<Tensor> {
+        let features = self.backbone.forward_group(crops, mode, group)?;
+        self.head.forward(&features, mode)
+    }
+
+    /// How many images `[3, H, W]` can be run at a time if their forward pass may keep `bytes` for
+    /// the backward pass; `None` if all of a batch must be run together.
+    pub fn images_within(&self, bytes: usize, height: usize, width: usize) -> Option<usize> {
+        let each = self.backbone.bytes_per_image(height, width)?;
+        let images = (bytes / each.max(1)).max(1);
+        self.head.is_row_wise().then_some(images)
+    }
+
     /// The backbone.
     pub fn backbone(&self) -> &dyn Backbone {
         self.backbone.as_ref()

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Result, Tensor, bail};
-use selfsame_kernels as kernels;
+use selfsame_kernels::{self as kernels, BlockOptions, BlockWeights, BranchFactors, Precision};
 
 use crate::backbone::Backbone;
 use crate::config::{InitForm, ModelConfig, PosEmbedResample, VitDims};
 use crate::drop_path::DropPath;
 use crate::init::Init;
-use crate::layers::{LayerNorm, Linear};
+use crate::layers::{LAYER_NORM_EPS, LayerNorm};
 use crate::mode::{Branch, Mode};
 use crate::params::ParamBuilder;
 use crate::pos_embed::{Grid, resample_matrix};
@@ -72,6 +72,39 @@ impl VisionTransformer {
         let cls = self.cls_token.expand((b, 1, self.dims.embed_dim))?;
         Tensor::cat(&[&cls, &patches], 1)?.broadcast_add(&self.pos_embed.for_grid(grid)?)
     }
+
+    /// Tokens `[B, N, D]` after some of the blocks; with `class_token_only` just the first,
+    /// `[B, D]`.
+    fn through(
+        &self,
+        blocks: &[Block],
+        xs: &Tensor,
+        mode: &Mode,
+        group: usize,
+        class_token_only: bool,
+    ) -> Result<Tensor> {
+        let rows = xs.dim(0)?;
+        let factors = |block: &Block, branch| block.drop_path.factors(rows, mode, group, branch);
+        let factors: Vec<BranchFactors> = blocks
+            .iter()
+            .map(|block| BranchFactors {
+                attention: factors(block, Branch::Attention),
+                mlp: factors(block, Branch::Mlp),
+            })
+            .collect();
+        let none = factors
+            .iter()
+            .all(|f| f.attention.is_none() && f.mlp.is_none());
+        let weights: Vec<BlockWeights> = blocks.iter().map(|b| b.weights.clone()).collect();
+        let options = BlockOptions {
+            num_heads: self.dims.num_heads,
+            eps: LAYER_NORM_EPS,
+            class_token_only,
+            precision: Precision::F32,
+        };
+        let factors = if none { &[] } else { factors.as_slice() };
+        kernels::transformer_blocks(xs, &weights, factors, options)
+    }
 }
 
 impl Backbone for VisionTransformer {
@@ -80,18 +113,9 @@ impl Backbone for VisionTransformer {
     }
 
     fn forward_group(&self, xs: &Tensor, mode: &Mode, group: usize) -> Result<Tensor> {
-        let mut xs = self.tokens(xs)?;
-        for (index, block) in self.blocks.iter().enumerate() {
-            // Only the class token leaves the last block, so only its row goes through the rest.
-            let rows = if index + 1 == self.blocks.len() {
-                Rows::Class
-            } else {
-                Rows::All
-            };
-            xs = block.forward(&xs, mode, group, rows)?;
-        }
-        self.norm
-            .forward(&xs.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?)
+        // Only the class token leaves the last block, so only its row goes through the rest.
+        let xs = self.through(&self.blocks, &self.tokens(xs)?, mode, group, true)?;
+        self.norm.forward(&xs)
     }
 
     fn intermediate_layers(&self, xs: &Tensor, n: usize) -> Result<Vec<(Tensor, Tensor)>> {
@@ -102,7 +126,7 @@ impl Backbone for VisionTransformer {
         let mut xs = self.tokens(xs)?;
         let mut layers = Vec::with_capacity(n);
         for (index, block) in self.blocks.iter().enumerate() {
-            xs = block.forward(&xs, &Mode::Eval, 0, Rows::All)?;
+            xs = self.through(std::slice::from_ref(block), &xs, &Mode::Eval, 0, false)?;
             if index + n >= depth {
                 let ys = self.norm.forward(&xs)?;
                 let patches = ys.narrow(1, 1, ys.dim(1)? - 1)?.contiguous()?;
@@ -117,11 +141,17 @@ impl Backbone for VisionTransformer {
         if block >= depth {
             bail!("asked for the attention of block {block} of {depth}")
         }
-        let mut xs = self.tokens(xs)?;
-        for earlier in &self.blocks[..block] {
-            xs = earlier.forward(&xs, &Mode::Eval, 0, Rows::All)?;
-        }
+        let xs = self.tokens(xs)?;
+        let xs = self.through(&self.blocks[..block], &xs, &Mode::Eval, 0, false)?;
         self.blocks[block].attention_weights(&xs).map(Some)
+    }
+
+    fn bytes_per_image(&self, height: usize, width: usize) -> Option<usize> {
+        let p = self.patch_embed.patch_size;
+        let tokens = 1 + (height / p) * (width / p);
+        // Per token: what crosses the layers of a block, and its row of attention weights.
+        let floats = 17 * self.dims.embed_dim + self.dims.num_heads * tokens;
+        Some(4 * tokens * floats * self.blocks.len())
     }
 
     fn num_blocks(&self) -> usize {
@@ -216,22 +246,10 @@ impl PosEmbed {
     }
 }
 
-/// Which token rows a block has to bring forth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rows {
-    All,
-    Class,
-}
-
 /// A pre-norm transformer block: attention and MLP, each with a residual and drop path.
 #[derive(Debug)]
 struct Block {
-    norm1: LayerNorm,
-    qkv: Linear,
-    proj: Linear,
-    norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
+    weights: BlockWeights,
     num_heads: usize,
     drop_path: DropPath,
 }
@@ -244,40 +262,33 @@ impl Block {
         params: &ParamBuilder<'_>,
     ) -> Result<Self> {
         let (attn, mlp) = (params.pp("attn"), params.pp("mlp"));
-        let linear = |dims, params: ParamBuilder<'_>| {
-            Linear::new(dims, (TRUNC_NORMAL, Init::ZEROS), &params)
+        let norm = |params: ParamBuilder<'_>| -> Result<_> {
+            let weight = params.weight("weight", d, Init::ONES)?;
+            Ok((weight, params.weight("bias", d, Init::ZEROS)?))
         };
-        Ok(Self {
-            norm1: LayerNorm::new(d, &params.pp("norm1"))?,
+        let linear = |(input, output): (usize, usize), params: ParamBuilder<'_>| -> Result<_> {
+            let weight = params.weight("weight", (output, input), TRUNC_NORMAL)?;
+            Ok((weight, params.weight("bias", output, Init::ZEROS)?))
+        };
+        let weights = BlockWeights {
+            norm1: norm(params.pp("norm1"))?,
             qkv: linear((d, 3 * d), attn.pp("qkv"))?,
             proj: linear((d, d), attn.pp("proj"))?,
-            norm2: LayerNorm::new(d, &params.pp("norm2"))?,
+            norm2: norm(params.pp("norm2"))?,
             fc1: linear((d, 4 * d), mlp.pp("fc1"))?,
             fc2: linear((4 * d, d), mlp.pp("fc2"))?,
+        };
+        Ok(Self {
+            weights,
             num_heads,
             drop_path,
         })
     }
 
-    fn forward(&self, xs: &Tensor, mode: &Mode, group: usize, rows: Rows) -> Result<Tensor> {
-        let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?;
-        let mixed = kernels::attention(&qkv, self.num_heads)?;
-        let (xs, mixed) = match rows {
-            Rows::All => (xs.clone(), mixed),
-            Rows::Class => (
-                xs.narrow(1, 0, 1)?.contiguous()?,
-                mixed.narrow(1, 0, 1)?.contiguous()?,
-            ),
-        };
-        let drop = |ys: Tensor, branch| self.drop_path.forward(ys, mode, group, branch);
-        let xs = (xs + drop(self.proj.forward(&mixed)?, Branch::Attention)?)?;
-        let ys = self.fc1.forward(&self.norm2.forward(&xs)?)?;
-        let ys = self.fc2.forward(&kernels::gelu(&ys)?)?;
-        xs + drop(ys, Branch::Mlp)?
-    }
-
     fn attention_weights(&self, xs: &Tensor) -> Result<Tensor> {
-        let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?;
+        let (norm, qkv) = (&self.weights.norm1, &self.weights.qkv);
+        let xs = kernels::layer_norm(xs, &norm.0, &norm.1, LAYER_NORM_EPS)?;
+        let qkv = kernels::linear(&xs, &qkv.0, Some(&qkv.1))?;
         kernels::attention_weights(&qkv, self.num_heads)
     }
 }

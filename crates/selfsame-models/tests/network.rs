@@ -18,6 +18,7 @@ const TRAIN: Mode = Mode::Train(Draws {
     seed: 5,
     step: 0,
     micro_batch: 0,
+    first_row: 0,
 });
 
 fn tiny() -> (ModelConfig, HeadConfig) {

@@ -1,7 +1,7 @@
 //! The DINO loss.
 
 use candle_core::{D, DType, Result, Tensor, bail};
-use selfsame_kernels::{soft_cross_entropy, softmax_last_dim};
+use selfsame_kernels::{soft_cross_entropy, soft_cross_entropy_rows, softmax_last_dim};
 
 /// The loss of one batch, and the targets it was taken against.
 #[derive(Debug, Clone)]
@@ -66,8 +66,43 @@ pub fn dino_loss(
     })
 }
 
+/// The share of some of the student's rows in [`dino_loss`]; the shares of all rows add up to it.
+///
+/// # Shape
+/// `student_logits`: `[n, K]`, the rows from `first_row` on of all `num_crops·B`; `teacher_probs`:
+/// `[2B, K]`, by [`teacher_probs`].
+///
+/// # Errors
+/// [`candle_core::Error`] if shapes do not fit one another or the temperature is not positive.
+pub fn dino_loss_part(
+    student_logits: &Tensor,
+    teacher_probs: &Tensor,
+    num_crops: usize,
+    first_row: usize,
+    student_temp: f64,
+) -> Result<Tensor> {
+    let student_logits = student_logits.to_dtype(DType::F32)?;
+    soft_cross_entropy_rows(
+        &student_logits,
+        teacher_probs,
+        num_crops,
+        first_row,
+        student_temp,
+    )
+}
+
 /// Softmax of `(logits − center) / temp` in f32, without a graph (Eq. 1 with the centre of Eq. 4).
-fn teacher_probs(teacher_logits: &Tensor, center: &Tensor, teacher_temp: f64) -> Result<Tensor> {
+///
+/// # Shape
+/// `teacher_logits`: `[2B, K]`, `center`: `[1, K]`; the result is shaped as the logits.
+///
+/// # Errors
+/// [`candle_core::Error`] if the shapes do not fit.
+pub fn teacher_probs(
+    teacher_logits: &Tensor,
+    center: &Tensor,
+    teacher_temp: f64,
+) -> Result<Tensor> {
     let centred = teacher_logits
         .detach()
         .to_dtype(DType::F32)?

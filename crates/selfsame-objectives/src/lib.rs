@@ -35,6 +35,6 @@ mod momentum_teacher;
 pub mod schedule;
 
 pub use center::Center;
-pub use dino_loss::{DinoLoss, dino_loss, teacher_entropy};
+pub use dino_loss::{DinoLoss, dino_loss, dino_loss_part, teacher_entropy, teacher_probs};
 pub use momentum_teacher::update_teacher;
 pub use schedule::{Now, ScheduleConfig, Schedules, WeightDecayUpdate};

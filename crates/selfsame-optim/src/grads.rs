@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var, bail};
+use selfsame_kernels::GradSink;
 use selfsame_kernels::multi_tensor::sum_of_squares;
 
 /// The gradients of one step, by parameter name.
@@ -12,6 +13,71 @@ use selfsame_kernels::multi_tensor::sum_of_squares;
 #[derive(Debug, Clone, Default)]
 pub struct Grads {
     entries: BTreeMap<String, Grad>,
+}
+
+/// Gradients that several losses are added up to, such as those of a batch's parts.
+#[derive(Debug, Default)]
+pub struct GradSum {
+    /// What the kernels add up in place.
+    sink: GradSink,
+    /// What went through candle.
+    others: BTreeMap<String, Tensor>,
+}
+
+impl GradSum {
+    /// Adds the gradients of a scalar loss.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] of the backward pass.
+    pub fn backward(&mut self, loss: &Tensor, weights: &BTreeMap<String, Var>) -> Result<()> {
+        let mut store = self.sink.backward(loss)?;
+        for (name, weight) in weights {
+            let Some(grad) = store.remove(weight) else {
+                continue;
+            };
+            let grad = grad.detach().contiguous()?;
+            let grad = match self.others.remove(name) {
+                None => grad,
+                Some(sum) => (sum + grad)?,
+            };
+            self.others.insert(name.clone(), grad);
+        }
+        Ok(())
+    }
+
+    /// The sums of all weights.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] that lists every weight without a gradient.
+    pub fn finish(self, weights: &BTreeMap<String, Var>) -> Result<Grads> {
+        let grads = self.finish_where_used(weights)?;
+        let missing: Vec<&str> = weights
+            .keys()
+            .filter(|name| !grads.contains(name))
+            .map(String::as_str)
+            .collect();
+        if !missing.is_empty() {
+            bail!("no gradient reaches {}", missing.join(", "));
+        }
+        Ok(grads)
+    }
+
+    /// The sums of the weights that some loss depended on.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] if the device is out of memory.
+    pub fn finish_where_used(mut self, weights: &BTreeMap<String, Var>) -> Result<Grads> {
+        let mut tensors = BTreeMap::new();
+        for (name, weight) in weights {
+            let grad = match (self.sink.take(weight)?, self.others.remove(name)) {
+                (Some(a), Some(b)) => (a + b)?,
+                (Some(grad), None) | (None, Some(grad)) => grad,
+                (None, None) => continue,
+            };
+            tensors.insert(name.clone(), grad);
+        }
+        Ok(Grads::new(tensors))
+    }
 }
 
 /// A gradient is `factor · tensor`.
@@ -61,16 +127,9 @@ impl Grads {
     /// silently, and a weight that never moves is easily overlooked. [`Grads::backward_where_used`]
     /// allows it.
     pub fn backward(loss: &Tensor, weights: &BTreeMap<String, Var>) -> Result<Self> {
-        let grads = Self::backward_where_used(loss, weights)?;
-        let missing: Vec<&str> = weights
-            .keys()
-            .filter(|name| !grads.contains(name))
-            .map(String::as_str)
-            .collect();
-        if !missing.is_empty() {
-            bail!("no gradient reaches {}", missing.join(", "));
-        }
-        Ok(grads)
+        let mut sum = GradSum::default();
+        sum.backward(loss, weights)?;
+        sum.finish(weights)
     }
 
     /// Differentiates a scalar loss by the weights that it depends on, and leaves out the others.
@@ -78,14 +137,9 @@ impl Grads {
     /// # Errors
     /// [`candle_core::Error`] of the backward pass.
     pub fn backward_where_used(loss: &Tensor, weights: &BTreeMap<String, Var>) -> Result<Self> {
-        let mut store = loss.backward()?;
-        let mut tensors = BTreeMap::new();
-        for (name, weight) in weights {
-            if let Some(grad) = store.remove(weight) {
-                tensors.insert(name.clone(), grad.detach().contiguous()?);
-            }
-        }
-        Ok(Self::new(tensors))
+        let mut sum = GradSum::default();
+        sum.backward(loss, weights)?;
+        sum.finish_where_used(weights)
     }
 
     /// Number of gradients.

@@ -37,7 +37,7 @@ mod sgd;
 mod state;
 
 pub use clip::ClipMode;
-pub use grads::Grads;
+pub use grads::{GradSum, Grads};
 pub use lr_scaling::{LrScaling, scaled_lr};
 pub use optimizer::{Optimizer, OptimizerKind};
 pub use param_group::is_decayed;

@@ -45,7 +45,25 @@ impl DeviceBatch {
             .map_or(0, |local| local.dims()[0] / self.batch_size())
     }
 
-    /// What the student's backbone is run on: one tensor per resolution.
+    /// What the student's backbone is run on, in the order of the loss's rows.
+    pub fn parts(&self) -> Vec<Part<'_>> {
+        let mut parts = vec![Part {
+            crops: &self.global,
+            group: 0,
+            first_row: 0,
+        }];
+        if let Some(local) = &self.local {
+            let alike = local.dims()[2..] == self.global.dims()[2..];
+            parts.push(Part {
+                crops: local,
+                group: usize::from(!alike),
+                first_row: if alike { self.global.dims()[0] } else { 0 },
+            });
+        }
+        parts
+    }
+
+    /// The same as one tensor per resolution, for networks with batch norm.
     ///
     /// # Errors
     /// [`candle_core::Error`] from the concatenation of equally sized crops.
@@ -58,6 +76,17 @@ impl DeviceBatch {
             Some(local) => vec![self.global.clone(), local.clone()],
         })
     }
+}
+
+/// Crops of one size and where they belong.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// `[n, 3, S, S]`.
+    pub crops: &'a Tensor,
+    /// Position of their resolution among the batch's.
+    pub group: usize,
+    /// Their first row within the resolution.
+    pub first_row: usize,
 }
 
 /// Uploads evaluation images, `[B, 3, S, S]`.
@@ -86,11 +115,20 @@ mod tests {
         };
         assert_eq!(equal.num_crops(), 5);
         assert_eq!(equal.by_resolution().unwrap()[0].dims(), [10, 3, 8, 8]);
+        let rows = |batch: &DeviceBatch| -> Vec<_> {
+            let parts = batch.parts();
+            parts
+                .iter()
+                .map(|part| (part.group, part.first_row))
+                .collect()
+        };
+        assert_eq!(rows(&equal), [(0, 0), (0, 4)]);
         let unequal = DeviceBatch {
             global: zeros(4, 8),
             local: Some(zeros(6, 4)),
         };
         assert_eq!(unequal.by_resolution().unwrap().len(), 2);
+        assert_eq!(rows(&unequal), [(0, 0), (1, 0)]);
         let none = DeviceBatch {
             global: zeros(4, 8),
             local: None,

@@ -138,6 +138,7 @@ pub fn finetune(
                 seed: config.seed,
                 step,
                 micro_batch: 0,
+                first_row: 0,
             });
             let backbone_mode = if config.freeze { Mode::Eval } else { mode };
             let truth: Vec<u32> = batch

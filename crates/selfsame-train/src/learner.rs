@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use selfsame_models::{Draws, Mode, Network, ParamStore};
-use selfsame_objectives::{Center, Now, collapse, dino_loss, teacher_entropy, update_teacher};
-use selfsame_optim::{Grads, Optimizer};
+use selfsame_objectives::{
+    Center, Now, collapse, dino_loss_part, teacher_entropy, teacher_probs, update_teacher,
+};
+use selfsame_optim::{GradSum, Optimizer};
 
 use crate::config::RunConfig;
 use crate::device_batch::DeviceBatch;
@@ -26,6 +28,27 @@ pub struct Learner {
     /// Moments of the student's parameters.
     pub optimizer: Optimizer,
     config: RunConfig,
+}
+
+/// Most bytes that a part of a batch keeps for its backward pass.
+const PART_BYTES: usize = 640 << 20;
+
+/// Crops that go forward and backward together.
+struct StudentPart {
+    crops: PartCrops,
+    /// Position of their resolution.
+    group: usize,
+    /// Their first row within it.
+    first_row: usize,
+    /// Their first row among all of the loss's.
+    first_of_all: usize,
+}
+
+enum PartCrops {
+    /// Some of one resolution.
+    Some(Tensor),
+    /// All of the batch, by resolution.
+    All(Vec<Tensor>),
 }
 
 /// Figures of one step, as host numbers.
@@ -116,7 +139,7 @@ impl Learner {
     ) -> Result<StepFigures, TrainError> {
         let share = 1.0 / micro_batches.len() as f64;
         let trainable = self.student_params.trainable();
-        let mut grads = Grads::default();
+        let mut grads = GradSum::default();
         let mut batch_mean: Option<Tensor> = None;
         let mut figures = StepFigures {
             loss: 0.0,
@@ -126,37 +149,47 @@ impl Learner {
         };
 
         for (micro_batch, crops) in (0..).zip(micro_batches) {
-            let mode = Mode::Train(Draws {
+            let draws = Draws {
                 seed: self.config.seed,
                 step,
                 micro_batch,
-            });
-            let global = std::slice::from_ref(&crops.global);
-            let (teacher_features, teacher_logits) =
-                self.teacher.forward_with_features(global, &mode)?; // [2B,D], [2B,K], no graph
-            let student_logits = self.student.forward_all(&crops.by_resolution()?, &mode)?; // [(2+L)B,K]
-            let dino = dino_loss(
-                &student_logits,
-                &teacher_logits,
-                self.center.tensor(),
-                crops.num_crops(),
-                self.config.objective.student_temp,
-                now.teacher_temp,
-            )?; // Eq. 1-3
+                first_row: 0,
+            };
+            let (teacher_features, teacher_logits) = self.teacher_forward(crops, draws)?; // [2B,D], [2B,K], no graph
+            let targets = teacher_probs(&teacher_logits, self.center.tensor(), now.teacher_temp)?; // Eq. 1
 
-            figures.loss += share * scalar(&dino.loss)?;
-            figures.loss_floor += share * scalar(&teacher_entropy(&dino.teacher_probs)?)?;
-            figures.feature_std += share * collapse::feature_std(&teacher_features)?;
-            if !figures.loss.is_finite() {
-                return Err(TrainError::NonFinite {
-                    step,
-                    what: "loss",
-                    value: figures.loss,
+            for part in self.student_parts(crops)? {
+                let mode = Mode::Train(Draws {
+                    first_row: part.first_row,
+                    ..draws
                 });
+                let logits = match &part.crops {
+                    PartCrops::Some(crops) => {
+                        self.student.forward_part(crops, &mode, part.group)?
+                    }
+                    PartCrops::All(crops) => self.student.forward_all(crops, &mode)?,
+                };
+                let loss = dino_loss_part(
+                    &logits,
+                    &targets,
+                    crops.num_crops(),
+                    part.first_of_all,
+                    self.config.objective.student_temp,
+                )?; // Eq. 2 and 3, the share of these rows
+                figures.loss += share * scalar(&loss)?;
+                if !figures.loss.is_finite() {
+                    return Err(TrainError::NonFinite {
+                        step,
+                        what: "loss",
+                        value: figures.loss,
+                    });
+                }
+                let loss = if share < 1.0 { (loss * share)? } else { loss };
+                grads.backward(&loss, &trainable)?;
             }
-            let mut own = Grads::backward(&dino.loss, &trainable)?;
-            own.scale(share);
-            grads.add_assign(&own)?;
+
+            figures.loss_floor += share * scalar(&teacher_entropy(&targets)?)?;
+            figures.feature_std += share * collapse::feature_std(&teacher_features)?;
             let mean = (teacher_logits.mean_keepdim(0)? * share)?;
             batch_mean = Some(match batch_mean {
                 None => mean,
@@ -164,6 +197,7 @@ impl Learner {
             });
         }
 
+        let mut grads = grads.finish(&trainable)?;
         figures.grad_norm = grads.clip(self.config.optim.clip_grad, self.config.optim.clip_mode)?;
         if !figures.grad_norm.is_finite() {
             let value = figures.grad_norm;
@@ -187,6 +221,47 @@ impl Learner {
             self.center.update(&mean)?; // Eq. 4
         }
         Ok(figures)
+    }
+
+    /// Features and logits of the global crops, without a graph.
+    fn teacher_forward(
+        &self,
+        crops: &DeviceBatch,
+        draws: Draws,
+    ) -> Result<(Tensor, Tensor), TrainError> {
+        let mode = Mode::Train(draws);
+        let global = std::slice::from_ref(&crops.global);
+        Ok(self.teacher.forward_with_features(global, &mode)?)
+    }
+
+    /// What is run forward and backward at a time, one after the other, so that neither the batch
+    /// nor the number of crops decides how much memory a step needs: for a fixed teacher the loss
+    /// is a sum over the student's rows. With batch norm all rows are one part.
+    fn student_parts(&self, crops: &DeviceBatch) -> Result<Vec<StudentPart>, TrainError> {
+        let mut parts = Vec::new();
+        let mut first_of_all = 0;
+        for part in crops.parts() {
+            let (rows, _, height, width) = part.crops.dims4()?;
+            let Some(most) = self.student.images_within(PART_BYTES, height, width) else {
+                return Ok(vec![StudentPart {
+                    crops: PartCrops::All(crops.by_resolution()?),
+                    group: 0,
+                    first_row: 0,
+                    first_of_all: 0,
+                }]);
+            };
+            let size = rows.div_ceil(rows.div_ceil(most));
+            for start in (0..rows).step_by(size) {
+                parts.push(StudentPart {
+                    crops: PartCrops::Some(part.crops.narrow(0, start, size.min(rows - start))?),
+                    group: part.group,
+                    first_row: part.first_row + start,
+                    first_of_all: first_of_all + start,
+                });
+            }
+            first_of_all += rows;
+        }
+        Ok(parts)
     }
 
     /// The state by name, in the files of a checkpoint: student, teacher, optimizer, state.

@@ -4,6 +4,7 @@
     reason = "helpers of tests, outside test functions"
 )]
 
+mod blocks;
 mod common;
 mod gradients;
 mod threads;

@@ -5,7 +5,7 @@ use candle_core::{Tensor, Var};
 use selfsame_kernels as kernels;
 use selfsame_kernels::multi_tensor;
 
-fn bits(xs: &Tensor) -> Vec<u32> {
+pub(crate) fn bits(xs: &Tensor) -> Vec<u32> {
     xs.flatten_all()
         .unwrap()
         .to_vec1::<f32>()
@@ -15,7 +15,7 @@ fn bits(xs: &Tensor) -> Vec<u32> {
         .collect()
 }
 
-fn in_pool<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+pub(crate) fn in_pool<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()

@@ -1,0 +1,244 @@
+//! The stack of transformer blocks against the same out of other operations.
+
+use candle_core::{DType, Result, Tensor, Var};
+use selfsame_kernels::{self as kernels, BlockOptions, BlockWeights, BranchFactors, Precision};
+
+use crate::common::{apart, flat, values};
+use crate::threads::{bits, in_pool};
+
+struct Case {
+    images: usize,
+    tokens: usize,
+    width: usize,
+    heads: usize,
+    class_token_only: bool,
+    drop: bool,
+}
+
+const DEPTH: usize = 3;
+
+/// Weights of all blocks as variables, in a fixed order of twelve to a block.
+fn variables(width: usize, dtype: DType) -> Vec<Var> {
+    let (d, f) = (width, 4 * width);
+    let size = 1.0 / (d as f32).sqrt();
+    let kinds: [(&[usize], f32, f64); 12] = [
+        (&[d], 0.3, 1.0),
+        (&[d], 0.3, 0.0),
+        (&[3 * d, d], 1.5 * size, 0.0),
+        (&[3 * d], 0.3, 0.0),
+        (&[d, d], size, 0.0),
+        (&[d], 0.3, 0.0),
+        (&[d], 0.3, 1.0),
+        (&[d], 0.3, 0.0),
+        (&[f, d], 1.5 * size, 0.0),
+        (&[f], 0.3, 0.0),
+        (&[d, f], size, 0.0),
+        (&[d], 0.3, 0.0),
+    ];
+    (0..DEPTH * 12)
+        .map(|i| {
+            let (shape, size, offset) = kinds[i % 12];
+            let xs = (values(shape, 7 + i as u64, size) + offset).unwrap();
+            Var::from_tensor(&xs.to_dtype(dtype).unwrap()).unwrap()
+        })
+        .collect()
+}
+
+fn weights(vars: &[Var]) -> Vec<BlockWeights> {
+    vars.chunks(12)
+        .map(|v| {
+            let pair = |i: usize| (v[i].as_tensor().clone(), v[i + 1].as_tensor().clone());
+            BlockWeights {
+                norm1: pair(0),
+                qkv: pair(2),
+                proj: pair(4),
+                norm2: pair(6),
+                fc1: pair(8),
+                fc2: pair(10),
+            }
+        })
+        .collect()
+}
+
+fn factors(case: &Case) -> Vec<BranchFactors> {
+    let branch = |seed: usize| -> Option<Vec<f32>> {
+        let factor = |i: usize| if (i + seed) % 3 == 0 { 0.0 } else { 1.25 };
+        case.drop.then(|| (0..case.images).map(factor).collect())
+    };
+    let block = |i: usize| BranchFactors {
+        attention: branch(i),
+        mlp: branch(i + 1),
+    };
+    match case.drop {
+        true => (0..DEPTH).map(block).collect(),
+        false => Vec::new(),
+    }
+}
+
+type Stack = fn(&Tensor, &[BlockWeights], &[BranchFactors], BlockOptions) -> Result<Tensor>;
+
+/// The output and all gradients, the input's first.
+fn run(stack: Stack, case: &Case, dtype: DType, precision: Precision) -> Vec<Tensor> {
+    let xs = values(&[case.images, case.tokens, case.width], 1, 1.0);
+    let xs = Var::from_tensor(&xs.to_dtype(dtype).unwrap()).unwrap();
+    let vars = variables(case.width, dtype);
+    let options = BlockOptions {
+        num_heads: case.heads,
+        eps: 1e-6,
+        class_token_only: case.class_token_only,
+        precision,
+    };
+    let ys = stack(&xs, &weights(&vars), &factors(case), options).unwrap();
+    let direction = values(ys.dims(), 99, 1.0).to_dtype(dtype).unwrap();
+    let loss = (&ys * direction).unwrap().sum_all().unwrap();
+    let grads = loss.backward().unwrap();
+    let grad = |v: &Var| grads.get(v).expect("every variable has a gradient").clone();
+    let mut all = vec![ys.detach(), grad(&xs)];
+    all.extend(vars.iter().map(grad));
+    all
+}
+
+const CASES: [Case; 5] = [
+    Case {
+        images: 3,
+        tokens: 5,
+        width: 32,
+        heads: 2,
+        class_token_only: false,
+        drop: false,
+    },
+    Case {
+        images: 3,
+        tokens: 5,
+        width: 32,
+        heads: 2,
+        class_token_only: true,
+        drop: false,
+    },
+    Case {
+        images: 5,
+        tokens: 17,
+        width: 48,
+        heads: 3,
+        class_token_only: true,
+        drop: true,
+    },
+    Case {
+        images: 5,
+        tokens: 10,
+        width: 48,
+        heads: 3,
+        class_token_only: false,
+        drop: true,
+    },
+    // Several chunks, the last one smaller.
+    Case {
+        images: 23,
+        tokens: 65,
+        width: 64,
+        heads: 1,
+        class_token_only: true,
+        drop: false,
+    },
+];
+
+#[test]
+fn the_fused_stack_equals_the_composed_one_in_values_and_gradients() {
+    for (number, case) in CASES.iter().enumerate() {
+        let fused = run(
+            kernels::transformer_blocks,
+            case,
+            DType::F32,
+            Precision::F32,
+        );
+        let composed: Stack = kernels::composed::transformer_blocks;
+        // f64 takes the composed way through every operation inside, too.
+        let exact = run(composed, case, DType::F64, Precision::F32);
+        for (i, (ours, exact)) in fused.iter().zip(&exact).enumerate() {
+            let d = apart(ours, exact);
+            assert!(d < 1e-5, "case {number}, result {i}: {d:e} apart");
+        }
+    }
+}
+
+#[test]
+fn a_sink_gathers_the_same_gradients_over_two_passes() {
+    let case = &CASES[2];
+    let plain = run(
+        kernels::transformer_blocks,
+        case,
+        DType::F32,
+        Precision::F32,
+    );
+    let xs = values(&[case.images, case.tokens, case.width], 1, 1.0);
+    let vars = variables(case.width, DType::F32);
+    let options = BlockOptions {
+        num_heads: case.heads,
+        eps: 1e-6,
+        class_token_only: true,
+        precision: Precision::F32,
+    };
+    let mut sink = kernels::GradSink::default();
+    for _ in 0..2 {
+        let ys =
+            kernels::transformer_blocks(&xs, &weights(&vars), &factors(case), options).unwrap();
+        let direction = values(ys.dims(), 99, 1.0);
+        let loss = (&ys * direction).unwrap().sum_all().unwrap();
+        let store = sink.backward(&loss).unwrap();
+        assert!(vars.iter().all(|v| store.get(v).is_none()));
+    }
+    for (var, plain) in vars.iter().zip(&plain[2..]) {
+        let sum = sink.take(var).unwrap().expect("a sum for every variable");
+        assert!(apart(&sum, &(plain * 2.0).unwrap()) < 1e-6);
+        assert!(sink.take(var).unwrap().is_none());
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit_of_a_stack() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let run = |threads| {
+            in_pool(threads, || {
+                let all = run(
+                    kernels::transformer_blocks,
+                    &CASES[4],
+                    DType::F32,
+                    precision,
+                );
+                all.iter().map(bits).collect::<Vec<_>>()
+            })
+        };
+        let expected = run(1);
+        assert!(run(2) == expected && run(3) == expected, "{precision:?}");
+    }
+}
+
+#[test]
+fn misfits_are_refused() {
+    let vars = variables(32, DType::F32);
+    let options = BlockOptions {
+        num_heads: 2,
+        eps: 1e-6,
+        class_token_only: false,
+        precision: Precision::F32,
+    };
+    let xs = values(&[2, 5, 32], 1, 1.0);
+    let blocks = weights(&vars);
+    let run = |xs: &Tensor, factors: &[BranchFactors], options| {
+        kernels::transformer_blocks(xs, &blocks, factors, options)
+    };
+    assert!(run(&xs, &[], options).is_ok());
+    assert!(run(&values(&[2, 5, 48], 1, 1.0), &[], options).is_err());
+    let heads = BlockOptions {
+        num_heads: 5,
+        ..options
+    };
+    assert!(run(&xs, &[], heads).is_err());
+    let too_many = BranchFactors {
+        attention: Some(vec![1.0; 3]),
+        mlp: None,
+    };
+    assert!(run(&xs, &vec![too_many; DEPTH], options).is_err());
+    assert!(run(&xs, &[BranchFactors::default()], options).is_err());
+    assert!(flat(&xs).iter().all(|x| x.is_finite()));
+}
