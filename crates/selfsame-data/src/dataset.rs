@@ -149,7 +149,7 @@ pub fn open(spec: &str, options: &OpenOptions) -> Result<Arc<dyn Dataset>, DataE
 }
 
 /// One image file and what is known about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileSample {
     pub(crate) name: String,
     /// The file, if it is not [`Files::folder`] and the name.

