@@ -18,6 +18,7 @@
 
 mod capture;
 mod config;
+mod data_record;
 mod device_batch;
 mod embed;
 mod error;
@@ -32,9 +33,10 @@ mod trainer;
 
 pub use capture::{Capture, CaptureInfo, write_capture, write_state};
 pub use config::{
-    ClipMode, DataConfig, LrScaling, ObjectiveConfig, OptimConfig, OptimizerKind, Precision,
-    RunConfig, TrainConfig, WeightDecayUpdate,
+    ClipMode, DataConfig, LrScaling, NonFinite, ObjectiveConfig, OptimConfig, OptimizerKind,
+    Precision, RunConfig, TrainConfig, WeightDecayUpdate,
 };
+pub use data_record::PICTURES_FILE;
 pub use device_batch::{DeviceBatch, upload_eval};
 pub use embed::{EmbedOptions, Embedded, Extractor, embed};
 pub use error::TrainError;

@@ -104,6 +104,9 @@ pub(crate) struct Train {
     /// Continue if the run directory holds a run already.
     #[arg(long)]
     pub(crate) resume: bool,
+    /// With --resume: go on although the pictures are not those that the run began with.
+    #[arg(long, requires = "resume")]
+    pub(crate) accept_data_change: bool,
     /// Save this step, so that it can be replayed.
     #[arg(long, value_name = "N")]
     pub(crate) capture_step: Option<u64>,
@@ -113,6 +116,9 @@ pub(crate) struct Train {
 pub(crate) struct Resume {
     /// Run directory.
     pub(crate) run: PathBuf,
+    /// Go on although the pictures are not those that the run began with.
+    #[arg(long)]
+    pub(crate) accept_data_change: bool,
     /// A value to change; few may change in mid-run.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
@@ -323,6 +329,9 @@ pub(crate) struct Preview {
 pub(crate) struct CheckData {
     /// A folder, a CSV or synthetic:portraits.
     pub(crate) data: String,
+    /// Side of the largest crop that training will take, in pixels.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) crop_size: u32,
     /// How a folder is read: auto, agedb, utkface, classes, flat.
     #[arg(long, default_value = "auto")]
     pub(crate) layout: String,

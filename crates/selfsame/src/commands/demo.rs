@@ -77,6 +77,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
         val: Some(test.clone()),
         capture_step: None,
         init: None,
+        accept_data_change: false,
         stop: &stop,
     })?;
     if let Outcome::Interrupted(_) = outcome {

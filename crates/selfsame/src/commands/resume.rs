@@ -43,6 +43,7 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
         val: val_data,
         capture_step: None,
         init: None,
+        accept_data_change: args.accept_data_change,
         stop: &stop,
     })?;
     Ok(outcome.into())

@@ -55,6 +55,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
         val: val_data,
         capture_step: args.capture_step,
         init: init.as_ref(),
+        accept_data_change: args.accept_data_change,
         stop: &stop,
     })?;
     drop(lock);
@@ -92,6 +93,7 @@ pub(super) struct Execution<'a> {
     pub(super) val: Option<Arc<dyn Dataset>>,
     pub(super) capture_step: Option<u64>,
     pub(super) init: Option<&'a Weights>,
+    pub(super) accept_data_change: bool,
     pub(super) stop: &'a StopFlag,
 }
 
@@ -120,6 +122,7 @@ pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
         val: execution.val.clone(),
         capture_step: execution.capture_step,
         init: start.as_ref().map(|start| start as &Init<'_>),
+        accept_data_change: execution.accept_data_change,
         stop: execution.stop,
     };
     let outcome = train(&run, &mut TrainProgress::new(config.train.epochs))?;
