@@ -133,10 +133,12 @@ pub(crate) struct Resume {
 /// Which weights, and how pictures are prepared for them.
 #[derive(Debug, Args)]
 pub(crate) struct WeightsArgs {
-    /// A run directory, a .safetensors file, `pixels` or `random:ARCH[/PATCH][@SIZE][?seed=N]`.
+    /// A run directory, a .safetensors or .pth file (ours, timm's, Hugging Face's, official DINO's
+    /// or DINOv2's), a folder of timm or Hugging Face, `pixels` or
+    /// `random:ARCH[/PATCH][@SIZE][?seed=N]`.
     #[arg(long, value_name = "W")]
     pub(crate) weights: String,
-    /// Which network of a run.
+    /// Which network of a run or checkpoint.
     #[arg(long, value_enum, default_value_t = Which::Teacher)]
     pub(crate) which: Which,
     /// Architecture, where neither metadata nor shapes tell it, e.g. vit_small/16.
@@ -179,6 +181,15 @@ pub(crate) struct WeightsArgs {
 pub(crate) enum Which {
     Teacher,
     Student,
+}
+
+impl From<Which> for selfsame_models::Which {
+    fn from(which: Which) -> Self {
+        match which {
+            Which::Teacher => Self::Teacher,
+            Which::Student => Self::Student,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -337,7 +348,7 @@ pub(crate) struct CheckData {
 
 #[derive(Debug, Args)]
 pub(crate) struct Export {
-    /// A run directory or a .safetensors file.
+    /// A run directory, a file or a folder, as for the other commands.
     #[arg(long, value_name = "W")]
     pub(crate) weights: String,
     /// Which network of a run.
@@ -356,11 +367,17 @@ pub(crate) struct Export {
 pub(crate) enum Format {
     /// `timm.create_model('local-dir:DIR', pretrained=True)`.
     Timm,
+    /// `ViTModel.from_pretrained(DIR, add_pooling_layer=False)`, `ResNetModel.from_pretrained(DIR)`.
+    Hf,
+    /// `backbone.…` and `head.…`, the names of the official DINO code, in safetensors.
+    Dino,
+    /// model.onnx, opset 17, for any batch size.
+    Onnx,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// A run directory or a .safetensors file.
+    /// A run directory, a file or a folder, as for the other commands.
     pub(crate) weights: String,
     /// Which network of a run.
     #[arg(long, value_enum, default_value_t = Which::Teacher)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use selfsame_data::Dataset;
-use selfsame_models::draw_backbone;
+use selfsame_models::ModelError;
 use selfsame_train::{Init, Learner, Outcome, Run, RunConfig, StopFlag, TrainError, train};
 
 use crate::cli::{Train, Which};
@@ -64,10 +64,13 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
 
 /// Opens the weights to start from, if they fit, before a run directory exists.
 fn start_weights(spec: &str, config: &RunConfig, device: &Device) -> anyhow::Result<Weights> {
-    let weights = Weights::open(spec, Which::Teacher, None, device)?;
-    let own = draw_backbone(&config.model, config.seed, &Device::Cpu)?;
-    own.load_part(&weights.backbone()?.params.tensors(), "backbone.")
-        .map_err(|error| usage(format!("--init {spec}: {error}")))?;
+    let mut weights = Weights::open(spec, Which::Teacher, None, device)?;
+    weights
+        .fit_to(&config.model, device)
+        .map_err(|error| match error.downcast_ref() {
+            Some(ModelError::Weights(_)) => usage(format!("--init {spec}: {error}")),
+            _ => error,
+        })?;
     Ok(weights)
 }
 
