@@ -10,6 +10,8 @@ pub(crate) enum Purpose {
     ProbeOrder = 2,
     HeldOut = 3,
     Bootstrap = 4,
+    TsneStart = 5,
+    PcaStart = 6,
 }
 
 /// A stream of draws.

@@ -29,6 +29,7 @@ mod monitor;
 mod replay;
 mod snapshot;
 mod trainer;
+mod verdict;
 
 pub use capture::{Capture, CaptureInfo, write_capture, write_state};
 pub use config::{
@@ -46,3 +47,4 @@ pub use monitor::Monitor;
 pub use replay::{ReplayLine, replay};
 pub use snapshot::{INPUT_KEY, MODEL_KEY, backbone_tensors, weights_metadata};
 pub use trainer::{Init, Observer, Outcome, Progress, Run, RunFacts, StopFlag, capture_dir, train};
+pub use verdict::{Judgement, Verdict, Watch, judge, verdict};

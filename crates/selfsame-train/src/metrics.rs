@@ -13,7 +13,7 @@ use crate::error::TrainError;
 pub const METRICS_FILE: &str = "metrics.jsonl";
 
 /// The figures of one logged step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepLine {
     /// Index of the step just done, from 0.
     pub step: u64,
@@ -67,6 +67,14 @@ pub enum MetricsLine {
 }
 
 impl MetricsLine {
+    /// The figures of a training step, if it is one.
+    pub fn into_step(self) -> Option<StepLine> {
+        match self {
+            Self::Step(line) => Some(line),
+            Self::Eval(_) => None,
+        }
+    }
+
     fn steps_done(&self) -> u64 {
         match self {
             Self::Step(line) => line.step + 1,
