@@ -33,6 +33,7 @@
 //! - [`open`] gives a [`Dataset`]: names, labels, [`Dataset::decode`].
 //! - [`Cached`] keeps decoded pictures in memory.
 //! - [`Loader`] makes batches of crops for training, [`EvalLoader`] one view of each image.
+//! - [`PictureList`] names what has changed since a run began.
 //! - [`check`] decodes everything and counts what cannot be used.
 //! - [`annotations`], [`split`] and [`walk`] are what `cargo xtask prepare-*` is made of.
 //!
@@ -54,6 +55,7 @@ mod image_folder;
 mod ledger;
 mod loader;
 mod ordered;
+mod picture_list;
 mod portraits;
 mod rng;
 pub mod sampler;
@@ -70,5 +72,6 @@ pub use eval_loader::{EvalBatches, EvalLoader, EvalTransform, eval_batches};
 pub use file_name::{AgeDbName, UtkFaceName};
 pub use ledger::{Ledger, LedgerEntry};
 pub use loader::{EpochBatches, Loader, LoaderConfig};
+pub use picture_list::PictureList;
 pub use portraits::PORTRAIT_SIZE;
 pub use sampler::Sampler;

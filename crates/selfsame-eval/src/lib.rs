@@ -41,4 +41,5 @@ pub use knn::{KnnAnswers, KnnConfig, Vote, knn, knn_regress};
 pub use labels::{LabelEncoder, number};
 pub use neighbors::{Neighbors, Own, neighbors};
 pub use pca::Pca;
+pub use random::choose;
 pub use tsne::{Tsne, TsneConfig, tsne};

@@ -89,6 +89,31 @@ impl Learner {
         epoch: usize,
         step: u64,
     ) -> Result<StepFigures, TrainError> {
+        // Batch norm moves its running statistics in the forward pass, before anything is known
+        // to be finite.
+        let before = [
+            buffers(&self.student_params)?,
+            buffers(&self.teacher_params)?,
+        ];
+        let result = self.step_in_order(micro_batches, now, epoch, step);
+        if matches!(result, Err(TrainError::NonFinite { .. })) {
+            let networks = [&self.student_params, &self.teacher_params];
+            for (params, before) in networks.into_iter().zip(before) {
+                for (name, value) in before {
+                    params.buffers()[&name].set(&value)?;
+                }
+            }
+        }
+        result
+    }
+
+    fn step_in_order(
+        &mut self,
+        micro_batches: &[DeviceBatch],
+        now: &Now,
+        epoch: usize,
+        step: u64,
+    ) -> Result<StepFigures, TrainError> {
         let share = 1.0 / micro_batches.len() as f64;
         let trainable = self.student_params.trainable();
         let mut grads = Grads::default();
@@ -202,6 +227,120 @@ impl Learner {
     }
 }
 
+/// Copies of the values that a forward pass changes.
+fn buffers(params: &ParamStore) -> candle_core::Result<BTreeMap<String, Tensor>> {
+    let buffers = params.buffers().iter();
+    buffers
+        .map(|(name, value)| Ok((name.clone(), value.as_detached_tensor().copy()?)))
+        .collect()
+}
+
 fn scalar(tensor: &Tensor) -> candle_core::Result<f64> {
     tensor.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use selfsame_models::{Arch, ModelConfig};
+
+    /// A ViT of two blocks under a head with batch norm, so that there are running statistics.
+    fn config() -> RunConfig {
+        let mut config = RunConfig {
+            model: ModelConfig {
+                arch: Arch::VitTiny,
+                patch_size: 8,
+                image_size: 16,
+                embed_dim: 32,
+                depth: 2,
+                num_heads: 1,
+                ..ModelConfig::default()
+            },
+            ..RunConfig::default()
+        };
+        config.head.out_dim = 16;
+        config.head.use_bn = true;
+        config
+    }
+
+    fn crops(value: f32) -> DeviceBatch {
+        let mut pixels: Vec<f32> = (0..2 * 4 * 3 * 16 * 16)
+            .map(|i| (i % 17) as f32 / 9.0 - 1.0)
+            .collect();
+        pixels[100] = value;
+        let global = Tensor::from_vec(pixels, (2 * 4, 3, 16, 16), &Device::Cpu).unwrap();
+        DeviceBatch {
+            global,
+            local: None,
+        }
+    }
+
+    fn now() -> Now {
+        Now {
+            lr: 0.1,
+            weight_decay: 0.1,
+            momentum: 0.5,
+            teacher_temp: 0.04,
+        }
+    }
+
+    /// Everything that training changes, as bits.
+    fn bits(learner: &Learner) -> Vec<(String, Vec<u32>)> {
+        let mut all = Vec::new();
+        for (file, tensors) in learner.tensors().unwrap() {
+            for (name, tensor) in tensors {
+                let values = tensor.to_dtype(candle_core::DType::F32).unwrap();
+                let values = values.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let values = values.into_iter().map(f32::to_bits).collect();
+                all.push((format!("{file}.{name}"), values));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn nothing_moves_when_a_pixel_or_a_weight_is_not_finite() {
+        let mut learner = Learner::new(&config(), &Device::Cpu).unwrap();
+        learner.step(&[crops(0.5)], &now(), 0, 0).unwrap();
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let before = bits(&learner);
+            let error = learner.step(&[crops(value)], &now(), 0, 1).unwrap_err();
+            assert!(
+                matches!(error, TrainError::NonFinite { step: 1, .. }),
+                "{error}"
+            );
+            assert!(
+                bits(&learner) == before,
+                "a pixel of {value} moved something"
+            );
+        }
+        let weight = &learner.student_params.weights()["backbone.norm.bias"];
+        weight
+            .set(&Tensor::full(f32::NAN, weight.shape(), &Device::Cpu).unwrap())
+            .unwrap();
+        let before = bits(&learner);
+        let error = learner.step(&[crops(0.5)], &now(), 0, 1).unwrap_err();
+        assert!(matches!(error, TrainError::NonFinite { .. }), "{error}");
+        assert!(
+            bits(&learner) == before,
+            "a weight that is NaN moved something"
+        );
+    }
+
+    #[test]
+    fn nothing_moves_when_only_the_gradient_is_not_finite() {
+        // Logits and loss of about 1e37 are finite; their gradient, times the slopes of the layers
+        // below, is not.
+        let mut config = config();
+        config.objective.student_temp = 1e-38;
+        let mut learner = Learner::new(&config, &Device::Cpu).unwrap();
+        let before = bits(&learner);
+        let error = learner.step(&[crops(0.5)], &now(), 0, 0).unwrap_err();
+        let expected = "gradient norm";
+        assert!(
+            matches!(&error, TrainError::NonFinite { what, .. } if *what == expected),
+            "{error}"
+        );
+        assert!(bits(&learner) == before);
+    }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
+use crate::tensorboard::EventFile;
 
 /// Name of the file in a run directory.
 pub const METRICS_FILE: &str = "metrics.jsonl";
@@ -83,10 +84,11 @@ impl MetricsLine {
     }
 }
 
-/// Appends lines to `metrics.jsonl`.
+/// Appends lines to `metrics.jsonl`, and the same numbers to TensorBoard's event file beside it.
 pub struct MetricsFile {
     path: PathBuf,
     file: File,
+    events: EventFile,
 }
 
 impl MetricsFile {
@@ -119,7 +121,8 @@ impl MetricsFile {
             .append(true)
             .open(&path)
             .map_err(TrainError::io(&path, "cannot be opened for writing"))?;
-        Ok(Self { path, file })
+        let events = EventFile::create(run_dir)?;
+        Ok(Self { path, file, events })
     }
 
     /// Writes one line.
@@ -131,7 +134,8 @@ impl MetricsFile {
         text.push('\n');
         self.file
             .write_all(text.as_bytes())
-            .map_err(TrainError::io(&self.path, "cannot be written"))
+            .map_err(TrainError::io(&self.path, "cannot be written"))?;
+        self.events.write(line)
     }
 }
 

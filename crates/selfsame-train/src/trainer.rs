@@ -12,7 +12,8 @@ use selfsame_data::{Dataset, Ledger, Loader, LoaderConfig};
 use selfsame_objectives::Schedules;
 
 use crate::capture::{CaptureInfo, write_capture};
-use crate::config::RunConfig;
+use crate::config::{NonFinite, RunConfig};
+use crate::data_record::DataRecord;
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
 use crate::learner::Learner;
@@ -45,6 +46,8 @@ pub struct Run<'a> {
     pub capture_step: Option<u64>,
     /// Called with the learner at step 0, for example to load weights to start from.
     pub init: Option<&'a Init<'a>>,
+    /// Go on although the pictures are not those the run began with (`--accept-data-change`).
+    pub accept_data_change: bool,
     /// Set to a signal's number to stop after the current step.
     pub stop: &'a StopFlag,
 }
@@ -127,7 +130,22 @@ pub struct Progress {
 ///
 /// # Errors
 /// [`TrainError`]; on a non-finite loss or gradient nothing is updated and the step is captured.
+/// What could not be used until then stands in `skipped.csv` in any case.
 pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+    let ledger = Arc::new(Ledger::default());
+    let outcome = run_epochs(run, &ledger, observer);
+    if outcome.is_err() && !ledger.is_empty() {
+        // The failure itself is what the caller must hear of.
+        let _ = ledger.write_csv(&run.run_dir.join(SKIPPED_FILE));
+    }
+    outcome
+}
+
+fn run_epochs(
+    run: &Run<'_>,
+    ledger: &Arc<Ledger>,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, TrainError> {
     let config = run.config;
     let problems = config.check();
     if !problems.is_empty() {
@@ -151,14 +169,15 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
         max => max.min(total_steps),
     };
 
-    let ledger = Arc::new(Ledger::default());
     ledger.read_csv(&run.run_dir.join(SKIPPED_FILE))?;
-    let loader = loader(run, &ledger)?;
+    let loader = loader(run, ledger)?;
     let monitor = Monitor::new(config, &run.train, run.val.as_ref())?;
     let mut learner = Learner::new(config, run.device)?;
-    let mut step = match restore(run, &mut learner, observer)? {
+    let mut data = DataRecord::of(run.train.as_ref());
+    let mut step = match restore(run, &mut learner, &mut data, observer)? {
         Some(step) => step,
         None => {
+            data.begin(run.train.as_ref(), run.run_dir)?;
             if let Some(init) = run.init {
                 init(&mut learner)?;
             }
@@ -187,7 +206,7 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
             &learner,
             None,
             0,
-            &ledger,
+            ledger,
             &mut metrics,
             observer,
         )?;
@@ -195,6 +214,7 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
 
     let mut saved_at = Instant::now();
     let mut pace = Pace::start();
+    let mut skips = SkipsInARow::default();
     'run: while step < last_step {
         let epoch = (step / steps_per_epoch) as usize;
         let steps_into_epoch = (step % steps_per_epoch) as usize;
@@ -226,23 +246,34 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
             }
 
             let figures = match learner.step(&micro_batches, &now, epoch, step) {
-                Err(error @ TrainError::NonFinite { .. }) => {
-                    capture(
-                        run,
-                        step,
-                        steps_per_epoch,
-                        &learner,
-                        &micro_batches,
-                        observer,
-                    )?;
-                    return Err(error);
+                Ok(figures) => {
+                    skips.end();
+                    Some(figures)
                 }
-                other => other?,
+                Err(error @ TrainError::NonFinite { .. }) => {
+                    if skips.are_none() {
+                        capture(
+                            run,
+                            step,
+                            steps_per_epoch,
+                            &learner,
+                            &micro_batches,
+                            observer,
+                        )?;
+                    }
+                    if !skips.allow_another(config.train.non_finite) {
+                        return Err(error);
+                    }
+                    observer.note(&format!("skipped: {error}"));
+                    None
+                }
+                Err(error) => return Err(error),
             };
 
             pace.stepped(effective_batch);
             let is_last = step + 1 == last_step;
-            if step.is_multiple_of(config.train.log_every_steps) || is_last {
+            let due_line = step.is_multiple_of(config.train.log_every_steps) || is_last;
+            if let (Some(figures), true) = (figures, due_line) {
                 let figures = StepLine {
                     step,
                     epoch,
@@ -271,7 +302,7 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
                 steps_done: step,
                 total_steps: last_step,
                 epoch,
-                loss: figures.loss,
+                loss: figures.map_or(f64::NAN, |figures| figures.loss),
                 images_per_s: pace.images_per_s(),
                 data_wait_frac: pace.data_wait_frac(),
             });
@@ -286,7 +317,7 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
                         &learner,
                         Some(step - 1),
                         epochs_done,
-                        &ledger,
+                        ledger,
                         &mut metrics,
                         observer,
                     )?;
@@ -300,7 +331,7 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
             let by_epoch = epoch_done && due(epochs_done, config.train.checkpoint_every_epochs);
             let stop = run.stop.requested();
             if by_time || by_epoch || is_last || stop.is_some() {
-                save(run, &learner, step, epochs_done, &ledger)?;
+                save(run, &learner, step, epochs_done, &data, ledger)?;
                 saved_at = Instant::now();
             }
             if let (Some(signal), false) = (stop, is_last) {
@@ -322,6 +353,30 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
 /// The folder of a captured step.
 pub fn capture_dir(run_dir: &Path, step: u64) -> PathBuf {
     run_dir.join("captures").join(format!("step-{step:08}"))
+}
+
+/// Steps that were left out one after the other because something in them was not finite.
+#[derive(Debug, Default)]
+struct SkipsInARow(u32);
+
+impl SkipsInARow {
+    /// A network that gives nothing finite any more will not recover.
+    const MOST: u32 = 3;
+
+    fn are_none(&self) -> bool {
+        self.0 == 0
+    }
+
+    fn end(&mut self) {
+        self.0 = 0;
+    }
+
+    /// Counts one more, if the policy lets it be left out.
+    fn allow_another(&mut self, policy: NonFinite) -> bool {
+        let allowed = policy == NonFinite::Skip && self.0 < Self::MOST;
+        self.0 += u32::from(allowed);
+        allowed
+    }
 }
 
 fn due(epochs_done: usize, every: usize) -> bool {
@@ -352,6 +407,7 @@ fn loader(run: &Run<'_>, ledger: &Arc<Ledger>) -> Result<Loader, TrainError> {
 fn restore(
     run: &Run<'_>,
     learner: &mut Learner,
+    data: &mut DataRecord,
     observer: &mut dyn Observer,
 ) -> Result<Option<u64>, TrainError> {
     let Some((checkpoint, warnings)) = selfsame_checkpoint::load_newest(run.run_dir, run.device)?
@@ -361,9 +417,15 @@ fn restore(
     for warning in warnings {
         observer.note(&warning.to_string());
     }
-    let trained_on = checkpoint.extra.get("data_fingerprint");
-    if trained_on.is_some_and(|then| *then != run.train.fingerprint()) {
-        observer.note("warning: the pictures have changed since the checkpoint was written");
+    let accepted = data.go_on(
+        &checkpoint.extra,
+        checkpoint.step,
+        run.train.as_ref(),
+        run.run_dir,
+        run.accept_data_change,
+    )?;
+    if let Some(change) = accepted {
+        observer.note(&change);
     }
     learner.load_tensors(&checkpoint.files)?;
     observer.note(&format!("continuing after {} steps", checkpoint.step));
@@ -375,16 +437,14 @@ fn save(
     learner: &Learner,
     step: u64,
     epochs_done: usize,
+    data: &DataRecord,
     ledger: &Ledger,
 ) -> Result<(), TrainError> {
     let checkpoint = Checkpoint {
         step,
         epoch: epochs_done as u64,
         config: run.config_text.to_owned(),
-        extra: serde_json::json!({
-            "images": run.train.len(),
-            "data_fingerprint": run.train.fingerprint(),
-        }),
+        extra: data.to_json(),
         files: learner.tensors()?,
     };
     selfsame_checkpoint::save(run.run_dir, &checkpoint, run.config.train.keep_checkpoints)?;
@@ -466,5 +526,23 @@ impl Pace {
 
     fn data_wait_frac(&self) -> f64 {
         self.waited.as_secs_f64() / self.since.elapsed().as_secs_f64().max(1e-9)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_steps_in_a_row_may_be_left_out_and_only_if_asked_for() {
+        let mut skips = SkipsInARow::default();
+        assert!(!skips.allow_another(NonFinite::Stop) && skips.are_none());
+        for round in 0..2 {
+            for _ in 0..3 {
+                assert!(skips.allow_another(NonFinite::Skip), "round {round}");
+            }
+            assert!(!skips.allow_another(NonFinite::Skip), "round {round}");
+            skips.end();
+        }
     }
 }

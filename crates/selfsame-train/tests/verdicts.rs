@@ -61,6 +61,7 @@ fn run(config: &RunConfig) -> (Judgement, String) {
         train: open(portraits, &OpenOptions::default()).unwrap(),
         val: None,
         capture_step: None,
+        accept_data_change: false,
         init: None,
         stop: &StopFlag::default(),
     };
