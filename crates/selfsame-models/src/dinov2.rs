@@ -144,6 +144,16 @@ impl Backbone for Dinov2 {
         Ok(Some(maps))
     }
 
+    fn bytes_per_image(&self, height: usize, width: usize) -> Option<usize> {
+        let p = self.patch_embed.patch_size;
+        let registers = self.num_registers().unwrap_or(0);
+        let tokens = 1 + registers + (height / p) * (width / p);
+        // Per token: what crosses the layers of a block, where every operation keeps its input
+        // and SwiGLU's halves count too, and its row of attention weights.
+        let floats = 30 * self.dims.embed_dim + self.dims.num_heads * tokens;
+        Some(4 * tokens * floats * self.blocks.len())
+    }
+
     fn num_blocks(&self) -> usize {
         self.blocks.len()
     }
@@ -208,7 +218,15 @@ impl Block {
     }
 
     fn forward(&self, xs: &Tensor, mode: &Mode, group: usize) -> Result<Tensor> {
-        let drop = |ys: Tensor, branch| self.drop_path.forward(ys, mode, group, branch);
+        let drop = |ys: Tensor, branch| -> Result<Tensor> {
+            let rows = ys.dim(0)?;
+            match self.drop_path.factors(rows, mode, group, branch) {
+                None => Ok(ys),
+                Some(factors) => {
+                    ys.broadcast_mul(&Tensor::from_vec(factors, (rows, 1, 1), ys.device())?)
+                }
+            }
+        };
         let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?;
         let ys = self
             .proj

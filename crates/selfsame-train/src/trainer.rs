@@ -17,9 +17,10 @@ use crate::data_record::DataRecord;
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
 use crate::learner::Learner;
-use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine};
+use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine, read_metrics};
 use crate::monitor::Monitor;
 use crate::snapshot::save_snapshot;
+use crate::verdict::Watch;
 
 /// Name of the list of unusable pictures in a run directory.
 const SKIPPED_FILE: &str = "skipped.csv";
@@ -184,6 +185,9 @@ fn run_epochs(
         }
     };
     let mut metrics = MetricsFile::open(run.run_dir, step)?;
+    let logged = read_metrics(run.run_dir)?;
+    let logged = logged.into_iter().filter_map(MetricsLine::into_step);
+    let mut watch = Watch::new(logged.collect(), config);
     observer.started(&RunFacts {
         images,
         trainable_parameters: learner.student_params.num_trainable(),
@@ -270,7 +274,7 @@ fn run_epochs(
             let is_last = step + 1 == last_step;
             let due_line = step.is_multiple_of(config.train.log_every_steps) || is_last;
             if let (Some(figures), true) = (figures, due_line) {
-                let line = MetricsLine::Step(StepLine {
+                let figures = StepLine {
                     step,
                     epoch,
                     loss: figures.loss,
@@ -284,7 +288,11 @@ fn run_epochs(
                     feature_std: figures.feature_std,
                     images_per_s: pace.images_per_s(),
                     data_wait_frac: pace.data_wait_frac(),
-                });
+                };
+                if let Some(judgement) = watch.line(&figures, config) {
+                    observer.note(&judgement.to_string());
+                }
+                let line = MetricsLine::Step(figures);
                 metrics.write(&line)?;
                 observer.logged(&line);
                 pace = Pace::start();

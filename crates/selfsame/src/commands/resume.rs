@@ -45,6 +45,7 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
         init: None,
         accept_data_change: args.accept_data_change,
         stop: &stop,
+        report: !args.no_report,
     })?;
     Ok(outcome.into())
 }

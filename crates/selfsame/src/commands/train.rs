@@ -8,6 +8,7 @@ use selfsame_data::Dataset;
 use selfsame_models::ModelError;
 use selfsame_train::{Init, Learner, Outcome, Run, RunConfig, StopFlag, TrainError, train};
 
+use super::report::{self, Facts, REPORT_FILE};
 use crate::cli::{Train, Which};
 use crate::config::{Merged, refuse_changes, to_toml};
 use crate::exit::{Done, usage};
@@ -44,7 +45,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
         run_dir::claim_new(&args.run)?
     };
     let text = to_toml(&config)?;
-    run_dir::write_config(&args.run, &text)?;
+    run_dir::write_config(&args.run, &merged.annotated(&config)?)?;
     let stop = signals::stop_flag()?;
     let outcome = execute(&Execution {
         config: &config,
@@ -57,6 +58,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
         init: init.as_ref(),
         accept_data_change: args.accept_data_change,
         stop: &stop,
+        report: !args.no_report,
     })?;
     drop(lock);
     Ok(outcome.into())
@@ -95,6 +97,8 @@ pub(super) struct Execution<'a> {
     pub(super) init: Option<&'a Weights>,
     pub(super) accept_data_change: bool,
     pub(super) stop: &'a StopFlag,
+    /// Whether a page is written at the end.
+    pub(super) report: bool,
 }
 
 /// Trains in a claimed run directory and draws its curves.
@@ -129,8 +133,27 @@ pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
     let steps_per_epoch = (images / config.effective_batch()) as f64;
     let curves = run_dir::draw_curves(run_dir, config, steps_per_epoch)?;
     eprintln!("curves: {}", curves.display());
+    if execution.report && !matches!(outcome, Outcome::Interrupted(_)) {
+        write_report(execution);
+    }
     if matches!(outcome, Outcome::Interrupted(_)) {
         eprintln!("continue with: selfsame resume {}", run_dir.display());
     }
     Ok(outcome)
+}
+
+/// Writes the page about a finished run. A run that is done is not lost for want of a page.
+fn write_report(execution: &Execution<'_>) {
+    let facts = Facts {
+        dir: execution.run_dir,
+        config: execution.config,
+        device: execution.device,
+        train: Some(execution.train.clone()),
+        val: execution.val.clone(),
+    };
+    let out = execution.run_dir.join(REPORT_FILE);
+    match report::write(&facts, &out) {
+        Ok(()) => eprintln!("report: {}", out.display()),
+        Err(error) => eprintln!("warning: no report was written: {error:#}"),
+    }
 }
