@@ -189,6 +189,45 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before_and_names_both() {
 }
 
 #[test]
+fn a_thousand_damages_are_all_seen_and_the_checkpoint_before_is_used() {
+    let run = tempfile::tempdir().unwrap();
+    for step in [10, 20] {
+        save(run.path(), &checkpoint(step), 3).unwrap();
+    }
+    let dir = checkpoint_dir(run.path(), 20);
+    let files: Vec<(PathBuf, Vec<u8>)> = names(&dir)
+        .iter()
+        .map(|name| (dir.join(name), fs::read(dir.join(name)).unwrap()))
+        .collect();
+    let mut random = ChaCha8Rng::seed_from_u64(2);
+    let mut below = |n: usize| (random.next_u64() % n as u64) as usize;
+    for i in 0..1000 {
+        let (path, good) = &files[below(files.len())];
+        let at = below(good.len());
+        let mut bytes = good.clone();
+        match i % 2 {
+            0 => bytes[at] ^= 1 << below(8),
+            _ => bytes.truncate(at),
+        }
+        fs::write(path, bytes).unwrap();
+        let (newest, warnings) = load_newest(run.path(), CPU).unwrap().unwrap();
+        assert_eq!(
+            newest.step,
+            10,
+            "damage {i} at byte {at} of {}",
+            path.display()
+        );
+        let text = warnings[0].to_string();
+        assert!(
+            text.contains("step-00000020") && text.ends_with("step-00000010"),
+            "{text}"
+        );
+        fs::write(path, good).unwrap();
+    }
+    assert_eq!(load_newest(run.path(), CPU).unwrap().unwrap().0.step, 20);
+}
+
+#[test]
 fn a_run_with_only_damaged_checkpoints_is_not_begun_anew_in_silence() {
     let run = tempfile::tempdir().unwrap();
     assert!(load_newest(run.path(), CPU).unwrap().is_none());
