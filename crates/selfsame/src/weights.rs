@@ -123,10 +123,6 @@ impl Weights {
         if spec == "pixels" {
             return Ok(Self::Pixels);
         }
-        if let Some(inner) = spec.strip_prefix("reference:") {
-            let weights = Self::open(inner, which, arch, device)?;
-            return weights.over_reference(device);
-        }
         let loaded = if let Some(text) = spec.strip_prefix("random:") {
             random(text, device)?
         } else {
@@ -145,30 +141,6 @@ impl Weights {
             loaded.with_context(|| format!("reading weights from {spec}"))?
         };
         Ok(Self::Backbone(Box::new(loaded)))
-    }
-
-    /// Puts candle-transformers' model over the weights in place of ours.
-    ///
-    /// # Errors
-    /// A usage error for `pixels`, for what it has no model of, and in a build without it.
-    #[cfg(feature = "reference")]
-    fn over_reference(mut self, device: &Device) -> anyhow::Result<Self> {
-        let loaded = self.backbone()?;
-        let tensors = loaded.params.tensors();
-        let reference = selfsame_models::reference_backbone(&loaded.model, &tensors, device)?;
-        if let Self::Backbone(loaded) = &mut self {
-            loaded.backbone = reference;
-            loaded.layout = "reference";
-        }
-        Ok(self)
-    }
-
-    #[cfg(not(feature = "reference"))]
-    fn over_reference(self, _device: &Device) -> anyhow::Result<Self> {
-        Err(usage(
-            "--weights reference: this program was built without candle-transformers; build it \
-             with --features reference",
-        ))
     }
 
     /// Makes the backbone that of `model`: position embeddings are resampled, all else must fit.
