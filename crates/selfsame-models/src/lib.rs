@@ -48,8 +48,6 @@ mod network;
 mod params;
 pub mod pos_embed;
 mod random;
-#[cfg(feature = "reference")]
-mod reference;
 mod resnet;
 mod vit;
 
@@ -67,7 +65,5 @@ pub use interop::{ImportedWeights, InferredModel, Which, infer, read_weights, to
 pub use mode::{Draws, Mode};
 pub use network::{Network, network_specs};
 pub use params::{Gradients, ParamKind, ParamSpec, ParamStore};
-#[cfg(feature = "reference")]
-pub use reference::reference_backbone;
 pub use resnet::ResNet;
 pub use vit::VisionTransformer;

@@ -249,3 +249,25 @@ fn attention_leaves_the_registers_out_and_layers_give_patches() {
         values(&backbone.forward(&xs, &Mode::Eval).unwrap())
     );
 }
+
+/// transformers 5 keeps the two matrices of a SwiGLU apart in memory, and packs them in files.
+#[test]
+fn an_unpacked_swiglu_is_packed() {
+    let (_, model) = models()[2].clone();
+    let ours = filled(&model).tensors();
+    let mut theirs = to_hf(&ours).unwrap();
+    for index in 0..2 {
+        for field in ["weight", "bias"] {
+            let mlp = format!("encoder.layer.{index}.mlp");
+            let packed = theirs.remove(&format!("{mlp}.weights_in.{field}")).unwrap();
+            let parts = packed.chunk(2, 0).unwrap();
+            theirs.insert(format!("{mlp}.gate_proj.{field}"), parts[0].clone());
+            theirs.insert(format!("{mlp}.up_proj.{field}"), parts[1].clone());
+            let down = theirs
+                .remove(&format!("{mlp}.weights_out.{field}"))
+                .unwrap();
+            theirs.insert(format!("{mlp}.down_proj.{field}"), down);
+        }
+    }
+    assert_eq!(bits(&to_own_names(theirs).unwrap().tensors), bits(&ours));
+}

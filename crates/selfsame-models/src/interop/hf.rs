@@ -14,7 +14,7 @@ use super::names::Renamed;
 const WRAPPERS: [&str; 4] = ["vit.", "dinov2.", "dinov2_with_registers.", "resnet."];
 
 /// (theirs, ours) inside a block; the first of several is written.
-const BLOCK: [(&str, &str); 13] = [
+const BLOCK: [(&str, &str); 14] = [
     ("attention.output.dense", "attn.proj"),
     ("attention.o_proj", "attn.proj"),
     ("intermediate.dense", "mlp.fc1"),
@@ -23,6 +23,7 @@ const BLOCK: [(&str, &str); 13] = [
     ("output.dense", "mlp.fc2"),
     ("mlp.fc2", "mlp.fc2"),
     ("mlp.weights_out", "mlp.fc2"),
+    ("mlp.down_proj", "mlp.fc2"),
     ("layernorm_before", "norm1"),
     ("norm1", "norm1"),
     ("layernorm_after", "norm2"),
@@ -30,14 +31,16 @@ const BLOCK: [(&str, &str); 13] = [
     ("attention.qkv", "attn.qkv"),
 ];
 
-/// (theirs, ours) of the three projections.
-const THIRDS: [(&str, usize); 6] = [
-    ("attention.attention.query", 0),
-    ("attention.attention.key", 1),
-    ("attention.attention.value", 2),
-    ("attention.q_proj", 0),
-    ("attention.k_proj", 1),
-    ("attention.v_proj", 2),
+/// (theirs, ours, which part, of how many) of what is packed here.
+const PARTS: [(&str, &str, usize, usize); 8] = [
+    ("attention.attention.query", "attn.qkv", 0, 3),
+    ("attention.attention.key", "attn.qkv", 1, 3),
+    ("attention.attention.value", "attn.qkv", 2, 3),
+    ("attention.q_proj", "attn.qkv", 0, 3),
+    ("attention.k_proj", "attn.qkv", 1, 3),
+    ("attention.v_proj", "attn.qkv", 2, 3),
+    ("mlp.gate_proj", "mlp.fc1", 0, 2),
+    ("mlp.up_proj", "mlp.fc1", 1, 2),
 ];
 
 /// A name that only transformers gives.
@@ -87,11 +90,9 @@ fn vit_name(name: &str) -> Option<Renamed> {
         return whole(format!("blocks.{index}.ls{which}.gamma"));
     }
     let (layer, field) = rest.rsplit_once('.')?;
-    if let Some((_, third)) = THIRDS.iter().find(|(theirs, _)| *theirs == layer) {
-        return Some(Renamed::Third(
-            format!("blocks.{index}.attn.qkv.{field}"),
-            *third,
-        ));
+    if let Some((_, ours, part, of)) = PARTS.iter().find(|(theirs, ..)| *theirs == layer) {
+        let ours = format!("blocks.{index}.{ours}.{field}");
+        return Some(Renamed::Part(ours, *part, *of));
     }
     let (_, ours) = BLOCK.iter().find(|(theirs, _)| *theirs == layer)?;
     whole(format!("blocks.{index}.{ours}.{field}"))
@@ -269,7 +270,7 @@ mod tests {
         }
         assert_eq!(
             own_name("encoder.layer.0.attention.attention.value.weight"),
-            Renamed::Third("blocks.0.attn.qkv.weight".to_owned(), 2)
+            Renamed::Part("blocks.0.attn.qkv.weight".to_owned(), 2, 3)
         );
         assert_eq!(own_name("pooler.dense.weight"), Renamed::Unused);
         assert_eq!(

@@ -1,6 +1,6 @@
 //! Whose names tensors have, and their names here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
 
@@ -38,8 +38,8 @@ impl Layout {
 pub(super) enum Renamed {
     /// It has this name.
     Whole(String),
-    /// It is the given third of this tensor's first dimension.
-    Third(String, usize),
+    /// It is this part of this tensor's first dimension, which has so many parts.
+    Part(String, usize, usize),
     /// No model here has such a part: a classifier, a pooler, a mask token.
     Unused,
 }
@@ -62,37 +62,36 @@ pub fn to_own_names(
         metadata: BTreeMap::new(),
         layout,
     };
-    let mut thirds: BTreeMap<String, [Option<(String, Tensor)>; 3]> = BTreeMap::new();
+    let mut packed: BTreeMap<String, Vec<Option<(String, Tensor)>>> = BTreeMap::new();
     for (name, tensor) in tensors {
         match own_name(&name, layout) {
             Renamed::Unused => {
                 weights.left_out.insert(name, tensor.dims().to_vec());
             }
             Renamed::Whole(own) => insert(&mut weights.tensors, own, &name, tensor)?,
-            Renamed::Third(own, index) => {
-                let place = &mut thirds.entry(own.clone()).or_default()[index];
-                if let Some((other, _)) = place.replace((name.clone(), tensor)) {
+            Renamed::Part(own, index, of) => {
+                let parts = packed.entry(own.clone()).or_insert_with(|| vec![None; of]);
+                if let Some((other, _)) = parts[index].replace((name.clone(), tensor)) {
                     return Err(twice(&name, &other, &own));
                 }
             }
         }
     }
-    for (own, parts) in thirds {
-        match parts {
-            [Some((name, q)), Some((_, k)), Some((_, v))]
-                if q.dims() == k.dims() && k.dims() == v.dims() =>
-            {
-                let joined = Tensor::cat(&[&q, &k, &v], 0)?;
-                insert(&mut weights.tensors, own, &name, joined)?;
-            }
-            // Under their own names, so that loading lists them and what they leave missing.
-            parts => weights.tensors.extend(
-                parts
-                    .into_iter()
-                    .flatten()
-                    .map(|(name, tensor)| (format!("backbone.{name}"), tensor)),
-            ),
+    for (own, parts) in packed {
+        let count = parts.len();
+        let parts: Vec<(String, Tensor)> = parts.into_iter().flatten().collect();
+        let shapes: BTreeSet<&[usize]> = parts.iter().map(|(_, part)| part.dims()).collect();
+        if parts.len() == count && shapes.len() == 1 {
+            let rows: Vec<&Tensor> = parts.iter().map(|(_, part)| part).collect();
+            let joined = Tensor::cat(&rows, 0)?;
+            insert(&mut weights.tensors, own, &parts[0].0, joined)?;
+            continue;
         }
+        // Under their own names, so that loading lists them and what they leave missing.
+        let kept = parts.into_iter();
+        weights
+            .tensors
+            .extend(kept.map(|(name, tensor)| (format!("backbone.{name}"), tensor)));
     }
     dinov2::give_class_token_a_position(&mut weights.tensors)?;
     Ok(weights)
@@ -116,7 +115,7 @@ fn own_name(name: &str, layout: Layout) -> Renamed {
     let ours = |name: String| format!("backbone.{name}");
     match renamed {
         Renamed::Whole(name) => Renamed::Whole(ours(name)),
-        Renamed::Third(name, index) => Renamed::Third(ours(name), index),
+        Renamed::Part(name, index, of) => Renamed::Part(ours(name), index, of),
         Renamed::Unused => Renamed::Unused,
     }
 }
@@ -124,6 +123,7 @@ fn own_name(name: &str, layout: Layout) -> Renamed {
 fn layout<'a>(names: impl Iterator<Item = &'a String> + Clone) -> Layout {
     let ours = |name: &String| {
         let starts = ["backbone.", "head.mlp.", "head.last_layer.", "new_head."];
+        let name = name.strip_prefix("module.").unwrap_or(name);
         starts.iter().any(|start| name.starts_with(start))
     };
     if names.clone().any(|name| hf::is_telling(name)) {
@@ -200,7 +200,9 @@ mod tests {
         assert_eq!(weights.layout, Layout::Timm);
         assert!(rename(&["cls_token", "backbone.cls_token"]).is_err());
         assert_eq!(
-            rename(&["backbone.norm.bias"]).unwrap().layout,
+            rename(&["module.backbone.norm.bias", "module.head.mlp.0.bias"])
+                .unwrap()
+                .layout,
             Layout::Selfsame
         );
     }

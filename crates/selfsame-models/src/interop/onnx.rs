@@ -53,3 +53,85 @@ pub fn encode(
     }
     Ok(model.encode_to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use candle_core::Device;
+
+    use super::*;
+    use crate::backbone::draw_backbone;
+    use crate::config::{Arch, MlpKind};
+
+    fn models() -> Vec<ModelConfig> {
+        let vit = ModelConfig {
+            embed_dim: 32,
+            depth: 2,
+            num_heads: 2,
+            patch_size: 8,
+            image_size: 32,
+            ..Default::default()
+        };
+        let dinov2 = ModelConfig {
+            num_registers: 3,
+            layer_scale: 1e-5,
+            mlp: MlpKind::Swiglu,
+            ..vit.clone()
+        };
+        let resnet = |arch| ModelConfig {
+            arch,
+            ..Default::default()
+        };
+        vec![vit, dinov2, resnet(Arch::Resnet18), resnet(Arch::Resnet50)]
+    }
+
+    /// What onnx's checker asks for, without it: names are defined once and before their use, and
+    /// every constant and output has its place.
+    #[test]
+    fn every_name_is_defined_once_before_it_is_used() {
+        for config in models() {
+            let tensors = draw_backbone(&config, 0, &Device::Cpu).unwrap().tensors();
+            let metadata = BTreeMap::from([("key".to_owned(), "value".to_owned())]);
+            let bytes = encode(&config, &tensors, &metadata).unwrap();
+            assert_eq!(bytes, encode(&config, &tensors, &metadata).unwrap());
+            let model = proto::Model::decode(bytes.as_slice()).unwrap();
+            assert_eq!(model.opset_import[0].version, OPSET);
+            assert_eq!(model.metadata_props[0].value, "value");
+            let graph = model.graph.unwrap();
+            let mut defined: BTreeSet<&str> = BTreeSet::from([graph.input[0].name.as_str()]);
+            for constant in &graph.initializer {
+                let count: i64 = constant.dims.iter().product();
+                let width = if constant.data_type == 1 { 4 } else { 8 };
+                assert_eq!(constant.raw_data.len() as i64, count * width);
+                assert!(defined.insert(&constant.name), "{}", constant.name);
+            }
+            let mut used: BTreeSet<&str> = BTreeSet::new();
+            for node in &graph.node {
+                for input in &node.input {
+                    assert!(defined.contains(input.as_str()), "{input} of {}", node.name);
+                    used.insert(input);
+                }
+                assert!(defined.insert(&node.output[0]), "{}", node.name);
+            }
+            for output in &graph.output {
+                assert!(defined.contains(output.name.as_str()), "{}", output.name);
+            }
+            for constant in &graph.initializer {
+                assert!(used.contains(constant.name.as_str()), "{}", constant.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_tensor_is_named() {
+        let config = &models()[0];
+        let mut tensors = draw_backbone(config, 0, &Device::Cpu).unwrap().tensors();
+        tensors.remove("backbone.blocks.1.mlp.fc2.bias");
+        let error = encode(config, &tensors, &BTreeMap::new()).unwrap_err();
+        assert!(
+            error.to_string().contains("blocks.1.mlp.fc2.bias"),
+            "{error}"
+        );
+    }
+}

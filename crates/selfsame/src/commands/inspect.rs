@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use candle_core::Device;
+use clap::CommandFactory;
 use selfsame_models::{HeadKind, infer};
 use serde_json::json;
 
-use crate::cli::Inspect;
+use crate::cli::{Cli, Inspect};
 use crate::exit::Done;
 use crate::scores::{print_json, print_text};
 use crate::weights::{Loaded, Weights};
@@ -97,18 +98,26 @@ fn head(loaded: &Loaded) -> Option<String> {
     Some(format!("{kind}, {} prototypes", head.out_dim))
 }
 
-/// What can be done with a backbone; attention needs a transformer.
+/// The commands of this program that take such weights.
 fn usable_by(loaded: &Loaded) -> Vec<&'static str> {
+    let program = Cli::command();
     let mut commands = vec![
         "train --init",
         "finetune",
         "embed",
         "knn",
         "linear",
+        "tsne",
+        "pca",
+        "neighbors",
         "export",
     ];
-    if loaded.model.arch.is_vit() {
+    if loaded.backbone.num_blocks() > 0 {
         commands.push("attention");
     }
+    commands.retain(|command| {
+        let name = command.split(' ').next().unwrap_or(command);
+        program.find_subcommand(name).is_some()
+    });
     commands
 }

@@ -19,9 +19,6 @@ struct Shared {
     /// Scalars 0, 1 and 2.
     thirds: [String; 3],
     scale: String,
-    half: String,
-    one: String,
-    sqrt_half: String,
 }
 
 pub(super) fn build(
@@ -53,9 +50,6 @@ pub(super) fn build(
         ),
         thirds: [0, 1, 2].map(|third| graph.integers(&format!("index.{third}"), &[], &[third])),
         scale: graph.number("attention.scale", 1.0 / (head_dim as f32).sqrt()),
-        half: graph.number("half", 0.5),
-        one: graph.number("one", 1.0),
-        sqrt_half: graph.number("sqrt_half", std::f32::consts::FRAC_1_SQRT_2),
     };
     for index in 0..dims.depth {
         xs = block(&format!("blocks.{index}"), &xs, &shared, graph)?;
@@ -180,10 +174,12 @@ fn activation(
     let at = |part: &str| format!("{name}.{part}");
     match shared.mlp {
         MlpKind::Gelu => {
-            let ys = graph.node("Mul", &at("scaled"), &[xs, &shared.sqrt_half], vec![]);
+            let sqrt_half = graph.number("sqrt_half", std::f32::consts::FRAC_1_SQRT_2);
+            let (half, one) = (graph.number("half", 0.5), graph.number("one", 1.0));
+            let ys = graph.node("Mul", &at("scaled"), &[xs, &sqrt_half], vec![]);
             let ys = graph.node("Erf", &at("erf"), &[&ys], vec![]);
-            let ys = graph.node("Add", &at("shifted"), &[&ys, &shared.one], vec![]);
-            let ys = graph.node("Mul", &at("share"), &[&ys, &shared.half], vec![]);
+            let ys = graph.node("Add", &at("shifted"), &[&ys, &one], vec![]);
+            let ys = graph.node("Mul", &at("share"), &[&ys, &half], vec![]);
             Ok(graph.node("Mul", name, &[xs, &ys], vec![]))
         }
         MlpKind::Swiglu => {
