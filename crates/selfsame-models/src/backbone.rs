@@ -1,6 +1,7 @@
 //! What every backbone can do, and building one from a configuration.
 
 use candle_core::{Result, Tensor};
+use selfsame_kernels::Precision;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
@@ -46,6 +47,10 @@ pub trait Backbone: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// [`candle_core::Error`] if there is no such block.
     fn attention_maps(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>>;
+
+    /// Computes the products of the transformer blocks in `precision` from now on; everything else
+    /// stays f32.
+    fn use_precision(&mut self, precision: Precision);
 
     /// Bytes that the backward pass needs of each image's forward pass, for images `[3, H, W]`;
     /// `None` if the images of a batch depend on one another (batch norm), so that they cannot be

@@ -125,6 +125,10 @@ impl Backbone for ResNet {
         Ok(None)
     }
 
+    fn use_precision(&mut self, _: kernels::Precision) {
+        // Convolutions are computed in f32.
+    }
+
     fn bytes_per_image(&self, _: usize, _: usize) -> Option<usize> {
         None
     }

@@ -9,7 +9,7 @@ use selfsame_objectives::{
 };
 use selfsame_optim::{GradSum, Optimizer};
 
-use crate::config::RunConfig;
+use crate::config::{Precision, RunConfig};
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
 
@@ -28,10 +28,12 @@ pub struct Learner {
     /// Moments of the student's parameters.
     pub optimizer: Optimizer,
     config: RunConfig,
+    /// Most bytes that a part of a batch keeps for its backward pass.
+    part_bytes: usize,
 }
 
-/// Most bytes that a part of a batch keeps for its backward pass.
-const PART_BYTES: usize = 640 << 20;
+/// The usual limit of [`Learner`]'s parts: several chunks for every core, a fraction of a batch.
+const PART_BYTES: usize = 960 << 20;
 
 /// Crops that go forward and backward together.
 struct StudentPart {
@@ -80,6 +82,14 @@ impl Learner {
         let (model, head) = (&config.model, &config.head);
         let (student, student_params) = Network::new(model, head, config.seed, device)?;
         let (teacher, teacher_params) = Network::teacher_of(model, head, &student_params)?;
+        let precision = match config.train.precision {
+            Precision::F32 => selfsame_models::Precision::F32,
+            Precision::Bf16 => selfsame_models::Precision::Bf16,
+        };
+        let (student, teacher) = (
+            student.with_precision(precision),
+            teacher.with_precision(precision),
+        );
         let center = Center::new(head.out_dim, config.objective.center_momentum, device)?;
         let optimizer = Optimizer::new(
             config.optim.name,
@@ -95,6 +105,7 @@ impl Learner {
             center,
             optimizer,
             config,
+            part_bytes: PART_BYTES,
         })
     }
 
@@ -217,7 +228,7 @@ impl Learner {
         let mut first_of_all = 0;
         for part in crops.parts() {
             let (rows, _, height, width) = part.crops.dims4()?;
-            let Some(most) = self.student.images_within(PART_BYTES, height, width) else {
+            let Some(most) = self.student.images_within(self.part_bytes, height, width) else {
                 return Ok(vec![StudentPart {
                     crops: PartCrops::All(crops.by_resolution()?),
                     group: 0,
@@ -225,7 +236,13 @@ impl Learner {
                     first_of_all: 0,
                 }]);
             };
+            // Round numbers are shared evenly among threads.
             let size = rows.div_ceil(rows.div_ceil(most));
+            let size = if size > 16 {
+                size.next_multiple_of(16)
+            } else {
+                size
+            };
             for start in (0..rows).step_by(size) {
                 parts.push(StudentPart {
                     crops: PartCrops::Some(part.crops.narrow(0, start, size.min(rows - start))?),
@@ -279,4 +296,108 @@ impl Learner {
 
 fn scalar(tensor: &Tensor) -> candle_core::Result<f64> {
     tensor.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+    use selfsame_models::{Arch, HeadConfig, ModelConfig};
+    use selfsame_objectives::Schedules;
+
+    use super::*;
+
+    fn config() -> RunConfig {
+        let mut config = RunConfig {
+            model: ModelConfig {
+                arch: Arch::VitTiny,
+                patch_size: 8,
+                image_size: 32,
+                embed_dim: 48,
+                depth: 3,
+                num_heads: 3,
+                drop_path_rate: 0.3,
+                ..ModelConfig::default()
+            },
+            head: HeadConfig {
+                out_dim: 40,
+                ..HeadConfig::default()
+            },
+            ..RunConfig::default()
+        };
+        config.optim.lr = 0.1;
+        config.optim.warmup_epochs = 0;
+        config.train.epochs = 40;
+        config
+    }
+
+    /// Crops that are a function of their position alone.
+    fn crops(rows: usize, size: usize) -> Tensor {
+        let values = (0..rows * 3 * size * size).map(|i| ((i * 7919) % 1013) as f32 / 500.0 - 1.0);
+        let values: Vec<f32> = values.collect();
+        Tensor::from_vec(values, (rows, 3, size, size), &Device::Cpu).unwrap()
+    }
+
+    /// Figures of three steps and the weights after them.
+    fn three_steps(part_bytes: usize, local_size: usize) -> (Vec<StepFigures>, Vec<f32>) {
+        let config = config();
+        let mut learner = Learner::new(&config, &Device::Cpu).unwrap();
+        learner.part_bytes = part_bytes;
+        let batch = DeviceBatch {
+            global: crops(8, 32),
+            local: Some(crops(12, local_size)),
+        };
+        let schedules = Schedules::new(&config.schedule(), 5).unwrap();
+        let step = |step| {
+            let now = schedules.at(step);
+            learner
+                .step(std::slice::from_ref(&batch), &now, 0, step)
+                .unwrap()
+        };
+        let figures = (0..3).map(step).collect();
+        let weights = learner.student_params.tensors();
+        let values = |tensor: &Tensor| -> Vec<f32> {
+            let tensor = tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+            tensor.to_vec1().unwrap()
+        };
+        (figures, weights.values().flat_map(values).collect())
+    }
+
+    #[test]
+    fn a_batch_in_parts_equals_the_whole_batch_up_to_rounding() {
+        for local_size in [32, 16] {
+            let (whole, whole_weights) = three_steps(usize::MAX, local_size);
+            let (parts, part_weights) = three_steps(1, local_size);
+            for (a, b) in whole.iter().zip(&parts) {
+                assert!((a.loss / b.loss - 1.0).abs() < 1e-5, "{a:?} {b:?}");
+                assert!(
+                    (a.grad_norm / b.grad_norm - 1.0).abs() < 1e-4,
+                    "{a:?} {b:?}"
+                );
+            }
+            assert!(
+                (whole[0].loss - whole[2].loss).abs() > 1e-3,
+                "the steps move something: {whole:?}"
+            );
+            let norm = |xs: &[f32]| xs.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            let gap: Vec<f32> = whole_weights
+                .iter()
+                .zip(&part_weights)
+                .map(|(a, b)| a - b)
+                .collect();
+            assert!(norm(&gap) < 1e-3 * norm(&whole_weights), "{}", norm(&gap));
+        }
+    }
+
+    #[test]
+    fn batch_norm_keeps_a_batch_in_one_part() {
+        let mut config = config();
+        config.head.use_bn = true;
+        let mut learner = Learner::new(&config, &Device::Cpu).unwrap();
+        learner.part_bytes = 1;
+        let batch = DeviceBatch {
+            global: crops(4, 32),
+            local: None,
+        };
+        assert_eq!(learner.student_parts(&batch).unwrap().len(), 1);
+    }
 }

@@ -12,7 +12,7 @@ use selfsame_data::{Dataset, Ledger, Loader, LoaderConfig};
 use selfsame_objectives::Schedules;
 
 use crate::capture::{CaptureInfo, write_capture};
-use crate::config::RunConfig;
+use crate::config::{Precision, RunConfig};
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
 use crate::learner::Learner;
@@ -175,6 +175,12 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
     });
     if let Err(why) = &monitor {
         observer.note(why);
+    }
+    if config.train.precision == Precision::Bf16 && !selfsame_models::Precision::Bf16.is_native() {
+        observer.note(
+            "warning: this processor has no AVX512-BF16; bf16 is computed by rounding, slower \
+             than f32",
+        );
     }
     if step == 0 && last_step > 0 {
         evaluate(
