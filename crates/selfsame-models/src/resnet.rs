@@ -125,14 +125,6 @@ impl Backbone for ResNet {
         Ok(None)
     }
 
-    fn use_precision(&mut self, _: kernels::Precision) {
-        // Convolutions are computed in f32.
-    }
-
-    fn bytes_per_image(&self, _: usize, _: usize) -> Option<usize> {
-        None
-    }
-
     fn num_blocks(&self) -> usize {
         0
     }
