@@ -398,6 +398,12 @@ fn check_data_says_by_its_exit_code_whether_all_is_usable() {
         (&1.into(), &1.into())
     );
     assert_eq!(value["files"][0]["file"], "b.jpg");
+    assert_eq!(value["shorter_side"][0], serde_json::json!(["below 32", 1]));
+    assert_eq!(value["smaller_than_crop"]["images"], 1);
+    std::fs::copy(dir.join("a.bmp"), dir.join("c.bmp")).unwrap();
+    let same = check(&[]).stdout;
+    assert!(same.contains("same bytes: a.bmp, c.bmp"), "{same}");
+    std::fs::remove_file(dir.join("c.bmp")).unwrap();
 
     std::fs::remove_file(dir.join("a.bmp")).unwrap();
     assert_eq!(check(&[]).code, 1, "all unusable");

@@ -319,14 +319,88 @@ fn pictures_that_cannot_be_used_stay_listed_when_the_run_goes_on() {
 
     std::fs::write(pictures.join("broken.bmp"), bmp(32, [0, 0, 0])).unwrap();
     let answer = resume(&run, &["train.max_steps=4"]);
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
-    assert!(
-        answer.stderr.contains("the pictures have changed"),
-        "{}",
-        answer.stderr
-    );
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    for words in [
+        "the pictures have changed",
+        "--accept-data-change",
+        "broken.bmp: 13 bytes then, 3126 bytes now",
+    ] {
+        assert!(
+            answer.stderr.contains(words),
+            "{words} is not in {}",
+            answer.stderr
+        );
+    }
+    let set = "train.max_steps=4".to_owned();
+    let run_text = text(&run);
+    let accepted = selfsame(&["resume", &run_text, "--accept-data-change", "--set", &set]);
+    assert_eq!(accepted.code, 0, "{}", accepted.stderr);
+    let manifest = run.join("checkpoints/step-00000004/manifest.json");
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
+    let changes = &manifest["extra"]["data_changes"];
+    assert_eq!(changes[0]["step"], 3, "{manifest}");
+    // Accepted once, the new pictures are those of the run.
+    assert_eq!(resume(&run, &["train.max_steps=5"]).code, 0);
     assert_eq!(
         std::fs::read_to_string(run.join("skipped.csv")).unwrap(),
         listed
     );
+}
+
+#[test]
+fn too_many_bad_pictures_end_the_run_with_the_ledger() {
+    let dir = scratch("too-many-bad");
+    let pictures = dir.join("pictures");
+    std::fs::create_dir(&pictures).unwrap();
+    for i in 0..12_u8 {
+        let bytes = match i % 3 {
+            0 => bmp(32, [20 * i, 90, 40])[..60 + usize::from(i)].to_vec(),
+            _ => bmp(32, [20 * i, 90, 40]),
+        };
+        std::fs::write(pictures.join(format!("{i:02}.bmp")), bytes).unwrap();
+    }
+    let run = dir.join("run");
+    let sets = ["train.batch_size=4", "data.max_bad_fraction=0.2"];
+    let mut args = tiny_run(&run, &sets);
+    args[2] = text(&pictures);
+    let answer = selfsame(&args);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    for words in [
+        "3 of 12 images cannot be decoded",
+        "data.max_bad_fraction",
+        ".bmp",
+    ] {
+        assert!(
+            answer.stderr.contains(words),
+            "{words} is not in {}",
+            answer.stderr
+        );
+    }
+    let listed = std::fs::read_to_string(run.join("skipped.csv")).unwrap();
+    assert_eq!(listed.lines().count(), 4, "{listed}");
+}
+
+#[test]
+fn non_finite_steps_may_be_left_out_but_not_for_ever() {
+    let run = scratch("skipping").join("run");
+    let sets = [
+        "optim.lr=1e30",
+        "optim.lr_scaling=none",
+        "train.non_finite=skip",
+    ];
+    let answer = selfsame(&tiny_run(&run, &sets));
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    let skipped = answer
+        .stderr
+        .lines()
+        .filter(|line| line.contains("skipped: step"));
+    assert_eq!(skipped.count(), 3, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("error: step 5: the loss is NaN"),
+        "{}",
+        answer.stderr
+    );
+    let captures = std::fs::read_dir(run.join("captures")).unwrap();
+    assert_eq!(captures.count(), 1, "the first of them is captured");
 }

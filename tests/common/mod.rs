@@ -43,9 +43,17 @@ pub(crate) fn command<S: AsRef<str>>(args: &[S]) -> Command {
 /// The flags of a run of a ViT of two blocks, 64 wide, 5 steps an epoch.
 pub(crate) fn tiny_run(run: &Path, sets: &[&str]) -> Vec<String> {
     let data = "synthetic:portraits?count=40&seed=3";
-    let mut args = ["train", "--data", data, "--threads", "1", "--run"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut args = [
+        "train",
+        "--no-report",
+        "--data",
+        data,
+        "--threads",
+        "1",
+        "--run",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     args.push(text(run));
     let fixed = [
         "augment.global_size=32",

@@ -9,13 +9,14 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 /// Which of our crates each may depend on (ARCHITECTURE.md); anything else is an error.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("selfsame-augment", &[]),
     ("selfsame-kernels", &[]),
     ("selfsame-checkpoint", &[]),
     ("selfsame-report", &[]),
+    ("selfsame-pth", &[]),
     ("selfsame-data", &["selfsame-augment"]),
-    ("selfsame-models", &["selfsame-kernels"]),
+    ("selfsame-models", &["selfsame-kernels", "selfsame-pth"]),
     ("selfsame-objectives", &["selfsame-kernels"]),
     ("selfsame-optim", &["selfsame-kernels"]),
     ("selfsame-eval", &["selfsame-optim"]),
@@ -45,10 +46,11 @@ const ARROWS: [(&str, &[&str]); 12] = [
 ];
 
 /// Crates that must build without candle.
-const CANDLE_FREE: [&str; 4] = [
+const CANDLE_FREE: [&str; 5] = [
     "selfsame-augment",
     "selfsame-data",
     "selfsame-report",
+    "selfsame-pth",
     "xtask",
 ];
 

@@ -5,6 +5,7 @@
 )]
 
 use image::{Rgb, RgbImage};
+use rayon::prelude::*;
 use selfsame_augment::{
     AugmentConfig, AugmentError, EvalCrop, Interpolation, Level, MultiCrop, Normalize, SampleKey,
     StandardCrop, ViewOp, Workspace, ops,
@@ -68,7 +69,7 @@ fn batch_holds_the_same_bytes_at_1_2_and_8_threads() {
 }
 
 #[test]
-fn crops_hold_the_same_bytes_at_every_level_of_instructions() {
+fn crops_hold_the_same_bytes_at_every_level_and_number_of_threads() {
     // Sizes that no vector divides, one image smaller than any vector, and one so large that its
     // crops do not share a turned copy.
     let config = AugmentConfig {
@@ -90,23 +91,37 @@ fn crops_hold_the_same_bytes_at_every_level_of_instructions() {
             ..config.clone()
         };
         let multi_crop = MultiCrop::new(config).unwrap();
-        let crops = |level| {
-            let mut workspace = Workspace::with_level(level);
-            let mut all = Vec::new();
-            for (image, i) in images.iter().zip(0..) {
-                let mut views: Vec<_> = (0..multi_crop.num_views())
-                    .map(|v| vec![f32::NAN; 3 * multi_crop.view_size(v).pow(2)])
-                    .collect();
-                let mut out: Vec<_> = views.iter_mut().map(Vec::as_mut_slice).collect();
-                let drawn = multi_crop.write_crops(image, key(i), &mut out, &mut workspace);
-                assert_eq!(drawn.unwrap().len(), 6);
-                all.extend(views);
-            }
-            all
+        let crops = |level, threads| -> Vec<Vec<Vec<f32>>> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            pool.build().unwrap().install(|| {
+                images
+                    .par_iter()
+                    .enumerate()
+                    .with_max_len(1)
+                    .map_init(
+                        || Workspace::with_level(level),
+                        |workspace, (i, image)| {
+                            let mut views: Vec<_> = (0..multi_crop.num_views())
+                                .map(|v| vec![f32::NAN; 3 * multi_crop.view_size(v).pow(2)])
+                                .collect();
+                            let mut out: Vec<_> = views.iter_mut().map(Vec::as_mut_slice).collect();
+                            let drawn =
+                                multi_crop.write_crops(image, key(i as u64), &mut out, workspace);
+                            assert_eq!(drawn.unwrap().len(), 6);
+                            views
+                        },
+                    )
+                    .collect()
+            })
         };
-        let reference = crops(Level::SCALAR);
+        let reference = crops(Level::SCALAR, 1);
         for level in Level::available() {
-            assert!(crops(level) == reference, "{level}, {interpolation:?}");
+            for threads in [1, 2, 8] {
+                assert!(
+                    crops(level, threads) == reference,
+                    "{level}, {threads} threads, {interpolation:?}"
+                );
+            }
         }
     }
 }

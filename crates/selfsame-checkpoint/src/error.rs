@@ -16,7 +16,7 @@ pub enum CheckpointError {
         source: io::Error,
     },
 
-    /// The disk, or the user's quota on it, is full.
+    /// The disk is full, or the user's quota on it or limit of a file is reached.
     #[error("no room left to write {}: {needed} bytes are needed in all", path.display())]
     DiskFull {
         /// The file that did not fit.
@@ -150,9 +150,9 @@ impl<T> OnPath<T> for io::Result<T> {
 
     /// As `on("write", path)`, with a full disk told apart.
     fn on_write(self, path: &Path, needed: u64) -> crate::Result<T> {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         match self {
-            Err(source) if matches!(source.kind(), StorageFull | QuotaExceeded) => {
+            Err(source) if matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge) => {
                 Err(CheckpointError::DiskFull {
                     path: path.to_path_buf(),
                     needed,

@@ -1,13 +1,15 @@
 //! Annotation files: a CSV with a column of image paths, every other column a label.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use csv::StringRecord;
 
-use crate::dataset::{FileSample, Files, OpenOptions};
+use crate::dataset::{FileSample, Files, OpenOptions, SharedTexts};
 use crate::decode::Limits;
 use crate::error::DataError;
 
@@ -42,8 +44,12 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
     let root = Root::new(path, options)?;
 
     let mut samples = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|e| wrong(line_of(&e), problem_of(&e)))?;
+    let mut texts = SharedTexts::default();
+    let mut record = StringRecord::new();
+    while reader
+        .read_record(&mut record)
+        .map_err(|e| wrong(line_of(&e), problem_of(&e)))?
+    {
         let line = record.position().map_or(0, csv::Position::line);
         let image = record.get(columns.image).unwrap_or_default();
         if image.trim().is_empty() {
@@ -56,27 +62,53 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
             ));
         }
         let labels = columns
-            .labels(&record)
+            .labels(&record, &mut texts)
             .map_err(|problem| wrong(line, problem))?;
-        let image_path = root.resolve(image).ok_or_else(|| DataError::Outside {
-            path: path.to_path_buf(),
-            line,
-            image: image.to_owned(),
-            root: root.folder.clone(),
-        })?;
+        if !root.admits(image) {
+            return Err(DataError::Outside {
+                path: path.to_path_buf(),
+                line,
+                image: image.to_owned(),
+                root: root.folder,
+            });
+        }
         samples.push(FileSample {
             name: image.to_owned(),
-            path: image_path,
+            path: None,
             labels,
         });
     }
-    samples.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+    let samples = in_order(samples);
     let label_names = columns.labels.into_iter().map(|(_, name)| name).collect();
     Ok(Files {
         samples,
         label_names,
+        folder: root.folder,
         limits: Limits::default(),
     })
+}
+
+/// The samples in the byte order of their names.
+///
+/// Most comparisons end within the first bytes, which lie in the array that is sorted: following
+/// two pointers for each of them would take several times as long.
+fn in_order(mut samples: Vec<FileSample>) -> Vec<FileSample> {
+    let start_of = |name: &str| {
+        let mut start = [0; 16];
+        let len = name.len().min(16);
+        start[..len].copy_from_slice(&name.as_bytes()[..len]);
+        u128::from_be_bytes(start)
+    };
+    let starts = samples.iter().map(|sample| start_of(&sample.name));
+    let mut order: Vec<(u128, usize)> = starts.zip(0..).collect();
+    order.sort_by(|(a, i), (b, j)| {
+        let names = || samples[*i].name.as_bytes().cmp(samples[*j].name.as_bytes());
+        a.cmp(b).then_with(names)
+    });
+    let in_order = order.into_iter();
+    in_order
+        .map(|(_, i)| std::mem::take(&mut samples[i]))
+        .collect()
 }
 
 /// Which column is what.
@@ -128,20 +160,23 @@ impl Columns {
         })
     }
 
-    /// The row's labels; an empty cell is no label.
-    fn labels(&self, record: &StringRecord) -> Result<BTreeMap<String, String>, String> {
-        let mut labels = BTreeMap::new();
-        for (column, name) in &self.labels {
+    /// The row's value of each label; an empty cell is no label.
+    fn labels(
+        &self,
+        record: &StringRecord,
+        texts: &mut SharedTexts,
+    ) -> Result<Box<[Option<Arc<str>>]>, String> {
+        let value_of = |(column, name): &(usize, String)| {
             let value = record.get(*column).unwrap_or_default().trim();
             if value.is_empty() {
-                continue;
+                return Ok(None);
             }
             if self.age_is_number && name == "age" && value.parse::<f64>().is_err() {
                 return Err(format!("age {value:?} is not a number"));
             }
-            labels.insert(name.clone(), value.to_owned());
-        }
-        Ok(labels)
+            Ok(Some(texts.share(value)))
+        };
+        self.labels.iter().map(value_of).collect()
     }
 }
 
@@ -152,7 +187,26 @@ struct Root {
     real: PathBuf,
     allow_outside: bool,
     /// Parent folders already looked up: images share few of them.
-    real_parents: std::cell::RefCell<BTreeMap<PathBuf, Option<PathBuf>>>,
+    parents: RefCell<HashMap<String, Parent>>,
+}
+
+/// What is known of a folder that images lie in.
+struct Parent {
+    /// Without links and `..`; nothing if it does not exist.
+    real: Option<PathBuf>,
+    /// The entries that are symbolic links. One listing is cheaper than asking for every image.
+    links: BTreeSet<OsString>,
+}
+
+impl Parent {
+    fn look_up(folder: &Path) -> Self {
+        let links = fs::read_dir(folder).into_iter().flatten().flatten();
+        let links = links.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+        Self {
+            real: fs::canonicalize(folder).ok(),
+            links: links.map(|entry| entry.file_name()).collect(),
+        }
+    }
 }
 
 impl Root {
@@ -203,7 +257,7 @@ impl Root {
             folder,
             real,
             allow_outside,
-            real_parents: Default::default(),
+            parents: RefCell::default(),
         })
     }
 
@@ -220,43 +274,50 @@ impl Root {
         }
     }
 
-    /// The path of an image, or nothing if it lies outside.
-    fn resolve(&self, image: &str) -> Option<PathBuf> {
-        let path = self.folder.join(image);
-        if self.allow_outside || self.is_inside(&path) {
-            Some(path)
-        } else {
-            None
+    /// Whether an image may be read: it lies inside, or anything may.
+    ///
+    /// Links are followed as far as files exist; what does not exist is judged by its text.
+    fn admits(&self, image: &str) -> bool {
+        if self.allow_outside {
+            return true;
         }
-    }
-
-    /// Follows links as far as files exist; what does not exist is judged by its text.
-    fn is_inside(&self, path: &Path) -> bool {
-        let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
-        if is_link && let Ok(real) = fs::canonicalize(path) {
-            return real.starts_with(&self.real);
-        }
-        let (Some(parent), Some(Component::Normal(_))) =
-            (path.parent(), path.components().next_back())
-        else {
+        let Some((folder, name)) = folder_and_name(image) else {
             return false;
         };
-        let real_parent = self
-            .real_parents
-            .borrow_mut()
-            .entry(parent.to_path_buf())
-            .or_insert_with(|| fs::canonicalize(parent).ok())
-            .clone();
-        match real_parent {
+        let mut parents = self.parents.borrow_mut();
+        if !parents.contains_key(folder) {
+            let parent = Parent::look_up(&self.folder.join(folder));
+            parents.insert(folder.to_owned(), parent);
+        }
+        let parent = &parents[folder];
+        let path = || self.folder.join(image);
+        if parent.links.contains(OsStr::new(name))
+            && let Ok(real) = fs::canonicalize(path())
+        {
+            return real.starts_with(&self.real);
+        }
+        match &parent.real {
             Some(real) => real.starts_with(&self.real),
             None => {
-                path.strip_prefix(&self.folder).is_ok_and(|rest| {
-                    rest.components()
-                        .all(|part| matches!(part, Component::Normal(_)))
-                }) || without_dots(path).starts_with(&self.real)
+                let all_normal = Path::new(image)
+                    .components()
+                    .all(|part| matches!(part, Component::Normal(_)));
+                all_normal || without_dots(&path()).starts_with(&self.real)
             }
         }
     }
+}
+
+/// A path cut before its last part; nothing if that is no name.
+///
+/// By its text: the standard library takes a path apart part by part, and would do so for every
+/// one of a million rows.
+fn folder_and_name(image: &str) -> Option<(&str, &str)> {
+    let (folder, name) = match image.rfind(std::path::is_separator) {
+        Some(at) => (&image[..at.max(1)], &image[at + 1..]),
+        None => ("", image),
+    };
+    (!matches!(name, "" | "." | "..")).then_some((folder, name))
 }
 
 /// The path with `.` and `..` worked out on the text alone.

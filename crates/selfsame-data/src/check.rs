@@ -1,6 +1,8 @@
-//! Decodes a whole data set and counts what cannot be used.
+//! Decodes a whole data set and counts what it holds and what cannot be used.
 
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
@@ -8,8 +10,17 @@ use rayon::prelude::*;
 use crate::dataset::Dataset;
 use crate::ledger::{Ledger, LedgerEntry};
 
+/// Upper bounds of the buckets of shorter sides, in pixels; one more bucket lies above.
+pub const SIDE_BOUNDS: [u32; 6] = [32, 64, 128, 256, 512, 1024];
+
+/// Upper bounds of the buckets of width over height; one more bucket lies above.
+pub const ASPECT_BOUNDS: [f64; 4] = [0.5, 0.8, 1.25, 2.0];
+
+/// Values of a label that are counted one by one; a label with more is only said to have more.
+const MAX_VALUES: usize = 20;
+
 /// What [`check`] found.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct CheckReport {
     /// Images that decode.
     pub usable: usize,
@@ -17,34 +28,164 @@ pub struct CheckReport {
     pub unusable: Vec<LedgerEntry>,
     /// How many of them there are of each kind.
     pub reasons: BTreeMap<String, usize>,
+    /// Names of files with the same bytes, in the data set's order; groups of two and more.
+    pub duplicates: Vec<Vec<String>>,
+    /// Usable images by shorter side: below each of [`SIDE_BOUNDS`], then the rest.
+    pub sides: Vec<usize>,
+    /// Usable images by width over height: below each of [`ASPECT_BOUNDS`], then the rest.
+    pub aspects: Vec<usize>,
+    /// Usable images whose shorter side is below the crop's: their crops are magnified.
+    pub smaller_than_crop: usize,
+    /// Of each label, how many usable images have which value.
+    pub labels: BTreeMap<String, LabelBalance>,
+}
+
+/// How a label is spread over the usable images.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct LabelBalance {
+    /// Different values.
+    pub values: usize,
+    /// Images with each value; empty if there are more than 20 different ones.
+    pub counts: BTreeMap<String, usize>,
+    /// Images without this label.
+    pub missing: usize,
+}
+
+/// What is kept of one image.
+enum Seen {
+    Usable {
+        size: (u32, u32),
+        hash: Option<blake3::Hash>,
+    },
+    Unusable {
+        entry: LedgerEntry,
+        hash: Option<blake3::Hash>,
+    },
 }
 
 /// Decodes every image on rayon's current pool; what fails is also entered in `ledger`.
 ///
-/// `progress` is called with the number of images done so far, from any thread.
+/// `crop_size` is the side of the largest crop that training will take, in pixels. `progress` is
+/// called with the number of images done so far, from any thread.
 pub fn check(
     dataset: &dyn Dataset,
+    crop_size: u32,
     ledger: &Ledger,
     progress: &(dyn Fn(usize) + Sync),
 ) -> CheckReport {
     let done = AtomicUsize::new(0);
-    let unusable: Vec<LedgerEntry> = (0..dataset.len())
+    let seen: Vec<Seen> = (0..dataset.len())
         .into_par_iter()
-        .filter_map(|index| {
-            let error = dataset.decode(index).err();
+        .map(|index| {
+            let hash = dataset.path(index).and_then(|path| hash_of(&path));
+            let seen = match dataset.decode(index) {
+                Ok(image) => Seen::Usable {
+                    size: image.dimensions(),
+                    hash,
+                },
+                Err(error) => {
+                    let entry = LedgerEntry::new(dataset.name(index), &error);
+                    Seen::Unusable { entry, hash }
+                }
+            };
             progress(done.fetch_add(1, Ordering::Relaxed) + 1);
-            error.map(|error| LedgerEntry::new(dataset.name(index), &error))
+            seen
         })
         .collect();
-    let mut reasons = BTreeMap::new();
-    for entry in &unusable {
-        ledger.enter(entry.clone());
-        *reasons.entry(entry.kind.clone()).or_insert(0) += 1;
+
+    let mut report = CheckReport {
+        usable: 0,
+        unusable: Vec::new(),
+        reasons: BTreeMap::new(),
+        duplicates: Vec::new(),
+        sides: vec![0; SIDE_BOUNDS.len() + 1],
+        aspects: vec![0; ASPECT_BOUNDS.len() + 1],
+        smaller_than_crop: 0,
+        labels: BTreeMap::new(),
+    };
+    let mut usable = Vec::new();
+    let mut same: BTreeMap<[u8; 32], Vec<usize>> = BTreeMap::new();
+    for (index, seen) in seen.into_iter().enumerate() {
+        let hash = match seen {
+            Seen::Usable {
+                size: (width, height),
+                hash,
+            } => {
+                let side = width.min(height);
+                let aspect = f64::from(width) / f64::from(height);
+                report.sides[SIDE_BOUNDS.iter().filter(|bound| side >= **bound).count()] += 1;
+                report.aspects[ASPECT_BOUNDS
+                    .iter()
+                    .filter(|bound| aspect >= **bound)
+                    .count()] += 1;
+                report.smaller_than_crop += usize::from(side < crop_size);
+                usable.push(index);
+                hash
+            }
+            Seen::Unusable { entry, hash } => {
+                ledger.enter(entry.clone());
+                *report.reasons.entry(entry.kind.clone()).or_insert(0) += 1;
+                report.unusable.push(entry);
+                hash
+            }
+        };
+        if let Some(hash) = hash {
+            same.entry(*hash.as_bytes()).or_default().push(index);
+        }
     }
-    CheckReport {
-        usable: dataset.len() - unusable.len(),
-        unusable,
-        reasons,
+    report.usable = usable.len();
+    let mut groups: Vec<Vec<usize>> = same.into_values().filter(|group| group.len() > 1).collect();
+    groups.sort();
+    let name = |index: usize| dataset.name(index).to_owned();
+    report.duplicates = groups
+        .into_iter()
+        .map(|group| group.into_iter().map(name).collect())
+        .collect();
+    report.labels = dataset
+        .label_names()
+        .into_iter()
+        .map(|label| {
+            let balance = balance(dataset, &label, &usable);
+            (label, balance)
+        })
+        .collect();
+    report
+}
+
+fn balance(dataset: &dyn Dataset, label: &str, usable: &[usize]) -> LabelBalance {
+    let mut counts = BTreeMap::new();
+    let mut missing = 0;
+    for &index in usable {
+        match dataset.label(index, label) {
+            Some(value) => *counts.entry(value).or_insert(0) += 1,
+            None => missing += 1,
+        }
+    }
+    let values = counts.len();
+    if values > MAX_VALUES {
+        counts.clear();
+    }
+    LabelBalance {
+        values,
+        counts,
+        missing,
+    }
+}
+
+/// BLAKE3 of a regular file, read in pieces; an empty file is like no other.
+fn hash_of(path: &Path) -> Option<blake3::Hash> {
+    let metadata = std::fs::metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() == 0 {
+        return None;
+    }
+    let mut file = std::fs::File::open(path).ok()?;
+    let mut hasher = blake3::Hasher::new();
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut piece).ok()? {
+            0 => return Some(hasher.finalize()),
+            read => hasher.update(&piece[..read]),
+        };
     }
 }
 
@@ -65,7 +206,7 @@ mod tests {
             .unwrap();
         let dataset = open(folder.path().to_str().unwrap(), &OpenOptions::default()).unwrap();
         let (ledger, most) = (Ledger::new(), AtomicUsize::new(0));
-        let report = check(&*dataset, &ledger, &|done| {
+        let report = check(&*dataset, 32, &ledger, &|done| {
             most.fetch_max(done, Ordering::Relaxed);
         });
         assert_eq!(report.usable, 1);
@@ -74,5 +215,31 @@ mod tests {
         assert_eq!(report.reasons["not an image"], 2);
         assert_eq!(ledger.counts(), report.reasons);
         assert_eq!(most.into_inner(), 4);
+    }
+
+    #[test]
+    fn sizes_duplicates_and_labels_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let save = |name: &str, width, height, grey| {
+            let picture = image::RgbImage::from_pixel(width, height, image::Rgb([grey; 3]));
+            picture.save(folder.path().join(name)).unwrap();
+        };
+        save("0_ann_30_f.png", 40, 31, 1);
+        save("1_bob_31_m.png", 130, 64, 1);
+        save("2_cat_30_f.png", 40, 31, 1);
+        save("3_dan_30_f.png", 63, 200, 2);
+        save("other.png", 128, 128, 3);
+        let dataset = open(folder.path().to_str().unwrap(), &OpenOptions::default()).unwrap();
+        let report = check(&*dataset, 64, &Ledger::new(), &|_| ());
+        assert_eq!(report.duplicates, [["0_ann_30_f.png", "2_cat_30_f.png"]]);
+        assert_eq!(report.sides, [2, 1, 1, 1, 0, 0, 0]);
+        assert_eq!(report.aspects, [1, 0, 1, 2, 1]);
+        assert_eq!(report.smaller_than_crop, 3);
+        let gender = &report.labels["gender"];
+        assert_eq!(
+            (gender.counts["f"], gender.counts["m"], gender.missing),
+            (3, 1, 1)
+        );
+        assert_eq!(report.labels["name"].values, 4);
     }
 }

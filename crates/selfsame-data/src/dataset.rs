@@ -1,6 +1,6 @@
 //! A data set: images with names and labels, decoded on demand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use image::RgbImage;
 
 use crate::decode::{self, DecodeError, Limits};
 use crate::error::DataError;
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Fingerprint, sampled};
 use crate::portraits::Portraits;
 use crate::{annotations, image_folder};
 
@@ -149,11 +149,28 @@ pub fn open(spec: &str, options: &OpenOptions) -> Result<Arc<dyn Dataset>, DataE
 }
 
 /// One image file and what is known about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileSample {
     pub(crate) name: String,
-    pub(crate) path: PathBuf,
-    pub(crate) labels: BTreeMap<String, String>,
+    /// The file, if it is not [`Files::folder`] and the name.
+    pub(crate) path: Option<PathBuf>,
+    /// A value, or none, for each of [`Files::label_names`].
+    pub(crate) labels: Box<[Option<Arc<str>>]>,
+}
+
+/// Texts that many samples have in common, kept once.
+#[derive(Debug, Default)]
+pub(crate) struct SharedTexts(HashSet<Arc<str>>);
+
+impl SharedTexts {
+    pub(crate) fn share(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(text) {
+            return known.clone();
+        }
+        let new: Arc<str> = text.into();
+        self.0.insert(new.clone());
+        new
+    }
 }
 
 /// A data set of image files.
@@ -161,7 +178,18 @@ pub(crate) struct FileSample {
 pub(crate) struct Files {
     pub(crate) samples: Vec<FileSample>,
     pub(crate) label_names: Vec<String>,
+    /// What names start from.
+    pub(crate) folder: PathBuf,
     pub(crate) limits: Limits,
+}
+
+impl Files {
+    fn path_of(&self, sample: &FileSample) -> PathBuf {
+        match &sample.path {
+            Some(path) => path.clone(),
+            None => self.folder.join(&sample.name),
+        }
+    }
 }
 
 impl Dataset for Files {
@@ -174,11 +202,17 @@ impl Dataset for Files {
     }
 
     fn labels(&self, index: usize) -> BTreeMap<String, String> {
-        self.samples[index].labels.clone()
+        let labels = self.label_names.iter().zip(&self.samples[index].labels);
+        labels
+            .filter_map(|(name, value)| Some((name.clone(), value.as_deref()?.to_owned())))
+            .collect()
     }
 
     fn label(&self, index: usize, name: &str) -> Option<String> {
-        self.samples[index].labels.get(name).cloned()
+        let column = self.label_names.iter().position(|known| known == name)?;
+        self.samples[index].labels[column]
+            .as_deref()
+            .map(str::to_owned)
     }
 
     fn label_names(&self) -> Vec<String> {
@@ -186,20 +220,20 @@ impl Dataset for Files {
     }
 
     fn decode(&self, index: usize) -> Result<RgbImage, DecodeError> {
-        decode::decode_file(&self.samples[index].path, &self.limits)
+        decode::decode_file(&self.path_of(&self.samples[index]), &self.limits)
     }
 
     fn path(&self, index: usize) -> Option<PathBuf> {
-        Some(self.samples[index].path.clone())
+        Some(self.path_of(&self.samples[index]))
     }
 
     fn fingerprint(&self) -> String {
         let mut fingerprint = Fingerprint::new("files");
         for sample in &self.samples {
-            fingerprint.add_file(&sample.name, &sample.path);
+            fingerprint.add_file(&sample.name, &self.path_of(sample));
         }
-        let paths: Vec<&Path> = self.samples.iter().map(|sample| &*sample.path).collect();
-        fingerprint.add_content(&paths);
+        let sampled = sampled(self.len()).map(|index| self.path_of(&self.samples[index]));
+        fingerprint.add_content(sampled);
         fingerprint.finish()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Files whose content is sampled, evenly spaced over the data set.
 const SAMPLED_FILES: usize = 64;
@@ -35,18 +35,10 @@ impl Fingerprint {
         self.0.update(&size.to_le_bytes());
     }
 
-    /// The first bytes of up to 64 of the files.
-    pub(crate) fn add_content(&mut self, paths: &[&Path]) {
-        let step = paths.len().div_ceil(SAMPLED_FILES).max(1);
-        for path in paths.iter().step_by(step) {
-            let mut bytes = Vec::new();
-            // Only regular files: opening a pipe would wait for a writer.
-            if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
-                && let Ok(file) = File::open(path)
-            {
-                // What cannot be read contributes what could be read.
-                let _ = file.take(SAMPLED_BYTES).read_to_end(&mut bytes);
-            }
+    /// The first bytes of the files [`sampled`] from all.
+    pub(crate) fn add_content(&mut self, paths: impl Iterator<Item = PathBuf>) {
+        for path in paths {
+            let bytes = head(&path);
             self.0.update(&(bytes.len() as u64).to_le_bytes());
             self.0.update(&bytes);
         }
@@ -55,6 +47,28 @@ impl Fingerprint {
     pub(crate) fn finish(self) -> String {
         self.0.finalize().to_hex().to_string()
     }
+}
+
+/// The files of `len` whose content is sampled, in ascending order.
+pub(crate) fn sampled(len: usize) -> impl Iterator<Item = usize> {
+    (0..len).step_by(len.div_ceil(SAMPLED_FILES).max(1))
+}
+
+/// BLAKE3 of the first bytes of a file.
+pub(crate) fn head_hash(path: &Path) -> String {
+    blake3::hash(&head(path)).to_hex().to_string()
+}
+
+fn head(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // Only regular files: opening a pipe would wait for a writer.
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+        && let Ok(file) = File::open(path)
+    {
+        // What cannot be read contributes what could be read.
+        let _ = file.take(SAMPLED_BYTES).read_to_end(&mut bytes);
+    }
+    bytes
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::dataset::{FileSample, Files, Layout};
+use crate::dataset::{FileSample, Files, Layout, SharedTexts};
 use crate::decode::Limits;
 use crate::error::DataError;
 use crate::file_name::{AgeDbName, UtkFaceName};
@@ -24,17 +24,28 @@ pub(crate) fn read(folder: &Path, layout: Layout) -> Result<Files, DataError> {
         Layout::Classes => &["class"],
         Layout::Auto | Layout::Flat => &[],
     };
+    let mut texts = SharedTexts::default();
     let samples = found
         .into_iter()
-        .map(|Found { path, name, .. }| FileSample {
-            labels: labels(&name, layout),
-            path,
-            name,
+        .map(|found| {
+            let Found {
+                path,
+                name,
+                is_utf8,
+            } = found;
+            let values = labels(&name, layout);
+            let value_of = |label: &&str| values.get(*label).map(|value| texts.share(value));
+            FileSample {
+                labels: label_names.iter().map(value_of).collect(),
+                path: (!is_utf8).then_some(path),
+                name,
+            }
         })
         .collect();
     Ok(Files {
         samples,
         label_names: label_names.iter().map(|&name| name.to_owned()).collect(),
+        folder: folder.to_path_buf(),
         limits: Limits::default(),
     })
 }

@@ -33,6 +33,7 @@
 //! - [`open`] gives a [`Dataset`]: names, labels, [`Dataset::decode`].
 //! - [`Cached`] keeps decoded pictures in memory.
 //! - [`Loader`] makes batches of crops for training, [`EvalLoader`] one view of each image.
+//! - [`PictureList`] names what has changed since a run began.
 //! - [`check`] decodes everything and counts what cannot be used.
 //! - [`annotations`], [`split`] and [`walk`] are what `cargo xtask prepare-*` is made of.
 //!
@@ -43,7 +44,7 @@ pub use selfsame_augment as augment;
 pub mod annotations;
 mod batch;
 mod cached;
-mod check;
+pub mod check;
 mod dataset;
 pub mod decode;
 mod error;
@@ -54,6 +55,7 @@ mod image_folder;
 mod ledger;
 mod loader;
 mod ordered;
+mod picture_list;
 mod portraits;
 mod rng;
 pub mod sampler;
@@ -62,7 +64,7 @@ pub mod walk;
 
 pub use batch::{EvalBatch, HostBatch};
 pub use cached::Cached;
-pub use check::{CheckReport, check};
+pub use check::{CheckReport, LabelBalance, check};
 pub use dataset::{Dataset, Layout, OpenOptions, open};
 pub use decode::{DecodeError, Limits};
 pub use error::DataError;
@@ -70,5 +72,6 @@ pub use eval_loader::{EvalBatches, EvalLoader, EvalTransform, eval_batches};
 pub use file_name::{AgeDbName, UtkFaceName};
 pub use ledger::{Ledger, LedgerEntry};
 pub use loader::{EpochBatches, Loader, LoaderConfig};
+pub use picture_list::PictureList;
 pub use portraits::PORTRAIT_SIZE;
 pub use sampler::Sampler;

@@ -30,11 +30,16 @@ pub mod linear_probe;
 pub mod logistic;
 pub mod metrics;
 mod neighbors;
+mod pca;
 mod random;
 pub mod ridge;
+mod tsne;
 
 pub use error::EvalError;
 pub use features::Features;
 pub use knn::{KnnAnswers, KnnConfig, Vote, knn, knn_regress};
 pub use labels::{LabelEncoder, number};
 pub use neighbors::{Neighbors, Own, neighbors};
+pub use pca::Pca;
+pub use random::choose;
+pub use tsne::{Tsne, TsneConfig, tsne};

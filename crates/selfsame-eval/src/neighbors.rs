@@ -2,6 +2,7 @@
 
 use crate::error::{EvalError, same_length};
 use crate::features::Features;
+use crate::pca::{centred, column_means};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use std::cmp::Ordering;
@@ -65,8 +66,65 @@ pub fn neighbors(
         return Err(EvalError::Empty { what: "neighbours" });
     }
 
-    let d = bank.d;
     let (bank, queries) = (bank.l2_normalized(), queries.l2_normalized());
+    search(&bank, &queries, None, k, own)
+}
+
+/// The nearest other rows of each row by Euclidean distance.
+pub(crate) struct Nearest {
+    /// Rows, `[n, k]`, nearest first.
+    pub(crate) indices: Vec<u32>,
+    /// Squared distances, `[n, k]`.
+    pub(crate) squared_distances: Vec<f64>,
+}
+
+/// Finds the `k` (below n) nearest other rows of each row; of equally near ones the lower index comes first.
+///
+/// Matrix products find somewhat more than `k` candidates; their distances are then summed in `f64` from differences.
+pub(crate) fn nearest_euclidean(features: &Features, k: usize) -> Result<Nearest, EvalError> {
+    const SPARE: usize = 16;
+    features.check_width(features.d)?;
+    let mean = column_means(features);
+    let rows = Features {
+        data: centred(features, &mean),
+        ..*features
+    };
+    // |x - y|² = |x|² - 2 (x·y - |y|²/2)
+    let half_squares: Vec<f32> = rows
+        .rows()
+        .map(|row| (row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / 2.0) as f32)
+        .collect();
+    let candidates = (k + SPARE).min(features.n - 1);
+    let found = search(&rows, &rows, Some(&half_squares), candidates, Own::LeaveOut)?;
+    let exact: Vec<(u32, f64)> = (0..features.n)
+        .into_par_iter()
+        .flat_map_iter(|i| {
+            let distance = |&j: &u32| {
+                let pairs = rows.row(i).iter().zip(rows.row(j as usize));
+                let squares = pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+                (j, squares.sum::<f64>())
+            };
+            let mut row: Vec<(u32, f64)> = found.row(i).0.iter().map(distance).collect();
+            row.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+            row.truncate(k);
+            row
+        })
+        .collect();
+    Ok(Nearest {
+        indices: exact.iter().map(|item| item.0).collect(),
+        squared_distances: exact.iter().map(|item| item.1).collect(),
+    })
+}
+
+/// The `k` rows of `bank` with the largest products, less `penalties` if there are any.
+fn search(
+    bank: &Features,
+    queries: &Features,
+    penalties: Option<&[f32]>,
+    k: usize,
+    own: Own,
+) -> Result<Neighbors, EvalError> {
+    let d = bank.d;
     let bank_blocks = bank
         .data
         .chunks(BANK_BLOCK * d)
@@ -84,9 +142,15 @@ pub fn neighbors(
         let rows = Tensor::from_slice(rows, (count, d), &Device::Cpu)?;
         let mut best: Vec<Best> = (0..count).map(|_| Best::new(k)).collect();
         for (bank_block, bank_rows) in bank_blocks.iter().enumerate() {
-            let similarities = rows.matmul(bank_rows)?.flatten_all()?.to_vec1::<f32>()?;
+            let mut similarities = rows.matmul(bank_rows)?.flatten_all()?.to_vec1::<f32>()?;
             let width = similarities.len() / count;
             let first = bank_block * BANK_BLOCK;
+            if let Some(penalties) = penalties {
+                similarities.par_chunks_mut(width).for_each(|row| {
+                    let penalties = &penalties[first..first + width];
+                    row.iter_mut().zip(penalties).for_each(|(x, p)| *x -= p);
+                });
+            }
             best.par_iter_mut()
                 .zip(similarities.par_chunks(width))
                 .enumerate()
@@ -175,6 +239,29 @@ mod tests {
             all.sort_by(nearer);
             let expected: Vec<u32> = all.iter().take(7).map(|item| item.1).collect();
             assert_eq!(found.row(i).0, expected, "query {i}");
+        }
+    }
+
+    #[test]
+    fn euclidean_search_agrees_with_sorting_everything_far_from_zero() {
+        let mut features = noise(700, 3, 4);
+        features.data.iter_mut().for_each(|x| *x += 1000.0);
+        let found = nearest_euclidean(&features, 9).unwrap();
+        for i in [0, 350, 699] {
+            let mut all: Vec<(f64, u32)> = (0..700u32)
+                .filter(|&j| j as usize != i)
+                .map(|j| {
+                    let pairs = features.row(i).iter().zip(features.row(j as usize));
+                    (pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum(), j)
+                })
+                .collect();
+            all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            for (place, (distance, j)) in all.iter().take(9).enumerate() {
+                assert_eq!(found.indices[i * 9 + place], *j, "row {i}");
+                assert!(
+                    (found.squared_distances[i * 9 + place] - distance).abs() < 1e-3 * distance
+                );
+            }
         }
     }
 

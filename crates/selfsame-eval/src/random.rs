@@ -10,6 +10,9 @@ pub(crate) enum Purpose {
     ProbeOrder = 2,
     HeldOut = 3,
     Bootstrap = 4,
+    TsneStart = 5,
+    PcaStart = 6,
+    Choice = 7,
 }
 
 /// A stream of draws.
@@ -51,6 +54,14 @@ impl Stream {
             items.swap(last, self.below(last + 1));
         }
     }
+}
+
+/// `count` different numbers below `n` (all, if there are fewer), in a random order.
+pub fn choose(n: usize, count: usize, seed: u64) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..n).collect();
+    Stream::new(seed, Purpose::Choice, 0).shuffle(&mut all);
+    all.truncate(count);
+    all
 }
 
 #[cfg(test)]

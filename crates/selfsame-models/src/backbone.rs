@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 use selfsame_kernels::Precision;
 
 use crate::config::ModelConfig;
+use crate::dinov2::Dinov2;
 use crate::error::ModelError;
 use crate::mode::Mode;
 use crate::params::{Gradients, ParamBuilder, ParamSpec, ParamStore};
@@ -133,6 +134,7 @@ pub fn draw_backbone(
 /// The one place that knows which architecture is which type.
 pub(crate) fn construct(config: &ModelConfig, params: &ParamBuilder<'_>) -> Result<BackboneModel> {
     match config.vit_dims() {
+        Some(dims) if config.is_dinov2() => Ok(Box::new(Dinov2::new(config, dims, params)?)),
         Some(dims) => Ok(Box::new(VisionTransformer::new(config, dims, params)?)),
         None => Ok(Box::new(ResNet::new(config, params)?)),
     }

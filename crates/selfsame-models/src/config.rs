@@ -107,6 +107,17 @@ pub enum PosEmbedResample {
     Timm,
 }
 
+/// The feed-forward part of a transformer block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MlpKind {
+    /// Linear, GELU, Linear; four times the width between them.
+    Gelu,
+    /// `(silu(x W1) * x W2) W3`, as in the largest DINOv2: W1 and W2 are packed in `fc1`, the
+    /// width between them is 8/3 of the outer one, rounded up to a multiple of 8.
+    Swiglu,
+}
+
 /// Which published distributions the backbone's first values come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -141,6 +152,13 @@ pub struct ModelConfig {
     pub depth: usize,
     /// Attention heads in place of the architecture's own; 0: its own. ViT only.
     pub num_heads: usize,
+    /// Register tokens beside the class token (Darcet et al. 2024), as in DINOv2; ViT only.
+    pub num_registers: usize,
+    /// First value of a learned scale per channel after attention and MLP (Touvron et al. 2021),
+    /// as in DINOv2, which has 1e-5; 0: no such scale. ViT only.
+    pub layer_scale: f64,
+    /// The feed-forward part of a block; ViT only.
+    pub mlp: MlpKind,
 }
 
 impl Default for ModelConfig {
@@ -155,11 +173,20 @@ impl Default for ModelConfig {
             embed_dim: 0,
             depth: 0,
             num_heads: 0,
+            num_registers: 0,
+            layer_scale: 0.0,
+            mlp: MlpKind::Gelu,
         }
     }
 }
 
 impl ModelConfig {
+    /// Whether this is a vision transformer with parts that only DINOv2 has.
+    pub fn is_dinov2(&self) -> bool {
+        self.arch.is_vit()
+            && (self.num_registers > 0 || self.layer_scale != 0.0 || self.mlp == MlpKind::Swiglu)
+    }
+
     /// Dimensions of the vision transformer with the overrides applied; `None` for a ResNet.
     pub fn vit_dims(&self) -> Option<VitDims> {
         let own = self.arch.vit_dims()?;
@@ -188,6 +215,9 @@ impl ModelConfig {
                 ("embed_dim", self.embed_dim),
                 ("depth", self.depth),
                 ("num_heads", self.num_heads),
+                ("num_registers", self.num_registers),
+                ("layer_scale", usize::from(self.layer_scale != 0.0)),
+                ("mlp", usize::from(self.mlp != MlpKind::Gelu)),
             ] {
                 if value != 0 {
                     problems.push(format!("model.{key}: {} has no such setting", self.arch));
@@ -213,6 +243,12 @@ impl ModelConfig {
             problems.push(format!(
                 "model.drop_path_rate: {} is not in [0, 1)",
                 self.drop_path_rate
+            ));
+        }
+        if !self.layer_scale.is_finite() {
+            problems.push(format!(
+                "model.layer_scale: {} is no number",
+                self.layer_scale
             ));
         }
         if !dims.embed_dim.is_multiple_of(dims.num_heads) {

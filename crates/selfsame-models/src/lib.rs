@@ -37,16 +37,19 @@ mod backbone;
 mod classifier;
 mod config;
 mod dino_head;
+mod dinov2;
 mod drop_path;
 mod error;
 mod init;
-mod interop;
+pub mod interop;
 mod layers;
 mod mode;
 mod network;
 mod params;
 pub mod pos_embed;
 mod random;
+#[cfg(feature = "reference")]
+mod reference;
 mod resnet;
 mod vit;
 
@@ -54,14 +57,18 @@ pub use backbone::{
     Backbone, BackboneModel, backbone_specs, build_backbone, build_backbone_with, draw_backbone,
 };
 pub use classifier::MlpClassifier;
-pub use config::{Arch, HeadConfig, HeadKind, InitForm, ModelConfig, PosEmbedResample, VitDims};
+pub use config::{
+    Arch, HeadConfig, HeadKind, InitForm, MlpKind, ModelConfig, PosEmbedResample, VitDims,
+};
 pub use dino_head::DinoHead;
 pub use error::{ModelError, WeightMismatch};
 pub use init::Init;
-pub use interop::{ImportedWeights, InferredModel, infer, read_weights, to_own_names};
+pub use interop::{ImportedWeights, InferredModel, Which, infer, read_weights, to_own_names};
 pub use mode::{Draws, Mode};
 pub use network::{Network, network_specs};
 pub use params::{Gradients, ParamKind, ParamSpec, ParamStore};
+#[cfg(feature = "reference")]
+pub use reference::reference_backbone;
 pub use resnet::ResNet;
 pub use selfsame_kernels::Precision;
 pub use vit::VisionTransformer;

@@ -15,7 +15,7 @@ use crate::mode::{Branch, Mode};
 use crate::params::ParamBuilder;
 use crate::pos_embed::{Grid, resample_matrix};
 
-const TRUNC_NORMAL: Init = Init::TruncNormal { std: 0.02 };
+pub(crate) const TRUNC_NORMAL: Init = Init::TruncNormal { std: 0.02 };
 
 /// Patches, a class token, pre-norm blocks; the class token after the final norm is the feature.
 #[derive(Debug)]
@@ -171,15 +171,19 @@ impl Backbone for VisionTransformer {
 
 /// A convolution whose stride is its kernel, done as one matrix product over patches.
 #[derive(Debug)]
-struct PatchEmbed {
+pub(crate) struct PatchEmbed {
     weight: Tensor,
     bias: Tensor,
-    patch_size: usize,
+    pub(crate) patch_size: usize,
 }
 
 impl PatchEmbed {
     /// Both references leave this layer at PyTorch's default.
-    fn new(embed_dim: usize, patch_size: usize, params: &ParamBuilder<'_>) -> Result<Self> {
+    pub(crate) fn new(
+        embed_dim: usize,
+        patch_size: usize,
+        params: &ParamBuilder<'_>,
+    ) -> Result<Self> {
         let init = Init::pytorch_default(3 * patch_size * patch_size);
         Ok(Self {
             weight: params.weight("weight", (embed_dim, 3, patch_size, patch_size), init)?,
@@ -188,7 +192,7 @@ impl PatchEmbed {
         })
     }
 
-    fn grid(&self, height: usize, width: usize) -> Result<Grid> {
+    pub(crate) fn grid(&self, height: usize, width: usize) -> Result<Grid> {
         let p = self.patch_size;
         let fits = |side: usize| side > 0 && side.is_multiple_of(p);
         if !fits(height) || !fits(width) {
@@ -197,7 +201,7 @@ impl PatchEmbed {
         Ok((height / p, width / p))
     }
 
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let patches = kernels::patchify(xs, self.patch_size)?;
         kernels::linear(&patches, &self.weight.flatten_from(1)?, Some(&self.bias))
     }
@@ -205,7 +209,7 @@ impl PatchEmbed {
 
 /// Learned position embeddings, with the resampling matrices of the other sizes seen so far.
 #[derive(Debug)]
-struct PosEmbed {
+pub(crate) struct PosEmbed {
     /// `[1, 1 + N, D]`, the class token's first.
     values: Tensor,
     grid: Grid,
@@ -214,7 +218,11 @@ struct PosEmbed {
 }
 
 impl PosEmbed {
-    fn new(embed_dim: usize, config: &ModelConfig, params: &ParamBuilder<'_>) -> Result<Self> {
+    pub(crate) fn new(
+        embed_dim: usize,
+        config: &ModelConfig,
+        params: &ParamBuilder<'_>,
+    ) -> Result<Self> {
         let side = config.image_size / config.patch_size;
         Ok(Self {
             values: params.weight("pos_embed", (1, 1 + side * side, embed_dim), TRUNC_NORMAL)?,
@@ -225,7 +233,7 @@ impl PosEmbed {
     }
 
     /// `[1, 1 + rows * columns, D]`.
-    fn for_grid(&self, grid: Grid) -> Result<Tensor> {
+    pub(crate) fn for_grid(&self, grid: Grid) -> Result<Tensor> {
         if grid == self.grid {
             return Ok(self.values.clone());
         }

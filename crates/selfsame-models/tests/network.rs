@@ -10,7 +10,7 @@ mod common;
 use candle_core::{Device, Tensor};
 use common::{tensor, values};
 use selfsame_models::{
-    Arch, Draws, HeadConfig, HeadKind, InitForm, Mode, ModelConfig, Network, ParamKind,
+    Arch, Draws, HeadConfig, HeadKind, InitForm, Mode, ModelConfig, Network, ParamKind, Which,
     backbone_specs, build_backbone, network_specs, read_weights,
 };
 
@@ -320,7 +320,7 @@ fn a_weights_file_comes_back_and_a_backbone_loads_without_its_head() {
     let tensors: std::collections::HashMap<String, Tensor> = store.tensors().into_iter().collect();
     candle_core::safetensors::save(&tensors, &path).unwrap();
 
-    let weights = read_weights(&path).unwrap();
+    let weights = read_weights(&path, Which::Teacher).unwrap();
     let inferred = selfsame_models::infer(&weights.tensors).unwrap();
     assert_eq!(inferred.model, model_as_inferred(&model));
     let (_, other) = Network::new(&model, &head, 2, &Device::Cpu).unwrap();

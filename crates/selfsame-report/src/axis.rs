@@ -52,6 +52,31 @@ impl Axis {
         }
     }
 
+    /// Value and label of each mark.
+    pub(crate) fn marks(&self) -> impl Iterator<Item = (&f64, &str)> {
+        self.ticks
+            .iter()
+            .map(|(value, label)| (value, label.as_str()))
+    }
+
+    /// The lowest and the highest value.
+    pub(crate) fn range(&self) -> (f64, f64) {
+        (self.min, self.max)
+    }
+
+    /// Both axes over ranges of one length, so that a unit is as long along either.
+    pub(crate) fn equal(x: Self, y: Self) -> (Self, Self) {
+        let longest = (x.max - x.min).max(y.max - y.min);
+        let stretched = |axis: &Self| {
+            let middle = (axis.min + axis.max) / 2.0;
+            let ends = [middle - longest / 2.0, middle + longest / 2.0];
+            let mut wide = Self::linear(ends[0], ends[1], 0.0);
+            (wide.min, wide.max) = (ends[0], ends[1]);
+            wide
+        };
+        (stretched(&x), stretched(&y))
+    }
+
     fn linear(low: f64, high: f64, margin: f64) -> Self {
         // A constant series still needs a range: 1 % of it, or 1 if it is 0.
         let flat = high - low <= 1e-9 * high.abs().max(low.abs());

@@ -1,5 +1,5 @@
 //! Numbers become figures: line charts as SVG text and as PNG, fit for a paper or a web page, and
-//! pictures become sheets with words.
+//! pictures become sheets with words; maps of a network lie over their pictures; a page holds all.
 //! The same numbers give the same bytes on every machine, because the font is inside.
 //!
 //! ```
@@ -24,12 +24,16 @@
 //! Tensors, models, training, and where the numbers come from or the files go.
 
 mod axis;
+mod colormap;
 mod curves;
 mod downsample;
 mod error;
 mod font;
 mod line_chart;
+mod overlay;
+mod page;
 mod png;
+mod scatter;
 mod sheet;
 mod svg;
 
@@ -37,5 +41,8 @@ pub use axis::Scale;
 pub use curves::{LossPoint, curves};
 pub use error::ReportError;
 pub use line_chart::{LineChart, Reference, Series, Stroke, side_by_side};
+pub use overlay::{CellMap, rgb_cells};
+pub use page::{Cell, Page};
 pub use png::render_png;
+pub use scatter::{Coloring, Scatter};
 pub use sheet::{COLORS, Sheet, SheetCell, encode_png, outline, stack};

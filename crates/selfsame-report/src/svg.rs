@@ -128,13 +128,15 @@ pub(crate) fn text_width(text: &str, size: f64) -> f64 {
     em * size
 }
 
-fn escape(text: &str) -> String {
+/// A text that can stand in an element or in an attribute between double quotes.
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
             // Not allowed in XML in any form.
             c if c.is_control() => escaped.push(' '),
             c => escaped.push(c),

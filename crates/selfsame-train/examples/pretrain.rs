@@ -70,6 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         val: None,
         capture_step: None,
         init: None,
+        accept_data_change: false,
         stop: &StopFlag::default(),
     };
     let outcome = train(&run, &mut Print)?;

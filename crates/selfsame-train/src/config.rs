@@ -183,6 +183,8 @@ pub struct TrainConfig {
     pub epochs: usize,
     /// Stop after so many steps, schedules unchanged; 0: run all epochs.
     pub max_steps: u64,
+    /// What to do about a step whose loss or gradient is not finite: `stop` or `skip`.
+    pub non_finite: NonFinite,
     /// `f32` or `bf16`.
     pub precision: Precision,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -212,6 +214,7 @@ impl Default for TrainConfig {
             accumulate: 1,
             epochs: 100,
             max_steps: 0,
+            non_finite: NonFinite::Stop,
             precision: Precision::F32,
             device: "auto".to_owned(),
             threads: 0,
@@ -224,6 +227,16 @@ impl Default for TrainConfig {
             knn_label: String::new(),
         }
     }
+}
+
+/// What to do about a step whose loss or gradient is not finite; it is never applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NonFinite {
+    /// End the run.
+    Stop,
+    /// Leave the step out, up to three in a row.
+    Skip,
 }
 
 /// Number format of the matrix products.

@@ -98,6 +98,18 @@ pub fn upload_eval(batch: &EvalBatch, device: &Device) -> Result<Tensor> {
     Tensor::from_slice(&batch.images, (batch.samples.len(), 3, size, size), device)
 }
 
+/// Uploads one picture of any shape, `[1, 3, height, width]`.
+///
+/// # Errors
+/// [`candle_core::Error`] if `pixels` has another length or the device is out of memory.
+pub(crate) fn upload_picture(
+    pixels: &[f32],
+    [height, width]: [usize; 2],
+    device: &Device,
+) -> Result<Tensor> {
+    Tensor::from_slice(pixels, (1, 3, height, width), device)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

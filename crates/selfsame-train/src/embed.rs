@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use selfsame_data::augment::ChwImage;
 use selfsame_data::{Dataset, EvalLoader, EvalTransform, Ledger};
 use selfsame_eval::Features;
 use selfsame_models::{Backbone, Mode};
 
-use crate::device_batch::upload_eval;
+use crate::device_batch::{upload_eval, upload_picture};
 use crate::error::TrainError;
 
 /// What turns evaluation images into features.
@@ -98,4 +99,17 @@ pub fn embed(
         },
         samples: done,
     })
+}
+
+/// Features of one prepared picture.
+///
+/// # Errors
+/// [`TrainError::Tensor`] from the network.
+pub fn embed_picture(
+    extractor: Extractor<'_>,
+    picture: &ChwImage,
+    device: &Device,
+) -> Result<Vec<f32>, TrainError> {
+    let picture = upload_picture(&picture.data, [picture.size; 2], device)?;
+    Ok(extractor.extract(&picture)?.flatten_all()?.to_vec1()?)
 }

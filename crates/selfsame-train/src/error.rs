@@ -39,6 +39,15 @@ pub enum TrainError {
         /// The value met.
         value: f64,
     },
+    /// The pictures are not those that the run began with.
+    #[error(
+        "the pictures have changed since the checkpoint was written; put them back, or go on with \
+         --accept-data-change:{}", crate::data_record::summary(.0)
+    )]
+    DataChanged(
+        /// A line for each picture.
+        Vec<String>,
+    ),
     /// A saved state does not fit this configuration.
     #[error("the saved state does not fit: {0}")]
     State(String),
@@ -89,7 +98,7 @@ impl TrainError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Config(_) | Self::TooFewImages { .. } | Self::Label(_)
+            Self::Config(_) | Self::TooFewImages { .. } | Self::Label(_) | Self::DataChanged(_)
         ) || matches!(self, Self::Data(error) if error.is_usage())
     }
 

@@ -16,8 +16,10 @@
 //! assert!(problems[0].starts_with("optim.warmup_epochs"), "10 epochs of warm-up do not fit in 5");
 //! ```
 
+mod attention;
 mod capture;
 mod config;
+mod data_record;
 mod device_batch;
 mod embed;
 mod error;
@@ -28,15 +30,19 @@ mod metrics;
 mod monitor;
 mod replay;
 mod snapshot;
+mod tensorboard;
 mod trainer;
+mod verdict;
 
+pub use attention::{CellMaps, MapKind, attention, patch_features};
 pub use capture::{Capture, CaptureInfo, write_capture, write_state};
 pub use config::{
-    ClipMode, DataConfig, LrScaling, ObjectiveConfig, OptimConfig, OptimizerKind, Precision,
-    RunConfig, TrainConfig, WeightDecayUpdate,
+    ClipMode, DataConfig, LrScaling, NonFinite, ObjectiveConfig, OptimConfig, OptimizerKind,
+    Precision, RunConfig, TrainConfig, WeightDecayUpdate,
 };
+pub use data_record::PICTURES_FILE;
 pub use device_batch::{DeviceBatch, upload_eval};
-pub use embed::{EmbedOptions, Embedded, Extractor, embed};
+pub use embed::{EmbedOptions, Embedded, Extractor, embed, embed_picture};
 pub use error::TrainError;
 pub use finetune::{FinetuneConfig, FinetuneResult, LabelledSamples, finetune};
 pub use learner::{Learner, StepFigures};
@@ -45,4 +51,6 @@ pub use metrics::{EvalLine, METRICS_FILE, MetricsFile, MetricsLine, StepLine, re
 pub use monitor::Monitor;
 pub use replay::{ReplayLine, replay};
 pub use snapshot::{INPUT_KEY, MODEL_KEY, backbone_tensors, weights_metadata};
+pub use tensorboard::{EventFile, Scalar, read_events, scalars};
 pub use trainer::{Init, Observer, Outcome, Progress, Run, RunFacts, StopFlag, capture_dir, train};
+pub use verdict::{Judgement, Verdict, Watch, judge, verdict};

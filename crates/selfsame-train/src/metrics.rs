@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
+use crate::tensorboard::EventFile;
 
 /// Name of the file in a run directory.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 
 /// The figures of one logged step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepLine {
     /// Index of the step just done, from 0.
     pub step: u64,
@@ -67,6 +68,14 @@ pub enum MetricsLine {
 }
 
 impl MetricsLine {
+    /// The figures of a training step, if it is one.
+    pub fn into_step(self) -> Option<StepLine> {
+        match self {
+            Self::Step(line) => Some(line),
+            Self::Eval(_) => None,
+        }
+    }
+
     fn steps_done(&self) -> u64 {
         match self {
             Self::Step(line) => line.step + 1,
@@ -75,10 +84,11 @@ impl MetricsLine {
     }
 }
 
-/// Appends lines to `metrics.jsonl`.
+/// Appends lines to `metrics.jsonl`, and the same numbers to TensorBoard's event file beside it.
 pub struct MetricsFile {
     path: PathBuf,
     file: File,
+    events: EventFile,
 }
 
 impl MetricsFile {
@@ -111,7 +121,8 @@ impl MetricsFile {
             .append(true)
             .open(&path)
             .map_err(TrainError::io(&path, "cannot be opened for writing"))?;
-        Ok(Self { path, file })
+        let events = EventFile::create(run_dir)?;
+        Ok(Self { path, file, events })
     }
 
     /// Writes one line.
@@ -123,7 +134,8 @@ impl MetricsFile {
         text.push('\n');
         self.file
             .write_all(text.as_bytes())
-            .map_err(TrainError::io(&self.path, "cannot be written"))
+            .map_err(TrainError::io(&self.path, "cannot be written"))?;
+        self.events.write(line)
     }
 }
 

@@ -12,13 +12,15 @@ use selfsame_data::{Dataset, Ledger, Loader, LoaderConfig};
 use selfsame_objectives::Schedules;
 
 use crate::capture::{CaptureInfo, write_capture};
-use crate::config::{Precision, RunConfig};
+use crate::config::{NonFinite, Precision, RunConfig};
+use crate::data_record::DataRecord;
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
 use crate::learner::Learner;
-use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine};
+use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine, read_metrics};
 use crate::monitor::Monitor;
 use crate::snapshot::save_snapshot;
+use crate::verdict::Watch;
 
 /// Name of the list of unusable pictures in a run directory.
 const SKIPPED_FILE: &str = "skipped.csv";
@@ -44,6 +46,8 @@ pub struct Run<'a> {
     pub capture_step: Option<u64>,
     /// Called with the learner at step 0, for example to load weights to start from.
     pub init: Option<&'a Init<'a>>,
+    /// Go on although the pictures are not those the run began with (`--accept-data-change`).
+    pub accept_data_change: bool,
     /// Set to a signal's number to stop after the current step.
     pub stop: &'a StopFlag,
 }
@@ -126,7 +130,22 @@ pub struct Progress {
 ///
 /// # Errors
 /// [`TrainError`]; on a non-finite loss or gradient nothing is updated and the step is captured.
+/// What could not be used until then stands in `skipped.csv` in any case.
 pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+    let ledger = Arc::new(Ledger::default());
+    let outcome = run_epochs(run, &ledger, observer);
+    if outcome.is_err() && !ledger.is_empty() {
+        // The failure itself is what the caller must hear of.
+        let _ = ledger.write_csv(&run.run_dir.join(SKIPPED_FILE));
+    }
+    outcome
+}
+
+fn run_epochs(
+    run: &Run<'_>,
+    ledger: &Arc<Ledger>,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, TrainError> {
     let config = run.config;
     let problems = config.check();
     if !problems.is_empty() {
@@ -150,14 +169,15 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
         max => max.min(total_steps),
     };
 
-    let ledger = Arc::new(Ledger::default());
     ledger.read_csv(&run.run_dir.join(SKIPPED_FILE))?;
-    let loader = loader(run, &ledger)?;
+    let loader = loader(run, ledger)?;
     let monitor = Monitor::new(config, &run.train, run.val.as_ref())?;
     let mut learner = Learner::new(config, run.device)?;
-    let mut step = match restore(run, &mut learner, observer)? {
+    let mut data = DataRecord::of(run.train.as_ref());
+    let mut step = match restore(run, &mut learner, &mut data, observer)? {
         Some(step) => step,
         None => {
+            data.begin(run.train.as_ref(), run.run_dir)?;
             if let Some(init) = run.init {
                 init(&mut learner)?;
             }
@@ -165,6 +185,9 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
         }
     };
     let mut metrics = MetricsFile::open(run.run_dir, step)?;
+    let logged = read_metrics(run.run_dir)?;
+    let logged = logged.into_iter().filter_map(MetricsLine::into_step);
+    let mut watch = Watch::new(logged.collect(), config);
     observer.started(&RunFacts {
         images,
         trainable_parameters: learner.student_params.num_trainable(),
@@ -189,7 +212,7 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
             &learner,
             None,
             0,
-            &ledger,
+            ledger,
             &mut metrics,
             observer,
         )?;
@@ -197,6 +220,7 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
 
     let mut saved_at = Instant::now();
     let mut pace = Pace::start();
+    let mut skips = SkipsInARow::default();
     'run: while step < last_step {
         let epoch = (step / steps_per_epoch) as usize;
         let steps_into_epoch = (step % steps_per_epoch) as usize;
@@ -228,24 +252,35 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
             }
 
             let figures = match learner.step(&micro_batches, &now, epoch, step) {
-                Err(error @ TrainError::NonFinite { .. }) => {
-                    capture(
-                        run,
-                        step,
-                        steps_per_epoch,
-                        &learner,
-                        &micro_batches,
-                        observer,
-                    )?;
-                    return Err(error);
+                Ok(figures) => {
+                    skips.end();
+                    Some(figures)
                 }
-                other => other?,
+                Err(error @ TrainError::NonFinite { .. }) => {
+                    if skips.are_none() {
+                        capture(
+                            run,
+                            step,
+                            steps_per_epoch,
+                            &learner,
+                            &micro_batches,
+                            observer,
+                        )?;
+                    }
+                    if !skips.allow_another(config.train.non_finite) {
+                        return Err(error);
+                    }
+                    observer.note(&format!("skipped: {error}"));
+                    None
+                }
+                Err(error) => return Err(error),
             };
 
             pace.stepped(effective_batch);
             let is_last = step + 1 == last_step;
-            if step.is_multiple_of(config.train.log_every_steps) || is_last {
-                let line = MetricsLine::Step(StepLine {
+            let due_line = step.is_multiple_of(config.train.log_every_steps) || is_last;
+            if let (Some(figures), true) = (figures, due_line) {
+                let figures = StepLine {
                     step,
                     epoch,
                     loss: figures.loss,
@@ -259,7 +294,11 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
                     feature_std: figures.feature_std,
                     images_per_s: pace.images_per_s(),
                     data_wait_frac: pace.data_wait_frac(),
-                });
+                };
+                if let Some(judgement) = watch.line(&figures, config) {
+                    observer.note(&judgement.to_string());
+                }
+                let line = MetricsLine::Step(figures);
                 metrics.write(&line)?;
                 observer.logged(&line);
                 pace = Pace::start();
@@ -269,7 +308,7 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
                 steps_done: step,
                 total_steps: last_step,
                 epoch,
-                loss: figures.loss,
+                loss: figures.map_or(f64::NAN, |figures| figures.loss),
                 images_per_s: pace.images_per_s(),
                 data_wait_frac: pace.data_wait_frac(),
             });
@@ -284,7 +323,7 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
                         &learner,
                         Some(step - 1),
                         epochs_done,
-                        &ledger,
+                        ledger,
                         &mut metrics,
                         observer,
                     )?;
@@ -298,7 +337,7 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
             let by_epoch = epoch_done && due(epochs_done, config.train.checkpoint_every_epochs);
             let stop = run.stop.requested();
             if by_time || by_epoch || is_last || stop.is_some() {
-                save(run, &learner, step, epochs_done, &ledger)?;
+                save(run, &learner, step, epochs_done, &data, ledger)?;
                 saved_at = Instant::now();
             }
             if let (Some(signal), false) = (stop, is_last) {
@@ -320,6 +359,30 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
 /// The folder of a captured step.
 pub fn capture_dir(run_dir: &Path, step: u64) -> PathBuf {
     run_dir.join("captures").join(format!("step-{step:08}"))
+}
+
+/// Steps that were left out one after the other because something in them was not finite.
+#[derive(Debug, Default)]
+struct SkipsInARow(u32);
+
+impl SkipsInARow {
+    /// A network that gives nothing finite any more will not recover.
+    const MOST: u32 = 3;
+
+    fn are_none(&self) -> bool {
+        self.0 == 0
+    }
+
+    fn end(&mut self) {
+        self.0 = 0;
+    }
+
+    /// Counts one more, if the policy lets it be left out.
+    fn allow_another(&mut self, policy: NonFinite) -> bool {
+        let allowed = policy == NonFinite::Skip && self.0 < Self::MOST;
+        self.0 += u32::from(allowed);
+        allowed
+    }
 }
 
 fn due(epochs_done: usize, every: usize) -> bool {
@@ -350,6 +413,7 @@ fn loader(run: &Run<'_>, ledger: &Arc<Ledger>) -> Result<Loader, TrainError> {
 fn restore(
     run: &Run<'_>,
     learner: &mut Learner,
+    data: &mut DataRecord,
     observer: &mut dyn Observer,
 ) -> Result<Option<u64>, TrainError> {
     let Some((checkpoint, warnings)) = selfsame_checkpoint::load_newest(run.run_dir, run.device)?
@@ -359,9 +423,15 @@ fn restore(
     for warning in warnings {
         observer.note(&warning.to_string());
     }
-    let trained_on = checkpoint.extra.get("data_fingerprint");
-    if trained_on.is_some_and(|then| *then != run.train.fingerprint()) {
-        observer.note("warning: the pictures have changed since the checkpoint was written");
+    let accepted = data.go_on(
+        &checkpoint.extra,
+        checkpoint.step,
+        run.train.as_ref(),
+        run.run_dir,
+        run.accept_data_change,
+    )?;
+    if let Some(change) = accepted {
+        observer.note(&change);
     }
     learner.load_tensors(&checkpoint.files)?;
     observer.note(&format!("continuing after {} steps", checkpoint.step));
@@ -373,16 +443,14 @@ fn save(
     learner: &Learner,
     step: u64,
     epochs_done: usize,
+    data: &DataRecord,
     ledger: &Ledger,
 ) -> Result<(), TrainError> {
     let checkpoint = Checkpoint {
         step,
         epoch: epochs_done as u64,
         config: run.config_text.to_owned(),
-        extra: serde_json::json!({
-            "images": run.train.len(),
-            "data_fingerprint": run.train.fingerprint(),
-        }),
+        extra: data.to_json(),
         files: learner.tensors()?,
     };
     selfsame_checkpoint::save(run.run_dir, &checkpoint, run.config.train.keep_checkpoints)?;
@@ -464,5 +532,23 @@ impl Pace {
 
     fn data_wait_frac(&self) -> f64 {
         self.waited.as_secs_f64() / self.since.elapsed().as_secs_f64().max(1e-9)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_steps_in_a_row_may_be_left_out_and_only_if_asked_for() {
+        let mut skips = SkipsInARow::default();
+        assert!(!skips.allow_another(NonFinite::Stop) && skips.are_none());
+        for round in 0..2 {
+            for _ in 0..3 {
+                assert!(skips.allow_another(NonFinite::Skip), "round {round}");
+            }
+            assert!(!skips.allow_another(NonFinite::Skip), "round {round}");
+            skips.end();
+        }
     }
 }

@@ -32,6 +32,16 @@ pub(crate) enum Command {
     Finetune(Finetune),
     /// Draw what the augmentation makes of a picture.
     Preview(Preview),
+    /// Draw where a backbone looks.
+    Attention(Attention),
+    /// Draw a map in which pictures with similar features are near (t-SNE).
+    Tsne(Tsne),
+    /// Draw features along their principal components.
+    Pca(Pca),
+    /// Show the pictures whose features are nearest to a given one's.
+    Neighbors(Neighbors),
+    /// Write one page about a run: verdict, curves, scores, maps, attention.
+    Report(Report),
     /// Decode every file and list what cannot be used.
     CheckData(CheckData),
     /// Write weights for other programs.
@@ -104,15 +114,27 @@ pub(crate) struct Train {
     /// Continue if the run directory holds a run already.
     #[arg(long)]
     pub(crate) resume: bool,
+    /// With --resume: go on although the pictures are not those that the run began with.
+    #[arg(long, requires = "resume")]
+    pub(crate) accept_data_change: bool,
     /// Save this step, so that it can be replayed.
     #[arg(long, value_name = "N")]
     pub(crate) capture_step: Option<u64>,
+    /// Do not write report.html at the end.
+    #[arg(long)]
+    pub(crate) no_report: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Resume {
     /// Run directory.
     pub(crate) run: PathBuf,
+    /// Do not write report.html at the end.
+    #[arg(long)]
+    pub(crate) no_report: bool,
+    /// Go on although the pictures are not those that the run began with.
+    #[arg(long)]
+    pub(crate) accept_data_change: bool,
     /// A value to change; few may change in mid-run.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
@@ -125,12 +147,14 @@ pub(crate) struct Resume {
 }
 
 /// Which weights, and how pictures are prepared for them.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct WeightsArgs {
-    /// A run directory, a .safetensors file, `pixels` or `random:ARCH[/PATCH][@SIZE][?seed=N]`.
+    /// A run directory, a .safetensors or .pth file (ours, timm's, Hugging Face's, official DINO's
+    /// or DINOv2's), a folder of timm or Hugging Face, `pixels` or
+    /// `random:ARCH[/PATCH][@SIZE][?seed=N]`.
     #[arg(long, value_name = "W")]
     pub(crate) weights: String,
-    /// Which network of a run.
+    /// Which network of a run or checkpoint.
     #[arg(long, value_enum, default_value_t = Which::Teacher)]
     pub(crate) which: Which,
     /// Architecture, where neither metadata nor shapes tell it, e.g. vit_small/16.
@@ -173,6 +197,15 @@ pub(crate) struct WeightsArgs {
 pub(crate) enum Which {
     Teacher,
     Student,
+}
+
+impl From<Which> for selfsame_models::Which {
+    fn from(which: Which) -> Self {
+        match which {
+            Which::Teacher => Self::Teacher,
+            Which::Student => Self::Student,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -308,10 +341,137 @@ pub(crate) struct Preview {
     pub(crate) out: PathBuf,
 }
 
+/// One picture, or some of a data set.
+#[derive(Debug, Args)]
+pub(crate) struct Pictures {
+    /// A picture.
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "data",
+        conflicts_with = "data"
+    )]
+    pub(crate) image: Option<PathBuf>,
+    /// Pictures, some of which are chosen at random.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) data: Option<String>,
+    /// How many of --data.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) count: usize,
+    /// Seed of the choice.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attention {
+    #[command(flatten)]
+    pub(crate) weights: WeightsArgs,
+    #[command(flatten)]
+    pub(crate) pictures: Pictures,
+    /// Transformer block, from 0; default: the last.
+    #[arg(long, value_name = "N")]
+    pub(crate) block: Option<usize>,
+    /// Outline the fewest patches that hold this share of the attention, e.g. 0.6.
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) mass: Option<f64>,
+    /// One column for each snapshot of a run (--weights DIR): how attention grew.
+    #[arg(long)]
+    pub(crate) snapshots: bool,
+    /// The whole picture at its own size, cropped to whole patches, instead of the evaluation
+    /// transform.
+    #[arg(long, conflicts_with = "image_size")]
+    pub(crate) whole: bool,
+    /// The PNG file.
+    #[arg(long, value_name = "F.png")]
+    pub(crate) out: PathBuf,
+}
+
+/// What a map is drawn of.
+#[derive(Debug, Args)]
+pub(crate) struct MapArgs {
+    #[command(flatten)]
+    pub(crate) weights: WeightsArgs,
+    /// Pictures.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) data: String,
+    /// The label that colours the points.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) label: Option<String>,
+    /// Seed of the start.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// F.svg, F.png, or F.csv with the coordinates.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tsne {
+    #[command(flatten)]
+    pub(crate) map: MapArgs,
+    /// About how many neighbours a point has.
+    #[arg(long, default_value_t = 30.0)]
+    pub(crate) perplexity: f64,
+    /// Iterations in all.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) iterations: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pca {
+    #[command(flatten)]
+    pub(crate) map: MapArgs,
+    /// The features of single patches as red, green and blue beside their pictures (a PNG file).
+    #[arg(long)]
+    pub(crate) patches: bool,
+    /// How many pictures with --patches.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) count: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Neighbors {
+    #[command(flatten)]
+    pub(crate) weights: WeightsArgs,
+    /// Pictures to search.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) data: String,
+    /// The picture whose neighbours are shown.
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "index",
+        conflicts_with = "index"
+    )]
+    pub(crate) image: Option<PathBuf>,
+    /// The same, as a picture of --data, from 0; it is not its own neighbour.
+    #[arg(long, value_name = "N")]
+    pub(crate) index: Option<usize>,
+    /// How many neighbours.
+    #[arg(long, default_value_t = 9)]
+    pub(crate) count: usize,
+    /// The PNG file.
+    #[arg(long, value_name = "F.png")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Run directory; the run may be going on.
+    pub(crate) run: PathBuf,
+    /// The page; default: report.html in the run directory.
+    #[arg(long, value_name = "F.html")]
+    pub(crate) out: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CheckData {
     /// A folder, a CSV or synthetic:portraits.
     pub(crate) data: String,
+    /// Side of the largest crop that training will take, in pixels.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) crop_size: u32,
     /// How a folder is read: auto, agedb, utkface, classes, flat.
     #[arg(long, default_value = "auto")]
     pub(crate) layout: String,
@@ -328,7 +488,7 @@ pub(crate) struct CheckData {
 
 #[derive(Debug, Args)]
 pub(crate) struct Export {
-    /// A run directory or a .safetensors file.
+    /// A run directory, a file or a folder, as for the other commands.
     #[arg(long, value_name = "W")]
     pub(crate) weights: String,
     /// Which network of a run.
@@ -347,11 +507,17 @@ pub(crate) struct Export {
 pub(crate) enum Format {
     /// `timm.create_model('local-dir:DIR', pretrained=True)`.
     Timm,
+    /// `ViTModel.from_pretrained(DIR, add_pooling_layer=False)`, `ResNetModel.from_pretrained(DIR)`.
+    Hf,
+    /// `backbone.…` and `head.…`, the names of the official DINO code, in safetensors.
+    Dino,
+    /// model.onnx, opset 17, for any batch size.
+    Onnx,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// A run directory or a .safetensors file.
+    /// A run directory, a file or a folder, as for the other commands.
     pub(crate) weights: String,
     /// Which network of a run.
     #[arg(long, value_enum, default_value_t = Which::Teacher)]

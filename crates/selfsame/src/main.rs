@@ -6,6 +6,7 @@ mod config;
 mod data;
 mod device;
 mod exit;
+mod figures;
 mod progress;
 mod run_dir;
 mod scores;

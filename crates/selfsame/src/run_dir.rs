@@ -56,6 +56,35 @@ pub(crate) fn read_config(dir: &Path) -> anyhow::Result<Merged> {
     Merged::from_text(&text, &path.display().to_string())
 }
 
+/// The snapshots of a run with the epochs they were taken after, evenly thinned to `max`.
+///
+/// # Errors
+/// If the folder cannot be read; a run without one has none.
+pub(crate) fn snapshots(dir: &Path, max: usize) -> anyhow::Result<Vec<(usize, PathBuf)>> {
+    let dir = dir.join("snapshots");
+    if !dir.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let epoch = name.strip_prefix("epoch-");
+        let epoch = epoch.and_then(|rest| rest.strip_suffix(".safetensors")?.parse().ok());
+        if let Some(epoch) = epoch {
+            found.push((epoch, path));
+        }
+    }
+    found.sort();
+    let (n, max) = (found.len(), max.max(1));
+    if n <= max {
+        return Ok(found);
+    }
+    // The last one always; the others at even distances before it.
+    let kept = (1..=max).map(|i| found[(i * n).div_ceil(max) - 1].clone());
+    Ok(kept.collect())
+}
+
 /// Writes `config.toml` whole or not at all.
 ///
 /// # Errors

@@ -56,17 +56,7 @@ impl Sets {
         let side = |flag: &str, spec: &str| {
             let set =
                 data::of_flags(spec, &args.weights).with_context(|| format!("{flag} {spec}"))?;
-            let names = set.label_names();
-            if !names.contains(&label) {
-                let names = if names.is_empty() {
-                    "none".to_owned()
-                } else {
-                    names.join(", ")
-                };
-                return Err(usage(format!(
-                    "{flag} {spec}: no label {label:?}; its labels: {names}"
-                )));
-            }
+            label_or_usage(flag, spec, set.as_ref(), &label)?;
             let labels: BTreeMap<usize, String> = (0..set.len())
                 .filter_map(|i| Some((i, set.label(i, &label)?)))
                 .collect();
@@ -77,7 +67,7 @@ impl Sets {
                     set.len()
                 );
             }
-            Ok((set, labels))
+            Ok::<_, anyhow::Error>((set, labels))
         };
         let (train, train_labels) = side("--train", &args.train)?;
         let (test, test_labels) = side("--test", &args.test)?;
@@ -174,6 +164,31 @@ impl Sets {
         }
         self.ledger.len()
     }
+}
+
+/// The label's name as the data set has it.
+///
+/// # Errors
+/// A usage error with the labels that there are.
+pub(crate) fn label_or_usage(
+    flag: &str,
+    spec: &str,
+    set: &dyn Dataset,
+    label: &str,
+) -> anyhow::Result<String> {
+    let label = label.to_lowercase();
+    let names = set.label_names();
+    if names.contains(&label) {
+        return Ok(label);
+    }
+    let names = if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    };
+    Err(usage(format!(
+        "{flag} {spec}: no label {label:?}; its labels: {names}"
+    )))
 }
 
 /// Prints the one JSON object that `--json` promises.

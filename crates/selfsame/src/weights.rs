@@ -1,14 +1,17 @@
 //! `--weights`: a run, a file or a baseline, opened as something that turns pictures into features.
 
+mod beside;
+
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use selfsame_data::EvalTransform;
 use selfsame_data::augment::{AugmentConfig, EvalCrop};
+use selfsame_models::interop::{Layout, fit_positions, is_pth};
 use selfsame_models::{
-    BackboneModel, ModelConfig, ParamStore, build_backbone, draw_backbone, infer, to_own_names,
+    BackboneModel, ModelConfig, ParamStore, build_backbone, draw_backbone, infer, read_weights,
 };
 use selfsame_train::{EmbedOptions, Extractor, INPUT_KEY, MODEL_KEY};
 use serde::{Deserialize, Serialize};
@@ -16,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::{WeightsArgs, Which};
 use crate::exit::usage;
 use crate::run_dir;
+use beside::Beside;
 
 /// Side in pixels of the `pixels` baseline.
 const PIXELS_SIZE: usize = 64;
@@ -42,6 +46,12 @@ pub(crate) struct Loaded {
     pub(crate) layout: &'static str,
     /// What came with the backbone and is not used, such as a head: name and shape.
     pub(crate) others: BTreeMap<String, Vec<usize>>,
+    /// The projection head's tensors, under `head.`, if there is one.
+    pub(crate) head: BTreeMap<String, Tensor>,
+    /// How many tensors of the backbone's file have which element type; empty for a drawn one.
+    pub(crate) dtypes: BTreeMap<String, usize>,
+    /// The text metadata of the file.
+    pub(crate) file_metadata: BTreeMap<String, String>,
 }
 
 /// Size and normalisation of training pictures, as stored with weights.
@@ -82,6 +92,21 @@ impl Loaded {
             (INPUT_KEY.to_owned(), serde_json::to_string(&self.input)?),
         ]))
     }
+
+    /// Counts element types, keeps the head of what was read with the backbone, lists the rest.
+    fn take_rest(&mut self, tensors: BTreeMap<String, Tensor>) {
+        for (name, tensor) in tensors {
+            if name.starts_with("backbone.") {
+                let dtype = tensor.dtype().as_str().to_owned();
+                *self.dtypes.entry(dtype).or_default() += 1;
+            } else {
+                self.others.insert(name.clone(), tensor.dims().to_vec());
+                if name.starts_with("head.") {
+                    self.head.insert(name, tensor);
+                }
+            }
+        }
+    }
 }
 
 impl Weights {
@@ -102,18 +127,37 @@ impl Weights {
             random(text, device)?
         } else {
             let path = Path::new(spec);
-            let loaded = if path.is_dir() {
+            let loaded = if let Some(file) = file_in_folder(path) {
+                of_file(&file, which, arch, device)
+            } else if path.is_dir() {
                 of_run(path, which, device)
             } else if path.exists() {
-                of_file(path, arch, device)
+                of_file(path, which, arch, device)
             } else {
                 return Err(usage(format!(
-                    "--weights {spec}: no such run, file or baseline (pixels, random:vit_small/16@128)"
+                    "--weights {spec}: no such run, file, folder or baseline (pixels, random:vit_small/16@128)"
                 )));
             };
             loaded.with_context(|| format!("reading weights from {spec}"))?
         };
         Ok(Self::Backbone(Box::new(loaded)))
+    }
+
+    /// Makes the backbone that of `model`: position embeddings are resampled, all else must fit.
+    ///
+    /// # Errors
+    /// A usage error for `pixels`; every name that does not fit.
+    pub(crate) fn fit_to(&mut self, model: &ModelConfig, device: &Device) -> anyhow::Result<()> {
+        let mut tensors = self.backbone()?.params.tensors();
+        resample_aloud(&mut tensors, model)?;
+        let params = draw_backbone(model, 0, device)?;
+        params.load_part(&tensors, "backbone.")?;
+        if let Self::Backbone(loaded) = self {
+            loaded.backbone = build_backbone(model, &params)?;
+            loaded.model = model.clone();
+            loaded.params = params;
+        }
+        Ok(())
     }
 
     /// What turns prepared pictures into features.
@@ -270,111 +314,84 @@ fn of_run(dir: &Path, which: Which, device: &Device) -> anyhow::Result<Loaded> {
     params.load_part(tensors, "backbone.")?;
     let mut loaded = finish(config.model, params, Input::of(&config.augment))?;
     loaded.layout = "run";
-    loaded.others = others(tensors);
+    loaded.take_rest(tensors.clone());
     Ok(loaded)
 }
 
-fn of_file(path: &Path, arch: Option<&str>, device: &Device) -> anyhow::Result<Loaded> {
-    let file = selfsame_checkpoint::read_tensor_file(path, device)?;
-    let layout = layout(file.tensors.keys());
-    let mut unused = file.tensors.clone();
-    let weights = to_own_names(file.tensors)?;
-    unused.retain(|name, _| weights.left_out.contains(name));
-    let mut unused = others(&unused);
-    unused.extend(others(&weights.tensors));
-    let stored: Option<ModelConfig> = file
+/// The weights file of a folder that another program wrote; `None` for a run.
+fn file_in_folder(dir: &Path) -> Option<PathBuf> {
+    if dir.join(run_dir::CONFIG_FILE).exists() || dir.join("checkpoints").exists() {
+        return None;
+    }
+    // timm's and transformers' names, the newer first.
+    let names = ["model.safetensors", "pytorch_model.bin"];
+    let mut files = names.iter().map(|name| dir.join(name));
+    files.find(|file| file.exists())
+}
+
+fn of_file(
+    path: &Path,
+    which: Which,
+    arch: Option<&str>,
+    device: &Device,
+) -> anyhow::Result<Loaded> {
+    let weights = read_weights(path, which.into())?;
+    let stored: Option<ModelConfig> = weights
         .metadata
         .get(MODEL_KEY)
         .and_then(|text| serde_json::from_str(text).ok());
-    let beside = timm_config(path);
-    let stored = stored.or_else(|| timm_model(beside.as_ref()?));
-    let model = match (arch, stored) {
+    let beside = Beside::read(path);
+    let model = match (arch, stored.or_else(|| beside.model())) {
         (Some(text), _) => parse_arch(text)
             .ok_or_else(|| usage(format!("--arch {text}: write it as vit_small/16@224")))?,
         (None, Some(model)) => model,
         (None, None) => infer(&weights.tensors)?.model,
     };
-    let input = file
+    for difference in beside.differences() {
+        eprintln!("warning: {difference}");
+    }
+    let native = if model.arch.is_vit() {
+        model.image_size
+    } else {
+        224
+    };
+    let input = weights
         .metadata
         .get(INPUT_KEY)
         .and_then(|text| serde_json::from_str(text).ok())
-        .or_else(|| timm_input(beside.as_ref()?))
-        .unwrap_or_else(|| {
-            Input::imagenet(if model.arch.is_vit() {
-                model.image_size
-            } else {
-                224
-            })
-        });
+        .or_else(|| beside.input(native))
+        .unwrap_or_else(|| Input::imagenet(native));
+    let mut tensors = weights.tensors;
+    resample_aloud(&mut tensors, &model)?;
     let params = draw_backbone(&model, 0, device)?;
-    params.load_part(&weights.tensors, "backbone.")?;
+    params.load_part(&tensors, "backbone.")?;
     let mut loaded = finish(model, params, input)?;
-    loaded.layout = layout;
-    loaded.others = unused;
+    loaded.layout = if is_pth(path)? && weights.layout == Layout::Selfsame {
+        "dino"
+    } else {
+        weights.layout.name()
+    };
+    loaded.others = weights.left_out;
+    loaded.file_metadata = weights.metadata;
+    loaded.take_rest(tensors);
     Ok(loaded)
 }
 
-/// Whose names these are.
-fn layout<'a>(mut names: impl Iterator<Item = &'a String>) -> &'static str {
-    let ours = |name: &String| {
-        let starts = ["backbone.", "head.mlp.", "head.last_layer.", "new_head."];
-        starts.iter().any(|start| name.starts_with(start))
-    };
-    if names.all(ours) { "selfsame" } else { "timm" }
-}
-
-/// Names and shapes of what is not the backbone's.
-fn others(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, Vec<usize>> {
-    let others = tensors
-        .iter()
-        .filter(|(name, _)| !name.starts_with("backbone."));
-    others
-        .map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()))
-        .collect()
-}
-
-/// The `config.json` that timm keeps beside weights.
-fn timm_config(path: &Path) -> Option<serde_json::Value> {
-    let text = std::fs::read_to_string(path.with_file_name("config.json")).ok()?;
-    serde_json::from_str(&text).ok()
-}
-
-/// The architecture in timm's `config.json`: a name like `vit_tiny_patch16_224` or `resnet50`, and
-/// the arguments that make it another size. `None` for one that is not ours.
-fn timm_model(config: &serde_json::Value) -> Option<ModelConfig> {
-    let name = config.get("architecture")?.as_str()?;
-    let name = name.split('.').next()?;
-    let mut model = match name.split_once("_patch") {
-        Some((arch, sizes)) => {
-            let (patch, size) = sizes.split_once('_')?;
-            parse_arch(&format!("{arch}/{patch}@{size}"))?
-        }
-        None => parse_arch(name)?,
-    };
-    let arg = |key: &str, field: &mut usize| {
-        let value = config.get("model_args").and_then(|args| args.get(key));
-        if let Some(value) = value.and_then(serde_json::Value::as_u64) {
-            *field = value as usize;
-        }
-    };
-    arg("img_size", &mut model.image_size);
-    arg("patch_size", &mut model.patch_size);
-    arg("embed_dim", &mut model.embed_dim);
-    arg("depth", &mut model.depth);
-    arg("num_heads", &mut model.num_heads);
-    Some(model)
-}
-
-/// Size and normalisation in timm's `config.json`.
-fn timm_input(config: &serde_json::Value) -> Option<Input> {
-    let cfg = config.get("pretrained_cfg")?;
-    let image_size = cfg.get("input_size")?.get(1)?.as_u64()? as usize;
-    let triple = |key: &str| serde_json::from_value(cfg.get(key)?.clone()).ok();
-    Some(Input {
-        image_size,
-        mean: triple("mean")?,
-        std: triple("std")?,
-    })
+/// Resamples position embeddings that were learned on another grid, and says so.
+///
+/// # Errors
+/// If they are those of no square.
+pub(crate) fn resample_aloud(
+    tensors: &mut BTreeMap<String, Tensor>,
+    model: &ModelConfig,
+) -> anyhow::Result<()> {
+    if let Some((from, to)) = fit_positions(tensors, model)? {
+        eprintln!(
+            "note: position embeddings of {}x{} patches were resampled to {}x{}",
+            from.0, from.1, to.0, to.1
+        );
+    }
+    Ok(())
 }
 
 fn finish(model: ModelConfig, params: ParamStore, input: Input) -> anyhow::Result<Loaded> {
@@ -386,27 +403,15 @@ fn finish(model: ModelConfig, params: ParamStore, input: Input) -> anyhow::Resul
         input,
         layout: "drawn",
         others: BTreeMap::new(),
+        head: BTreeMap::new(),
+        dtypes: BTreeMap::new(),
+        file_metadata: BTreeMap::new(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn timms_config_tells_heads_that_shapes_do_not() {
-        let model = timm_model(&serde_json::json!({
-            "architecture": "vit_tiny_patch16_224.some_tag",
-            "model_args": {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_heads": 2},
-        }));
-        let model = model.unwrap();
-        assert_eq!((model.image_size, model.patch_size), (32, 8));
-        let dims = model.vit_dims().unwrap();
-        assert_eq!((dims.embed_dim, dims.depth, dims.num_heads), (32, 12, 2));
-        let resnet = timm_model(&serde_json::json!({"architecture": "resnet18"})).unwrap();
-        assert!(!resnet.arch.is_vit());
-        assert!(timm_model(&serde_json::json!({"architecture": "convnext_tiny"})).is_none());
-    }
 
     #[test]
     fn baselines_are_read_from_their_names() {

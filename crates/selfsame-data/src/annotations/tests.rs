@@ -251,3 +251,45 @@ fn what_is_written_reads_back() {
     assert_eq!(files.label(0, "age").unwrap(), "30");
     assert!(write(&folder.path().join("no/annot.csv"), &["Images"], &[]).is_err());
 }
+
+/// `cargo test --release -p selfsame-data --lib million -- --ignored --nocapture`; for the peak of
+/// memory run it under `/usr/bin/time -v`.
+#[test]
+#[ignore = "a measurement: ratios of times mean nothing on a busy machine"]
+#[expect(clippy::print_stdout, reason = "its result is to be read")]
+fn a_million_rows_are_read_in_four_times_the_csv_crates_own_time() {
+    use std::fmt::Write as _;
+    use std::time::Instant;
+    let mut text = String::from("Images,Name,Age,Gender\n");
+    for i in 0..1_000_000 {
+        let (folder, person) = (i % 100, i % 20_000);
+        let gender = ["f", "m"][i % 2];
+        writeln!(
+            text,
+            "{folder:03}/{i}_Person{person}_{}_{gender}.jpg,Person{person},{},{gender}",
+            i % 90,
+            i % 90
+        )
+        .unwrap();
+    }
+    let folder = folder_with(&[("a.csv", &text)]);
+    drop(text);
+    let path = folder.path().join("a.csv");
+    let mut ratios: Vec<f64> = (0..5)
+        .map(|_| {
+            let began = Instant::now();
+            let rows = csv::Reader::from_path(&path).unwrap().into_records();
+            assert_eq!(rows.map(|row| row.unwrap().len()).sum::<usize>(), 4_000_000);
+            let own = began.elapsed();
+            let began = Instant::now();
+            assert_eq!(
+                read(&path, &OpenOptions::default()).unwrap().samples.len(),
+                1_000_000
+            );
+            began.elapsed().as_secs_f64() / own.as_secs_f64()
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    println!("{ratios:.2?} times the csv crate's own time");
+    assert!(ratios[2] <= 4.0, "{ratios:?}");
+}

@@ -2,7 +2,8 @@
 
 use std::sync::Mutex;
 
-use selfsame_data::{Ledger, check};
+use selfsame_data::check::{ASPECT_BOUNDS, SIDE_BOUNDS};
+use selfsame_data::{CheckReport, Ledger, check};
 use serde_json::json;
 
 use crate::cli::CheckData;
@@ -19,7 +20,7 @@ pub(crate) fn run(args: &CheckData) -> anyhow::Result<Done> {
         args.images_root.clone(),
     )?;
     let progress = Mutex::new(CountProgress::new("decoded", set.len()));
-    let report = check(set.as_ref(), &Ledger::default(), &|done| {
+    let report = check(set.as_ref(), args.crop_size, &Ledger::default(), &|done| {
         if let Ok(mut progress) = progress.lock() {
             progress.set(done);
         }
@@ -35,23 +36,82 @@ pub(crate) fn run(args: &CheckData) -> anyhow::Result<Done> {
             "unusable": files.len(),
             "reasons": report.reasons,
             "files": files,
+            "duplicates": report.duplicates,
+            "shorter_side": buckets(&SIDE_BOUNDS, &report.sides),
+            "aspect": buckets(&ASPECT_BOUNDS, &report.aspects),
+            "smaller_than_crop": {"crop_size": args.crop_size, "images": report.smaller_than_crop},
+            "labels": report.labels,
         }));
     } else {
-        for entry in &report.unusable {
-            print_text(&format!("{}: {}", entry.file, entry.reason));
-        }
-        print_text(&format!(
-            "{} usable, {} unusable",
-            report.usable,
-            report.unusable.len()
-        ));
-        for (reason, count) in &report.reasons {
-            print_text(&format!("  {count} × {reason}"));
-        }
+        print_report(&report, args.crop_size);
     }
     Ok(if report.unusable.is_empty() {
         Done::Well
     } else {
         Done::No
     })
+}
+
+fn print_report(report: &CheckReport, crop_size: u32) {
+    for entry in &report.unusable {
+        print_text(&format!("{}: {}", entry.file, entry.reason));
+    }
+    for group in &report.duplicates {
+        print_text(&format!("same bytes: {}", group.join(", ")));
+    }
+    print_text(&format!(
+        "{} usable, {} unusable",
+        report.usable,
+        report.unusable.len()
+    ));
+    for (reason, count) in &report.reasons {
+        print_text(&format!("  {count} × {reason}"));
+    }
+    let copies: usize = report.duplicates.iter().map(|group| group.len() - 1).sum();
+    print_text(&format!("{copies} copies of other files"));
+    print_text("shorter side in pixels:");
+    print_buckets(&SIDE_BOUNDS, &report.sides);
+    print_text("width over height:");
+    print_buckets(&ASPECT_BOUNDS, &report.aspects);
+    print_text(&format!(
+        "{} smaller than a crop of {crop_size} pixels: their crops are magnified",
+        report.smaller_than_crop
+    ));
+    for (label, balance) in &report.labels {
+        let values = balance.values;
+        let without = match balance.missing {
+            0 => String::new(),
+            missing => format!(", {missing} without"),
+        };
+        let counts: Vec<String> = balance
+            .counts
+            .iter()
+            .map(|(value, count)| format!("{value} {count}"))
+            .collect();
+        let counts = match counts.is_empty() {
+            true => String::new(),
+            false => format!(": {}", counts.join(", ")),
+        };
+        print_text(&format!("label {label}: {values} values{without}{counts}"));
+    }
+}
+
+/// "below 32", …, "1024 and more" with their counts; empty ones too.
+fn buckets<T: std::fmt::Display>(bounds: &[T], counts: &[usize]) -> Vec<(String, usize)> {
+    let mut names: Vec<String> = bounds
+        .iter()
+        .map(|bound| format!("below {bound}"))
+        .collect();
+    if let Some(last) = bounds.last() {
+        names.push(format!("{last} and more"));
+    }
+    names.into_iter().zip(counts.iter().copied()).collect()
+}
+
+fn print_buckets<T: std::fmt::Display>(bounds: &[T], counts: &[usize]) {
+    for (name, count) in buckets(bounds, counts) {
+        if count > 0 {
+            print_text(&format!("  {name}: {count}"));
+        }
+    }
 }

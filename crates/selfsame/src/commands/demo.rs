@@ -15,6 +15,7 @@ use selfsame_eval::{Features, KnnConfig, LabelEncoder, knn};
 use selfsame_train::{EmbedOptions, Extractor, Outcome, embed};
 use toml::Value;
 
+use super::report::REPORT_FILE;
 use super::train::{Execution, execute};
 use crate::cli::{Demo, Which};
 use crate::config::{Merged, PRESETS, to_toml};
@@ -60,7 +61,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
         b"made by selfsame demo; the next one replaces it\n",
     )?;
     let text = to_toml(&config)?;
-    run_dir::write_config(dir, &text)?;
+    run_dir::write_config(dir, &merged.annotated(&config)?)?;
     let device = device::open("cpu")?;
     let stop = signals::stop_flag()?;
 
@@ -77,7 +78,9 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
         val: Some(test.clone()),
         capture_step: None,
         init: None,
+        accept_data_change: false,
         stop: &stop,
+        report: true,
     })?;
     if let Outcome::Interrupted(_) = outcome {
         return Ok(outcome.into());
@@ -107,13 +110,14 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
          \x20 raw pixels               {:5.1} %        {:5.1} %\n\
          \x20 before training          {:5.1} %        {:5.1} %\n\
          \x20 after training           {:5.1} %        {:5.1} %\n\
-         \nloss curve      {}\nweights         {} (timm loads this folder)\ntime            {}\n",
+         \nreport          {} (opens in any browser)\nloss curve      {}\nweights         {} (timm loads this folder)\ntime            {}\n",
         pixels.knn,
         pixels.linear,
         before.knn,
         before.linear,
         after.knn,
         after.linear,
+        dir.join(REPORT_FILE).display(),
         dir.join("curves.png").display(),
         dir.join("export").display(),
         duration(began.elapsed().as_secs_f64()),

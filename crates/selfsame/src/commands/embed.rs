@@ -105,17 +105,22 @@ fn csv(features: &Features, files: &[&str]) -> String {
     }
     text.push('\n');
     for (file, row) in files.iter().zip(features.rows()) {
-        if file.contains([',', '"', '\n', '\r']) {
-            let _ = write!(text, "\"{}\"", file.replace('"', "\"\""));
-        } else {
-            text.push_str(file);
-        }
+        text.push_str(&quoted(file));
         for value in row {
             let _ = write!(text, ",{value}");
         }
         text.push('\n');
     }
     text
+}
+
+/// A cell of a CSV file, between quotes if it needs them.
+pub(super) fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
 }
 
 #[cfg(test)]

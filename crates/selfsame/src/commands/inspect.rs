@@ -1,12 +1,15 @@
 //! `selfsame inspect`
 
+use std::collections::BTreeMap;
+
 use candle_core::Device;
+use selfsame_models::{HeadKind, infer};
 use serde_json::json;
 
 use crate::cli::Inspect;
 use crate::exit::Done;
 use crate::scores::{print_json, print_text};
-use crate::weights::Weights;
+use crate::weights::{Loaded, Weights};
 
 pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
     let weights = Weights::open(&args.weights, args.which, None, &Device::Cpu)?;
@@ -21,6 +24,7 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
     let shapes = tensors
         .iter()
         .map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
+    let head = head(loaded);
     if args.json {
         let shapes: serde_json::Map<_, _> =
             shapes.map(|(name, dims)| (name, json!(dims))).collect();
@@ -31,25 +35,80 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
             "mean": loaded.input.mean,
             "std": loaded.input.std,
             "parameters": parameters,
+            "dtypes": loaded.dtypes,
+            "metadata": loaded.file_metadata,
+            "head": head,
+            "usable_by": usable_by(loaded),
             "tensors": shapes,
             "other_tensors": loaded.others,
         }));
-    } else {
-        print_text(&format!(
-            "{}, trained at {} pixels, {parameters} parameters; layout: {}",
-            weights.describe(),
-            loaded.input.image_size,
-            loaded.layout
-        ));
-        for (name, dims) in shapes {
-            print_text(&format!("  {name} {dims:?}"));
-        }
-        if !loaded.others.is_empty() {
-            print_text("beside the backbone:");
-        }
-        for (name, dims) in &loaded.others {
-            print_text(&format!("  {name} {dims:?}"));
-        }
+        return Ok(Done::Well);
+    }
+    print_text(&format!(
+        "{}, trained at {} pixels, {parameters} parameters; layout: {}",
+        weights.describe(),
+        loaded.input.image_size,
+        loaded.layout
+    ));
+    let (mean, std) = (loaded.input.mean, loaded.input.std);
+    print_text(&format!(
+        "pictures: mean {mean:?}, standard deviation {std:?}"
+    ));
+    if !loaded.dtypes.is_empty() {
+        let counts: Vec<String> = loaded
+            .dtypes
+            .iter()
+            .map(|(dtype, count)| format!("{dtype} ({count} tensors)"))
+            .collect();
+        print_text(&format!("stored as {}", counts.join(", ")));
+    }
+    if let Some(head) = &head {
+        print_text(&format!("projection head: {head}"));
+    }
+    print_text(&format!("usable by: {}", usable_by(loaded).join(", ")));
+    for (key, value) in &loaded.file_metadata {
+        print_text(&format!("metadata {key}: {value}"));
+    }
+    for (name, dims) in shapes {
+        print_text(&format!("  {name} {dims:?}"));
+    }
+    if !loaded.others.is_empty() {
+        print_text("beside the backbone:");
+    }
+    for (name, dims) in &loaded.others {
+        print_text(&format!("  {name} {dims:?}"));
     }
     Ok(Done::Well)
+}
+
+/// The projection head in a few words.
+fn head(loaded: &Loaded) -> Option<String> {
+    let tensors: BTreeMap<_, _> = loaded
+        .params
+        .tensors()
+        .into_iter()
+        .chain(loaded.head.clone())
+        .collect();
+    let head = infer(&tensors).ok()?.head?;
+    let kind = match head.kind {
+        HeadKind::Notebook => "notebook",
+        HeadKind::Official => "official",
+    };
+    Some(format!("{kind}, {} prototypes", head.out_dim))
+}
+
+/// What can be done with a backbone; attention needs a transformer.
+fn usable_by(loaded: &Loaded) -> Vec<&'static str> {
+    let mut commands = vec![
+        "train --init",
+        "finetune",
+        "embed",
+        "knn",
+        "linear",
+        "export",
+    ];
+    if loaded.model.arch.is_vit() {
+        commands.push("attention");
+    }
+    commands
 }

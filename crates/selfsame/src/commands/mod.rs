@@ -1,5 +1,6 @@
 //! One file per command: flags to typed configs, then a call.
 
+mod attention;
 mod check_data;
 mod demo;
 mod embed;
@@ -8,8 +9,11 @@ mod finetune;
 mod inspect;
 mod knn;
 mod linear;
+mod map;
+mod neighbors;
 mod preview;
 mod replay;
+pub(crate) mod report;
 mod resume;
 mod show_config;
 mod train;
@@ -35,6 +39,11 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Done> {
         Command::Export(args) => export::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Preview(args) => preview::run(&args),
+        Command::Attention(args) => attention::run(&args),
+        Command::Tsne(args) => map::tsne(&args),
+        Command::Pca(args) => map::pca(&args),
+        Command::Neighbors(args) => neighbors::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Replay(args) => replay::run(&args),
     }
 }

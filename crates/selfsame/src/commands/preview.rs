@@ -8,6 +8,7 @@ use selfsame_data::augment::{
 };
 use selfsame_data::decode::decode_file;
 use selfsame_report::{COLORS, Sheet, SheetCell, encode_png, outline, stack};
+use selfsame_train::RunConfig;
 
 use crate::cli::Preview;
 use crate::config::Merged;
@@ -67,13 +68,7 @@ pub(crate) fn run(args: &Preview) -> anyhow::Result<Done> {
         epoch: 0,
         sample: args.index as u64,
     };
-    let multi_crop = MultiCrop::new(config.augment)?;
-    let mut preview = PreviewOf {
-        views: multi_crop.draw(picture.width() as usize, picture.height() as usize, key),
-        picture,
-        multi_crop,
-        workspace: Workspace::new(),
-    };
+    let mut preview = PreviewOf::new(picture, config.augment, key)?;
     let size = preview.picture.dimensions();
     let title = format!("{name}, {} × {}", size.0, size.1);
     let sheets = [
@@ -86,6 +81,22 @@ pub(crate) fn run(args: &Preview) -> anyhow::Result<Done> {
     Ok(Done::Well)
 }
 
+/// All views of multi-crop of one picture of a run's first epoch, with their drawn values.
+pub(super) fn crops_sheet(
+    config: &RunConfig,
+    name: &str,
+    picture: RgbImage,
+    sample: usize,
+) -> anyhow::Result<RgbImage> {
+    let key = SampleKey {
+        run_seed: config.seed,
+        epoch: 0,
+        sample: sample as u64,
+    };
+    let mut preview = PreviewOf::new(picture, config.augment.clone(), key)?;
+    Ok(preview.crops(name, key)?.draw())
+}
+
 struct PreviewOf {
     picture: RgbImage,
     views: Vec<DrawnView>,
@@ -94,6 +105,16 @@ struct PreviewOf {
 }
 
 impl PreviewOf {
+    fn new(picture: RgbImage, augment: AugmentConfig, key: SampleKey) -> anyhow::Result<Self> {
+        let multi_crop = MultiCrop::new(augment)?;
+        Ok(Self {
+            views: multi_crop.draw(picture.width() as usize, picture.height() as usize, key),
+            picture,
+            multi_crop,
+            workspace: Workspace::new(),
+        })
+    }
+
     /// Single operations at fixed strength, and the picture beside its first local crop.
     fn operations(&mut self, title: &str) -> Sheet {
         let whole = CropBox {

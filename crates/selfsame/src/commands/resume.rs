@@ -43,7 +43,9 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
         val: val_data,
         capture_step: None,
         init: None,
+        accept_data_change: args.accept_data_change,
         stop: &stop,
+        report: !args.no_report,
     })?;
     Ok(outcome.into())
 }

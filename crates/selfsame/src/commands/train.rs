@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use selfsame_data::Dataset;
-use selfsame_models::draw_backbone;
+use selfsame_models::ModelError;
 use selfsame_train::{Init, Learner, Outcome, Run, RunConfig, StopFlag, TrainError, train};
 
+use super::report::{self, Facts, REPORT_FILE};
 use crate::cli::{Train, Which};
 use crate::config::{Merged, refuse_changes, to_toml};
 use crate::exit::{Done, usage};
@@ -44,7 +45,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
         run_dir::claim_new(&args.run)?
     };
     let text = to_toml(&config)?;
-    run_dir::write_config(&args.run, &text)?;
+    run_dir::write_config(&args.run, &merged.annotated(&config)?)?;
     let stop = signals::stop_flag()?;
     let outcome = execute(&Execution {
         config: &config,
@@ -55,7 +56,9 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
         val: val_data,
         capture_step: args.capture_step,
         init: init.as_ref(),
+        accept_data_change: args.accept_data_change,
         stop: &stop,
+        report: !args.no_report,
     })?;
     drop(lock);
     Ok(outcome.into())
@@ -63,10 +66,13 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
 
 /// Opens the weights to start from, if they fit, before a run directory exists.
 fn start_weights(spec: &str, config: &RunConfig, device: &Device) -> anyhow::Result<Weights> {
-    let weights = Weights::open(spec, Which::Teacher, None, device)?;
-    let own = draw_backbone(&config.model, config.seed, &Device::Cpu)?;
-    own.load_part(&weights.backbone()?.params.tensors(), "backbone.")
-        .map_err(|error| usage(format!("--init {spec}: {error}")))?;
+    let mut weights = Weights::open(spec, Which::Teacher, None, device)?;
+    weights
+        .fit_to(&config.model, device)
+        .map_err(|error| match error.downcast_ref() {
+            Some(ModelError::Weights(_)) => usage(format!("--init {spec}: {error}")),
+            _ => error,
+        })?;
     Ok(weights)
 }
 
@@ -89,7 +95,10 @@ pub(super) struct Execution<'a> {
     pub(super) val: Option<Arc<dyn Dataset>>,
     pub(super) capture_step: Option<u64>,
     pub(super) init: Option<&'a Weights>,
+    pub(super) accept_data_change: bool,
     pub(super) stop: &'a StopFlag,
+    /// Whether a page is written at the end.
+    pub(super) report: bool,
 }
 
 /// Trains in a claimed run directory and draws its curves.
@@ -117,14 +126,34 @@ pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
         val: execution.val.clone(),
         capture_step: execution.capture_step,
         init: start.as_ref().map(|start| start as &Init<'_>),
+        accept_data_change: execution.accept_data_change,
         stop: execution.stop,
     };
     let outcome = train(&run, &mut TrainProgress::new(config.train.epochs))?;
     let steps_per_epoch = (images / config.effective_batch()) as f64;
     let curves = run_dir::draw_curves(run_dir, config, steps_per_epoch)?;
     eprintln!("curves: {}", curves.display());
+    if execution.report && !matches!(outcome, Outcome::Interrupted(_)) {
+        write_report(execution);
+    }
     if matches!(outcome, Outcome::Interrupted(_)) {
         eprintln!("continue with: selfsame resume {}", run_dir.display());
     }
     Ok(outcome)
+}
+
+/// Writes the page about a finished run. A run that is done is not lost for want of a page.
+fn write_report(execution: &Execution<'_>) {
+    let facts = Facts {
+        dir: execution.run_dir,
+        config: execution.config,
+        device: execution.device,
+        train: Some(execution.train.clone()),
+        val: execution.val.clone(),
+    };
+    let out = execution.run_dir.join(REPORT_FILE);
+    match report::write(&facts, &out) {
+        Ok(()) => eprintln!("report: {}", out.display()),
+        Err(error) => eprintln!("warning: no report was written: {error:#}"),
+    }
 }

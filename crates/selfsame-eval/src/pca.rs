@@ -1,0 +1,305 @@
+//! Principal components, by subspace iteration.
+
+use crate::error::EvalError;
+use crate::features::Features;
+use crate::random::{Purpose, Stream};
+use candle_core::{Device, Tensor};
+
+/// Directions followed beside those asked for, so that the last one asked for settles soon.
+const OVERSAMPLING: usize = 10;
+/// The iteration ends when no variance changes by more than this share.
+const TOLERANCE: f64 = 1e-8;
+const MAX_ITERATIONS: usize = 300;
+
+/// The directions in which features vary most.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pca {
+    /// Mean of each column, `[d]`.
+    pub mean: Vec<f64>,
+    /// Unit vectors, `[k, d]`, by falling variance; the largest entry of each is positive.
+    pub components: Vec<f64>,
+    /// Variance along each component (n − 1 in the denominator).
+    pub variances: Vec<f64>,
+    /// The same as shares of the variance of all columns.
+    pub shares: Vec<f64>,
+}
+
+impl Pca {
+    /// The first `k` principal components of the rows; fewer if there are fewer rows or columns.
+    ///
+    /// The signs are scikit-learn's. Memory: one centred copy of the features.
+    ///
+    /// # Errors
+    /// [`EvalError`] for bad features, fewer than two rows, or a `k` of 0.
+    pub fn fit(features: &Features, k: usize, seed: u64) -> Result<Pca, EvalError> {
+        features.check()?;
+        let (n, d) = (features.n, features.d);
+        if n < 2 {
+            return Err(EvalError::Length {
+                what: "rows for principal components",
+                expected: 2,
+                found: n,
+            });
+        }
+        let k = k.min(d).min(n);
+        if k == 0 {
+            return Err(EvalError::Empty {
+                what: "principal components",
+            });
+        }
+        let mean = column_means(features);
+        let centred = centred(features, &mean);
+        let total = centred.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+        let xs = Tensor::from_vec(centred, (n, d), &Device::Cpu)?;
+        let xs_t = xs.t()?.contiguous()?;
+
+        let q = (k + OVERSAMPLING).min(d).min(n);
+        let mut stream = Stream::new(seed, Purpose::PcaStart, 0);
+        let mut basis: Vec<Vec<f64>> = (0..q)
+            .map(|_| (0..d).map(|_| stream.normal()).collect())
+            .collect();
+        orthonormalize(&mut basis);
+        let mut last = vec![f64::INFINITY; k];
+        for _ in 0..MAX_ITERATIONS {
+            // Rayleigh and Ritz: the best directions within the subspace, then one step of power.
+            let scores = xs.matmul(&columns(&basis, d)?)?; // [n, q]
+            let (values, vectors) = eigen(gram(&scores)?, q);
+            let settled =
+                (0..k).all(|i| (values[i] - last[i]).abs() <= TOLERANCE * values[i].abs());
+            last.copy_from_slice(&values[..k]);
+            basis = rotate(&basis, &vectors);
+            if settled {
+                break;
+            }
+            let scores = xs.matmul(&columns(&basis, d)?)?;
+            basis = rows(&xs_t.matmul(&scores)?)?;
+            orthonormalize(&mut basis);
+        }
+        basis.truncate(k);
+        for component in &mut basis {
+            let largest = component
+                .iter()
+                .copied()
+                .fold(0f64, |best, x| if x.abs() > best.abs() { x } else { best });
+            if largest < 0.0 {
+                component.iter_mut().for_each(|x| *x = -*x);
+            }
+        }
+        let variances: Vec<f64> = last.iter().map(|x| x.max(0.0) / (n - 1) as f64).collect();
+        let all = (total / (n - 1) as f64).max(f64::MIN_POSITIVE);
+        Ok(Pca {
+            mean,
+            components: basis.concat(),
+            shares: variances.iter().map(|v| v / all).collect(),
+            variances,
+        })
+    }
+
+    /// Places of rows along the components, `[n, k]`.
+    ///
+    /// # Errors
+    /// [`EvalError`] if the features are bad or of another width.
+    pub fn transform(&self, features: &Features) -> Result<Vec<f64>, EvalError> {
+        let d = self.mean.len();
+        features.check_width(d)?;
+        let mut places = Vec::with_capacity(features.n * self.variances.len());
+        for row in features.rows() {
+            for component in self.components.chunks_exact(d) {
+                let terms = row.iter().zip(&self.mean).zip(component);
+                places.push(terms.map(|((x, m), c)| (f64::from(*x) - m) * c).sum());
+            }
+        }
+        Ok(places)
+    }
+}
+
+/// Mean of each column, in `f64`.
+pub(crate) fn column_means(features: &Features) -> Vec<f64> {
+    let mut sums = vec![0f64; features.d];
+    for row in features.rows() {
+        for (sum, x) in sums.iter_mut().zip(row) {
+            *sum += f64::from(*x);
+        }
+    }
+    sums.iter_mut()
+        .for_each(|sum| *sum /= features.n.max(1) as f64);
+    sums
+}
+
+/// The rows less the column means.
+pub(crate) fn centred(features: &Features, mean: &[f64]) -> Vec<f32> {
+    let less = |row: &[f32]| {
+        let terms = row.iter().zip(mean);
+        terms
+            .map(|(x, m)| (f64::from(*x) - m) as f32)
+            .collect::<Vec<_>>()
+    };
+    features.rows().flat_map(less).collect()
+}
+
+/// `q` vectors of length `d` as the columns of a matrix `[d, q]`.
+fn columns(basis: &[Vec<f64>], d: usize) -> candle_core::Result<Tensor> {
+    let q = basis.len();
+    let mut data = Vec::with_capacity(d * q);
+    for j in 0..d {
+        data.extend(basis.iter().map(|vector| vector[j] as f32));
+    }
+    Tensor::from_vec(data, (d, q), &Device::Cpu)
+}
+
+/// The columns of a matrix as vectors.
+fn rows(matrix: &Tensor) -> candle_core::Result<Vec<Vec<f64>>> {
+    let rows = matrix.t()?.contiguous()?.to_vec2::<f32>()?;
+    let wide = |row: Vec<f32>| row.into_iter().map(f64::from).collect();
+    Ok(rows.into_iter().map(wide).collect())
+}
+
+/// The products of all pairs of columns, `[q, q]`, summed in `f64`.
+fn gram(matrix: &Tensor) -> candle_core::Result<Vec<f64>> {
+    let columns = rows(matrix)?;
+    let q = columns.len();
+    let mut gram = vec![0.0; q * q];
+    for i in 0..q {
+        for j in 0..=i {
+            gram[i * q + j] = dot(&columns[i], &columns[j]);
+            gram[j * q + i] = gram[i * q + j];
+        }
+    }
+    Ok(gram)
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Gram and Schmidt, twice, which is enough (Giraud et al. 2005); a vector without a direction of
+/// its own becomes zero.
+fn orthonormalize(basis: &mut [Vec<f64>]) {
+    for i in 0..basis.len() {
+        let (before, rest) = basis.split_at_mut(i);
+        let vector = &mut rest[0];
+        let length = dot(vector, vector).sqrt();
+        for _ in 0..2 {
+            for other in before.iter() {
+                let along = dot(vector, other);
+                vector
+                    .iter_mut()
+                    .zip(other)
+                    .for_each(|(x, o)| *x -= along * o);
+            }
+        }
+        let left = dot(vector, vector).sqrt();
+        let scale = if left > 1e-10 * length {
+            1.0 / left
+        } else {
+            0.0
+        };
+        vector.iter_mut().for_each(|x| *x *= scale);
+    }
+}
+
+/// The combinations of the basis named by the rows of `vectors`.
+fn rotate(basis: &[Vec<f64>], vectors: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let combine = |weights: &Vec<f64>| {
+        let mut sum = vec![0.0; basis[0].len()];
+        for (weight, vector) in weights.iter().zip(basis) {
+            sum.iter_mut()
+                .zip(vector)
+                .for_each(|(s, v)| *s += weight * v);
+        }
+        sum
+    };
+    vectors.iter().map(combine).collect()
+}
+
+/// Eigenvalues, falling, and eigenvectors of a symmetric matrix `[q, q]`, by Jacobi's rotations.
+fn eigen(mut a: Vec<f64>, q: usize) -> (Vec<f64>, Vec<Vec<f64>>) {
+    let mut vectors: Vec<Vec<f64>> = (0..q)
+        .map(|i| (0..q).map(|j| f64::from(u8::from(i == j))).collect())
+        .collect();
+    for _sweep in 0..50 {
+        let off: f64 = (0..q * q)
+            .filter(|at| at / q != at % q)
+            .map(|at| a[at] * a[at])
+            .sum();
+        let on: f64 = (0..q).map(|i| a[i * q + i] * a[i * q + i]).sum();
+        if off <= 1e-30 * on {
+            break;
+        }
+        for i in 0..q {
+            for j in i + 1..q {
+                let (aii, ajj, aij) = (a[i * q + i], a[j * q + j], a[i * q + j]);
+                if aij == 0.0 {
+                    continue;
+                }
+                let tau = (ajj - aii) / (2.0 * aij);
+                let t = tau.signum() / (tau.abs() + (1.0 + tau * tau).sqrt());
+                let c = 1.0 / (1.0 + t * t).sqrt();
+                let s = t * c;
+                for k in 0..q {
+                    let (x, y) = (a[k * q + i], a[k * q + j]);
+                    (a[k * q + i], a[k * q + j]) = (c * x - s * y, s * x + c * y);
+                }
+                for k in 0..q {
+                    let (x, y) = (a[i * q + k], a[j * q + k]);
+                    (a[i * q + k], a[j * q + k]) = (c * x - s * y, s * x + c * y);
+                }
+                let (before, rest) = vectors.split_at_mut(j);
+                for (x, y) in before[i].iter_mut().zip(&mut rest[0]) {
+                    (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
+                }
+            }
+        }
+    }
+    let mut order: Vec<usize> = (0..q).collect();
+    order.sort_by(|&i, &j| a[j * q + j].total_cmp(&a[i * q + i]));
+    (
+        order.iter().map(|&i| a[i * q + i]).collect(),
+        order.iter().map(|&i| vectors[i].clone()).collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ellipse_is_measured_along_its_axes() {
+        // Uncorrelated along (0.6, 0.8, 0) and (0.8, -0.6, 0), three times as far along the first.
+        let mut data = Vec::new();
+        for (a, b) in [(3.0, 1.0), (3.0, -1.0), (-3.0, 1.0), (-3.0, -1.0)] {
+            let at = [0.6 * a + 0.8 * b + 7.0, 0.8 * a - 0.6 * b - 2.0, 5.0];
+            data.extend(at.map(|x: f64| x as f32));
+        }
+        let features = Features::new(4, 3, data).unwrap();
+        let pca = Pca::fit(&features, 2, 0).unwrap();
+        let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(
+            close(&pca.components, &[0.6, 0.8, 0.0, 0.8, -0.6, 0.0]),
+            "{pca:?}"
+        );
+        assert!(close(&pca.variances, &[12.0, 4.0 / 3.0]), "{pca:?}");
+        assert!(close(&pca.shares, &[0.9, 0.1]), "{pca:?}");
+        assert!(close(&pca.mean, &[7.0, -2.0, 5.0]));
+        let places = pca.transform(&features).unwrap();
+        assert!(
+            close(&places, &[3.0, 1.0, 3.0, -1.0, -3.0, 1.0, -3.0, -1.0]),
+            "{places:?}"
+        );
+    }
+
+    #[test]
+    fn features_without_spread_have_no_variance() {
+        let pca = Pca::fit(&Features::new(5, 3, vec![2.0; 15]).unwrap(), 2, 0).unwrap();
+        assert_eq!(pca.variances, [0.0, 0.0]);
+        assert!(pca.components.iter().all(|x| x.is_finite()));
+        assert!(Pca::fit(&Features::new(1, 3, vec![2.0; 3]).unwrap(), 2, 0).is_err());
+    }
+
+    #[test]
+    fn jacobi_finds_what_was_put_in() {
+        let (values, vectors) = eigen(vec![2.0, 1.0, 1.0, 2.0], 2);
+        assert!((values[0] - 3.0).abs() < 1e-12 && (values[1] - 1.0).abs() < 1e-12);
+        assert!((vectors[0][0].abs() - 0.5f64.sqrt()).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,220 @@
+//! t-SNE (van der Maaten and Hinton 2008): neighbourhoods of features as a map of two dimensions.
+
+mod affinity;
+mod descent;
+mod quadtree;
+mod repulsion;
+
+use crate::error::EvalError;
+use crate::features::Features;
+use crate::pca::Pca;
+use crate::random::{Purpose, Stream};
+use serde::{Deserialize, Serialize};
+
+/// Settings of [`tsne`]; the defaults are scikit-learn's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TsneConfig {
+    /// About how many neighbours a point has; it must be below the number of points.
+    pub perplexity: f64,
+    /// Factor on the attraction in the first 250 iterations, which lets clusters form.
+    pub early_exaggeration: f64,
+    /// Step size; `None`: max(points / early_exaggeration / 4, 50).
+    pub learning_rate: Option<f64>,
+    /// Iterations in all, the first 250 of them exaggerated.
+    pub iterations: usize,
+    /// Barnes and Hut's angle: a cell so wide as seen from a point counts as one body.
+    pub angle: f64,
+    /// Up to so many points every pair repels exactly; above, by Barnes and Hut (2014).
+    pub exact_up_to: usize,
+    /// Seed of the start, where principal components do not give one.
+    pub seed: u64,
+}
+
+impl Default for TsneConfig {
+    fn default() -> TsneConfig {
+        TsneConfig {
+            perplexity: 30.0,
+            early_exaggeration: 12.0,
+            learning_rate: None,
+            iterations: 1000,
+            angle: 0.5,
+            exact_up_to: 5000,
+            seed: 42,
+        }
+    }
+}
+
+impl TsneConfig {
+    /// Everything that is wrong with the settings for `n` points; empty if they can be used.
+    pub fn check(&self, n: usize) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !(self.perplexity.is_finite() && self.perplexity >= 1.0) {
+            problems.push(format!(
+                "tsne.perplexity: {} is not 1 or more",
+                self.perplexity
+            ));
+        } else if self.perplexity >= n as f64 {
+            problems.push(format!(
+                "tsne.perplexity: {} is not below the {n} points there are",
+                self.perplexity
+            ));
+        }
+        let above_zero = [
+            ("early_exaggeration", self.early_exaggeration),
+            ("learning_rate", self.learning_rate.unwrap_or(1.0)),
+        ];
+        for (name, value) in above_zero {
+            if !(value.is_finite() && value > 0.0) {
+                problems.push(format!("tsne.{name}: {value} is not above 0"));
+            }
+        }
+        if !(self.angle > 0.0 && self.angle <= 1.0) {
+            problems.push(format!(
+                "tsne.angle: {} is not above 0 and up to 1",
+                self.angle
+            ));
+        }
+        problems
+    }
+}
+
+/// A finished map.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tsne {
+    /// A place per row of the features.
+    pub points: Vec<[f32; 2]>,
+    /// Kullback-Leibler divergence of the map's neighbourhoods from the features'.
+    pub kl: f64,
+    /// Iterations done; fewer than asked for if nothing moved any more.
+    pub iterations: usize,
+}
+
+/// Draws a map in which rows that are near in the features are near.
+///
+/// The recipe is scikit-learn's `TSNE()`: Euclidean distances, affinities on 3·perplexity + 1
+/// neighbours, principal components as start, 250 exaggerated iterations, momentum 0.5 then 0.8,
+/// gains. Only the repulsion differs: it is exact up to [`TsneConfig::exact_up_to`] points.
+/// `progress` is told how many iterations are done. The same seed gives the same bits for any
+/// number of threads.
+///
+/// # Errors
+/// [`EvalError`] for bad features or settings out of range.
+pub fn tsne(
+    features: &Features,
+    config: &TsneConfig,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Tsne, EvalError> {
+    features.check()?;
+    if let [problem, ..] = config.check(features.n).as_slice() {
+        return Err(EvalError::Setting(problem.clone()));
+    }
+    let affinities = affinity::Affinities::new(features, config.perplexity)?;
+    let start = start(features, config.seed)?;
+    Ok(descent::descend(&affinities, start, config, progress))
+}
+
+/// The first two principal components, the first with a standard deviation of 10⁻⁴; noise of that
+/// size where the features have no spread.
+fn start(features: &Features, seed: u64) -> Result<Vec<[f64; 2]>, EvalError> {
+    const SIZE: f64 = 1e-4;
+    let n = features.n;
+    if features.d >= 2 && n > 2 {
+        let pca = Pca::fit(features, 2, seed)?;
+        let places = pca.transform(features)?;
+        let first = || places.chunks_exact(2).map(|place| place[0]);
+        let mean = first().sum::<f64>() / n as f64;
+        let deviation = (first().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64).sqrt();
+        if deviation > 0.0 && deviation.is_finite() {
+            let scaled = places.chunks_exact(2);
+            let scaled = scaled.map(|place| [place[0], place[1]].map(|x| x / deviation * SIZE));
+            return Ok(scaled.collect());
+        }
+    }
+    let mut stream = Stream::new(seed, Purpose::TsneStart, 0);
+    Ok((0..n)
+        .map(|_| [(); 2].map(|()| SIZE * stream.normal()))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `per` points around each of `clusters` far corners.
+    fn clusters(clusters: usize, per: usize, d: usize) -> Features {
+        let mut stream = Stream::new(5, Purpose::TsneStart, 9);
+        let mut data = Vec::new();
+        for i in 0..clusters * per {
+            for j in 0..d {
+                let corner = if j % clusters == i / per { 3.0 } else { 0.0 };
+                data.push((corner + 0.3 * stream.normal()) as f32);
+            }
+        }
+        Features::new(clusters * per, d, data).unwrap()
+    }
+
+    fn nearest(points: &[[f32; 2]], i: usize) -> usize {
+        let distance = |j: &usize| {
+            let [dx, dy] = [0, 1].map(|c| f64::from(points[i][c]) - f64::from(points[*j][c]));
+            dx * dx + dy * dy
+        };
+        let others = (0..points.len()).filter(|j| *j != i);
+        others
+            .min_by(|a, b| distance(a).total_cmp(&distance(b)))
+            .unwrap()
+    }
+
+    #[test]
+    fn clusters_stay_together_exactly_and_by_barnes_and_hut() {
+        let features = clusters(3, 40, 6);
+        for exact_up_to in [5000, 0] {
+            let config = TsneConfig {
+                perplexity: 10.0,
+                iterations: 400,
+                exact_up_to,
+                ..TsneConfig::default()
+            };
+            let mut told = 0;
+            let map = tsne(&features, &config, &mut |done| told = done).unwrap();
+            assert_eq!((map.iterations, told), (400, 400));
+            let own = (0..120).filter(|&i| nearest(&map.points, i) / 40 == i / 40);
+            assert_eq!(own.count(), 120);
+            assert!(map.kl > 0.0 && map.kl < 1.0, "{}", map.kl);
+        }
+    }
+
+    #[test]
+    fn the_same_bits_on_one_thread_and_on_many() {
+        let features = clusters(4, 60, 5);
+        for exact_up_to in [5000, 0] {
+            let config = TsneConfig {
+                iterations: 300,
+                exact_up_to,
+                ..TsneConfig::default()
+            };
+            let on = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                let pool = pool.build().unwrap();
+                pool.install(|| tsne(&features, &config, &mut |_| ()).unwrap())
+            };
+            assert_eq!(on(1), on(5));
+        }
+    }
+
+    #[test]
+    fn equal_rows_and_few_rows_give_finite_places() {
+        let equal = Features::new(8, 3, vec![1.0; 24]).unwrap();
+        let config = TsneConfig {
+            perplexity: 2.0,
+            ..TsneConfig::default()
+        };
+        let map = tsne(&equal, &config, &mut |_| ()).unwrap();
+        assert!(map.points.iter().flatten().all(|x| x.is_finite()));
+        let error = tsne(&equal, &TsneConfig::default(), &mut |_| ()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "tsne.perplexity: 30 is not below the 8 points there are"
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! Position embeddings of one image or patch size for a model of another.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::pos_embed::{Grid, resample_matrix};
+
+const NAME: &str = "backbone.pos_embed";
+
+/// Resamples the position embeddings of `tensors` to the grid of `model`, by its configured
+/// formula; the grids before and after, or `None` if there is nothing to do.
+///
+/// Nothing else is touched: a patch kernel of another size stays and is refused when loaded.
+/// # Errors
+/// [`ModelError::Unrecognised`] if the embeddings are not those of a class token and a square.
+pub fn fit_positions(
+    tensors: &mut BTreeMap<String, Tensor>,
+    model: &ModelConfig,
+) -> Result<Option<(Grid, Grid)>, ModelError> {
+    let (Some(positions), Some(_)) = (tensors.get(NAME), model.vit_dims()) else {
+        return Ok(None);
+    };
+    if model.patch_size == 0 {
+        return Ok(None);
+    }
+    let side = model.image_size / model.patch_size;
+    let &[1, tokens, _] = positions.dims() else {
+        return Ok(None);
+    };
+    if tokens == 1 + side * side {
+        return Ok(None);
+    }
+    let from = tokens.saturating_sub(1).isqrt();
+    if from == 0 || from * from + 1 != tokens || side == 0 {
+        return Err(ModelError::Unrecognised(format!(
+            "{NAME} has {tokens} tokens, not a class token and a square of patches"
+        )));
+    }
+    let positions = positions.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+    let (from, to) = ((from, from), (side, side));
+    let matrix = resample_matrix(model.pos_embed_resample, from, to);
+    let matrix = Tensor::from_vec(matrix, (to.0 * to.1, from.0 * from.1), &Device::Cpu)?;
+    let patches = positions
+        .narrow(1, 1, tokens - 1)?
+        .squeeze(0)?
+        .contiguous()?;
+    let patches = matrix.matmul(&patches)?.unsqueeze(0)?;
+    let resampled = Tensor::cat(&[&positions.narrow(1, 0, 1)?, &patches], 1)?;
+    tensors.insert(NAME.to_owned(), resampled);
+    Ok(Some((from, to)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PosEmbedResample;
+
+    fn positions(tokens: usize) -> BTreeMap<String, Tensor> {
+        let values: Vec<f32> = (0..tokens * 2).map(|i| (i % 7) as f32).collect();
+        let tensor = Tensor::from_vec(values, (1, tokens, 2), &Device::Cpu).unwrap();
+        BTreeMap::from([(NAME.to_owned(), tensor)])
+    }
+
+    fn model(image_size: usize, patch_size: usize) -> ModelConfig {
+        ModelConfig {
+            image_size,
+            patch_size,
+            pos_embed_resample: PosEmbedResample::Hf,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn another_size_is_resampled_and_the_class_position_kept() {
+        let mut tensors = positions(17);
+        let done = fit_positions(&mut tensors, &model(48, 8)).unwrap();
+        assert_eq!(done, Some(((4, 4), (6, 6))));
+        assert_eq!(tensors[NAME].dims(), [1, 37, 2]);
+        let class = |tensors: &BTreeMap<String, Tensor>| {
+            let class = tensors[NAME].narrow(1, 0, 1).unwrap();
+            class.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(class(&tensors), class(&positions(17)));
+        assert_eq!(fit_positions(&mut tensors, &model(48, 8)).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_square_is_refused() {
+        let error = fit_positions(&mut positions(16), &model(48, 8)).unwrap_err();
+        assert!(error.to_string().contains("16 tokens"), "{error}");
+    }
+}

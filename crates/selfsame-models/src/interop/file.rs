@@ -1,0 +1,154 @@
+//! Reading a weights file of any kind.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::SafeTensors;
+use selfsame_pth::{PthFile, PthTensor};
+
+use super::container::{Which, prefix};
+use super::names::{Layout, to_own_names};
+use crate::error::ModelError;
+
+/// Tensors under our own names.
+#[derive(Debug, Clone)]
+pub struct ImportedWeights {
+    /// Tensors named `backbone.…` and `head.…`, on the CPU, in the type they are stored in.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Names and shapes in the file that belong to no network here: a supervised classifier, a
+    /// pooler, an optimizer, the other network of a checkpoint.
+    pub left_out: BTreeMap<String, Vec<usize>>,
+    /// The text metadata of the file.
+    pub metadata: BTreeMap<String, String>,
+    /// Whose names the file has.
+    pub layout: Layout,
+}
+
+/// Reads a safetensors file or a PyTorch `.pth`, told apart by content, with the names of
+/// Selfsame, timm, torchvision, Hugging Face, the official DINO or the official DINOv2 code.
+///
+/// `which` decides in a checkpoint that has a student and a teacher.
+/// # Errors
+/// [`ModelError::Read`] if the file is not readable, [`ModelError::Unrecognised`] if two of its
+/// names are one of ours or it lacks the network asked for.
+pub fn read_weights(path: &Path, which: Which) -> Result<ImportedWeights, ModelError> {
+    let (tensors, metadata, others) = if is_pth(path)? {
+        let (tensors, others) = read_pth(path, which)?;
+        (tensors, BTreeMap::new(), others)
+    } else {
+        let (mut tensors, metadata) = read_safetensors(path)?;
+        let prefix = prefix(tensors.keys(), which)?;
+        let others = tensors.iter().filter(|(name, _)| !name.starts_with(prefix));
+        let others = others.map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
+        let others: Shapes = others.collect();
+        tensors.retain(|name, _| name.starts_with(prefix));
+        (strip(tensors, prefix), metadata, others)
+    };
+    let mut weights = to_own_names(tensors)?;
+    weights.metadata = metadata;
+    weights.left_out.extend(others);
+    Ok(weights)
+}
+
+/// Whether a file is a PyTorch file rather than safetensors.
+///
+/// # Errors
+/// [`ModelError::Read`] if it cannot be opened.
+pub fn is_pth(path: &Path) -> Result<bool, ModelError> {
+    let fail = |error: std::io::Error| read_error(path, error);
+    let mut first = Vec::new();
+    let file = File::open(path).map_err(fail)?;
+    file.take(4).read_to_end(&mut first).map_err(fail)?;
+    // A zip archive, or the pickle of PyTorch before 1.6.
+    Ok(first.starts_with(b"PK") || first.starts_with(b"\x80\x02"))
+}
+
+type Tensors = BTreeMap<String, Tensor>;
+type Shapes = BTreeMap<String, Vec<usize>>;
+
+fn read_safetensors(path: &Path) -> Result<(Tensors, BTreeMap<String, String>), ModelError> {
+    let bytes = std::fs::read(path).map_err(|error| read_error(path, error))?;
+    let header = SafeTensors::read_metadata(&bytes);
+    let (_, header) = header.map_err(|error| read_error(path, error))?;
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+        .map_err(|error| read_error(path, error))?;
+    let metadata = header.metadata().clone().unwrap_or_default();
+    Ok((
+        tensors.into_iter().collect(),
+        metadata.into_iter().collect(),
+    ))
+}
+
+/// The network's tensors, and what else is in the file.
+fn read_pth(path: &Path, which: Which) -> Result<(Tensors, Shapes), ModelError> {
+    let mut file = PthFile::open(path).map_err(|error| read_error(path, error))?;
+    let prefix = prefix(file.tensors().keys(), which)?;
+    let others = file
+        .tensors()
+        .iter()
+        .filter(|(name, _)| !name.starts_with(prefix));
+    let others = others
+        .map(|(name, info)| (name.clone(), info.shape.clone()))
+        .collect();
+    let raw = file
+        .read(|name| name.starts_with(prefix))
+        .map_err(|error| read_error(path, error))?;
+    let mut tensors = BTreeMap::new();
+    for (name, tensor) in raw {
+        // One at a time, so that bytes are freed as tensors are made.
+        tensors.insert(name, to_candle(&tensor)?);
+    }
+    Ok((strip(tensors, prefix), others))
+}
+
+fn strip(tensors: Tensors, prefix: &str) -> Tensors {
+    let stripped = tensors.into_iter();
+    stripped
+        .map(|(name, tensor)| match name.strip_prefix(prefix) {
+            Some(inner) => (inner.to_owned(), tensor),
+            None => (name, tensor),
+        })
+        .collect()
+}
+
+fn to_candle(tensor: &PthTensor) -> candle_core::Result<Tensor> {
+    use selfsame_pth::DType as Pth;
+    let dtype = match tensor.dtype {
+        Pth::F64 => DType::F64,
+        Pth::F32 => DType::F32,
+        Pth::F16 => DType::F16,
+        Pth::BF16 => DType::BF16,
+        Pth::I64 => DType::I64,
+        Pth::I32 => DType::I32,
+        Pth::I16 => DType::I16,
+        Pth::U8 | Pth::Bool => DType::U8,
+        Pth::I8 => {
+            let wide = tensor.bytes.iter().map(|byte| i64::from(*byte as i8));
+            return Tensor::from_iter(wide, &Device::Cpu)?.reshape(tensor.shape.as_slice());
+        }
+    };
+    Tensor::from_raw_buffer(&tensor.bytes, dtype, &tensor.shape, &Device::Cpu)
+}
+
+fn read_error(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
+    ModelError::Read {
+        path: path.to_owned(),
+        source: Box::new(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let text = read_weights(Path::new("no/such.safetensors"), Which::Teacher)
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("no/such.safetensors"), "{text}");
+    }
+}

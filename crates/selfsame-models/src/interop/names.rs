@@ -1,0 +1,218 @@
+//! Whose names tensors have, and their names here.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use super::file::ImportedWeights;
+use super::{dinov2, hf};
+use crate::error::ModelError;
+
+/// Whose names the tensors of a file have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `backbone.…` and `head.…`: ours, and the official DINO code's.
+    Selfsame,
+    /// timm's, which the official DINO code's backbone and torchvision's ResNets share.
+    Timm,
+    /// Hugging Face transformers', in either spelling of attention and layers.
+    HuggingFace,
+    /// The official DINOv2 code's.
+    Dinov2,
+}
+
+impl Layout {
+    /// A word for it, as `selfsame export --format` and `inspect` have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layout::Selfsame => "selfsame",
+            Layout::Timm => "timm",
+            Layout::HuggingFace => "hf",
+            Layout::Dinov2 => "dinov2",
+        }
+    }
+}
+
+/// What becomes of a tensor on its way in. Names are without `backbone.`.
+#[derive(Debug, PartialEq)]
+pub(super) enum Renamed {
+    /// It has this name.
+    Whole(String),
+    /// It is the given third of this tensor's first dimension.
+    Third(String, usize),
+    /// No model here has such a part: a classifier, a pooler, a mask token.
+    Unused,
+}
+
+/// Renames tensors to ours: prefixes of wrappers are dropped, Hugging Face's and DINOv2's names
+/// become timm's, a bare name gets the prefix `backbone.`.
+///
+/// Nothing is lost in silence: what belongs to a part that no model here has is listed in
+/// [`ImportedWeights::left_out`], and an unknown name is kept, to be refused when it is loaded.
+/// # Errors
+/// [`ModelError::Unrecognised`] if two names become one.
+pub fn to_own_names(
+    tensors: impl IntoIterator<Item = (String, Tensor)>,
+) -> Result<ImportedWeights, ModelError> {
+    let tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
+    let layout = layout(tensors.keys());
+    let mut weights = ImportedWeights {
+        tensors: BTreeMap::new(),
+        left_out: BTreeMap::new(),
+        metadata: BTreeMap::new(),
+        layout,
+    };
+    let mut thirds: BTreeMap<String, [Option<(String, Tensor)>; 3]> = BTreeMap::new();
+    for (name, tensor) in tensors {
+        match own_name(&name, layout) {
+            Renamed::Unused => {
+                weights.left_out.insert(name, tensor.dims().to_vec());
+            }
+            Renamed::Whole(own) => insert(&mut weights.tensors, own, &name, tensor)?,
+            Renamed::Third(own, index) => {
+                let place = &mut thirds.entry(own.clone()).or_default()[index];
+                if let Some((other, _)) = place.replace((name.clone(), tensor)) {
+                    return Err(twice(&name, &other, &own));
+                }
+            }
+        }
+    }
+    for (own, parts) in thirds {
+        match parts {
+            [Some((name, q)), Some((_, k)), Some((_, v))]
+                if q.dims() == k.dims() && k.dims() == v.dims() =>
+            {
+                let joined = Tensor::cat(&[&q, &k, &v], 0)?;
+                insert(&mut weights.tensors, own, &name, joined)?;
+            }
+            // Under their own names, so that loading lists them and what they leave missing.
+            parts => weights.tensors.extend(
+                parts
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, tensor)| (format!("backbone.{name}"), tensor)),
+            ),
+        }
+    }
+    dinov2::give_class_token_a_position(&mut weights.tensors)?;
+    Ok(weights)
+}
+
+/// The name here, with `backbone.` or `head.` before it.
+fn own_name(name: &str, layout: Layout) -> Renamed {
+    let stripped = name.strip_prefix("module.").unwrap_or(name);
+    let bare = stripped.strip_prefix("backbone.").unwrap_or(stripped);
+    let supervised = ["head.weight", "head.bias", "fc.weight", "fc.bias"];
+    if supervised.contains(&bare) || bare.starts_with("new_head.") {
+        return Renamed::Unused;
+    }
+    if bare.starts_with("head.mlp.") || bare.starts_with("head.last_layer.") {
+        return Renamed::Whole(bare.to_owned());
+    }
+    let renamed = match layout {
+        Layout::HuggingFace => hf::own_name(bare),
+        _ => dinov2::own_name(bare),
+    };
+    let ours = |name: String| format!("backbone.{name}");
+    match renamed {
+        Renamed::Whole(name) => Renamed::Whole(ours(name)),
+        Renamed::Third(name, index) => Renamed::Third(ours(name), index),
+        Renamed::Unused => Renamed::Unused,
+    }
+}
+
+fn layout<'a>(names: impl Iterator<Item = &'a String> + Clone) -> Layout {
+    let ours = |name: &String| {
+        let starts = ["backbone.", "head.mlp.", "head.last_layer.", "new_head."];
+        starts.iter().any(|start| name.starts_with(start))
+    };
+    if names.clone().any(|name| hf::is_telling(name)) {
+        Layout::HuggingFace
+    } else if names.clone().any(|name| dinov2::is_telling(name)) {
+        Layout::Dinov2
+    } else if names.clone().count() > 0 && names.clone().all(ours) {
+        Layout::Selfsame
+    } else {
+        Layout::Timm
+    }
+}
+
+fn insert(
+    tensors: &mut BTreeMap<String, Tensor>,
+    own: String,
+    name: &str,
+    tensor: Tensor,
+) -> Result<(), ModelError> {
+    match tensors.insert(own.clone(), tensor) {
+        Some(_) => Err(twice(name, "another one", &own)),
+        None => Ok(()),
+    }
+}
+
+fn twice(name: &str, other: &str, own: &str) -> ModelError {
+    ModelError::Unrecognised(format!("{name} and {other} are both {own}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    fn rename(names: &[&str]) -> Result<ImportedWeights, ModelError> {
+        let scalar = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
+        to_own_names(
+            names
+                .iter()
+                .map(|name| ((*name).to_owned(), scalar.clone())),
+        )
+    }
+
+    fn keys(weights: &ImportedWeights) -> Vec<&str> {
+        weights.tensors.keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn timm_and_distributed_names_become_ours_and_classifiers_are_listed() {
+        let weights = rename(&[
+            "cls_token",
+            "module.backbone.norm.bias",
+            "module.head.mlp.0.weight",
+            "head.last_layer.weight_v",
+            "head.weight",
+            "fc.bias",
+            "new_head.0.weight",
+        ])
+        .unwrap();
+        assert_eq!(
+            keys(&weights),
+            [
+                "backbone.cls_token",
+                "backbone.norm.bias",
+                "head.last_layer.weight_v",
+                "head.mlp.0.weight"
+            ]
+        );
+        assert_eq!(
+            weights.left_out.keys().collect::<Vec<_>>(),
+            ["fc.bias", "head.weight", "new_head.0.weight"]
+        );
+        assert_eq!(weights.layout, Layout::Timm);
+        assert!(rename(&["cls_token", "backbone.cls_token"]).is_err());
+        assert_eq!(
+            rename(&["backbone.norm.bias"]).unwrap().layout,
+            Layout::Selfsame
+        );
+    }
+
+    #[test]
+    fn a_query_without_key_and_value_keeps_its_name() {
+        let query = "encoder.layer.0.attention.attention.query.weight";
+        let weights = rename(&["embeddings.cls_token", query]).unwrap();
+        assert_eq!(weights.layout, Layout::HuggingFace);
+        assert_eq!(
+            keys(&weights),
+            ["backbone.cls_token", &format!("backbone.{query}")]
+        );
+    }
+}

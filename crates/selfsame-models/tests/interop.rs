@@ -1,0 +1,251 @@
+//! Weights under other programs' names: round trips, and features against Hugging Face transformers
+//! (`golden/make_interop.py`).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use candle_core::{Device, Tensor};
+use common::{fill, tensor, values};
+use selfsame_models::interop::{Layout, to_hf};
+use selfsame_models::{
+    Arch, MlpKind, Mode, ModelConfig, ParamStore, PosEmbedResample, Which, build_backbone,
+    draw_backbone, infer, read_weights, to_own_names,
+};
+use serde_json::Value;
+
+/// The models of make_interop.py.
+fn models() -> [(&'static str, ModelConfig); 5] {
+    let vit = ModelConfig {
+        arch: Arch::VitTiny,
+        embed_dim: 32,
+        depth: 2,
+        num_heads: 2,
+        patch_size: 8,
+        image_size: 32,
+        pos_embed_resample: PosEmbedResample::Hf,
+        ..Default::default()
+    };
+    let dinov2 = ModelConfig {
+        layer_scale: 1e-5,
+        ..vit.clone()
+    };
+    let swiglu = ModelConfig {
+        mlp: MlpKind::Swiglu,
+        ..dinov2.clone()
+    };
+    // Hugging Face resamples as the official code: antialiased with registers, else not.
+    let registers = ModelConfig {
+        num_registers: 3,
+        pos_embed_resample: PosEmbedResample::Timm,
+        ..dinov2.clone()
+    };
+    let resnet = ModelConfig {
+        arch: Arch::Resnet18,
+        ..Default::default()
+    };
+    [
+        ("vit", vit),
+        ("dinov2", dinov2),
+        ("dinov2_swiglu", swiglu),
+        ("dinov2_registers", registers),
+        ("resnet18", resnet),
+    ]
+}
+
+fn filled(model: &ModelConfig) -> ParamStore {
+    let store = draw_backbone(model, 0, &Device::Cpu).unwrap();
+    fill(&store);
+    store
+}
+
+fn bits(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, (Vec<usize>, Vec<u64>)> {
+    let bits = |tensor: &Tensor| values(tensor).iter().map(|v| v.to_bits()).collect();
+    tensors
+        .iter()
+        .map(|(name, tensor)| (name.clone(), (tensor.dims().to_vec(), bits(tensor))))
+        .collect()
+}
+
+#[test]
+fn features_are_those_of_transformers_at_both_sizes() {
+    let golden: Value = serde_json::from_str(include_str!("golden/interop.json")).unwrap();
+    for (name, model) in models() {
+        let store = filled(&model);
+        let backbone = build_backbone(&model, &store).unwrap();
+        for size in [32, 48] {
+            let xs = tensor(&format!("images{size}"), &[2, 3, size, size], 1.0);
+            let found = values(&backbone.forward(&xs, &Mode::Eval).unwrap());
+            let expected = &golden[name][format!("features{size}")];
+            let expected: Vec<f64> = serde_json::from_value(expected.clone()).unwrap();
+            assert_eq!(found.len(), expected.len());
+            let scale = expected.iter().fold(0f64, |max, v| max.max(v.abs()));
+            let pairs = found.iter().zip(&expected);
+            let off = pairs.fold(0f64, |max, (a, b)| max.max((a - b).abs()));
+            assert!(
+                off <= 1e-5 * scale,
+                "{name} at {size}: off by {:e}",
+                off / scale
+            );
+        }
+    }
+}
+
+#[test]
+fn names_for_transformers_are_those_of_its_own_files() {
+    let golden: Value = serde_json::from_str(include_str!("golden/interop.json")).unwrap();
+    for (name, model) in models() {
+        let theirs = to_hf(&filled(&model).tensors()).unwrap();
+        let expected: Vec<String> = serde_json::from_value(golden[name]["names"].clone()).unwrap();
+        assert_eq!(
+            theirs.keys().collect::<Vec<_>>(),
+            expected.iter().collect::<Vec<_>>()
+        );
+    }
+}
+
+#[test]
+fn round_trips_are_bit_identical() {
+    for (name, model) in models() {
+        let ours = filled(&model).tensors();
+        let theirs = to_hf(&ours).unwrap();
+        let back = to_own_names(theirs).unwrap();
+        assert_eq!(back.layout, Layout::HuggingFace, "{name}");
+        assert_eq!(bits(&back.tensors), bits(&ours), "{name}");
+        let mask = usize::from(model.is_dinov2());
+        assert_eq!(back.left_out.len(), mask, "{name}: {:?}", back.left_out);
+
+        let timm = ours.iter().map(|(name, tensor)| {
+            let bare = name.strip_prefix("backbone.").unwrap();
+            (bare.to_owned(), tensor.clone())
+        });
+        assert_eq!(
+            bits(&to_own_names(timm).unwrap().tensors),
+            bits(&ours),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_newer_spelling_and_a_wrapped_model_are_read_as_well() {
+    let (_, model) = models()[0].clone();
+    let ours = filled(&model).tensors();
+    let newer = to_hf(&ours).unwrap().into_iter().map(|(name, tensor)| {
+        let name = name
+            .replace("encoder.layer.", "layers.")
+            .replace("attention.attention.query", "attention.q_proj")
+            .replace("attention.attention.key", "attention.k_proj")
+            .replace("attention.attention.value", "attention.v_proj")
+            .replace("attention.output.dense", "attention.o_proj")
+            .replace("intermediate.dense", "mlp.fc1")
+            .replace(".output.dense", ".mlp.fc2");
+        (format!("vit.{name}"), tensor)
+    });
+    let classifier = (
+        "classifier.weight".to_owned(),
+        ours["backbone.cls_token"].clone(),
+    );
+    let back = to_own_names(newer.chain([classifier])).unwrap();
+    assert_eq!(bits(&back.tensors), bits(&ours));
+    assert!(back.left_out.keys().eq(["classifier.weight"]));
+}
+
+#[test]
+fn the_official_dinov2_names_and_timms_positions_are_read() {
+    let (_, model) = models()[3].clone();
+    let mut ours = filled(&model).tensors();
+    let official = ours.iter().map(|(name, tensor)| {
+        let bare = name.strip_prefix("backbone.").unwrap();
+        (bare.replace("reg_token", "register_tokens"), tensor.clone())
+    });
+    let mask = ("mask_token".to_owned(), ours["backbone.norm.bias"].clone());
+    let read = to_own_names(official.chain([mask])).unwrap();
+    assert_eq!(read.layout, Layout::Dinov2);
+    assert_eq!(bits(&read.tensors), bits(&ours));
+    assert!(read.left_out.keys().eq(["mask_token"]));
+
+    // timm's models with registers have no position of the class token.
+    let positions = ours["backbone.pos_embed"].clone();
+    let without = positions.narrow(1, 1, 16).unwrap().contiguous().unwrap();
+    ours.insert("backbone.pos_embed".to_owned(), without);
+    let read = to_own_names(ours).unwrap().tensors["backbone.pos_embed"].clone();
+    assert_eq!(read.dims(), [1, 17, 32]);
+    let class = read.narrow(1, 0, 1).unwrap();
+    assert!(values(&class).iter().all(|value| *value == 0.0));
+    let patches = |xs: &Tensor| values(&xs.narrow(1, 1, 16).unwrap());
+    assert_eq!(patches(&read), patches(&positions));
+}
+
+#[test]
+fn a_swiglu_of_the_official_names_is_told_from_its_shapes() {
+    let (_, model) = models()[2].clone();
+    let ours = filled(&model).tensors();
+    let official = ours.iter().map(|(name, tensor)| {
+        let bare = name.strip_prefix("backbone.").unwrap();
+        let name = bare
+            .replace("mlp.fc1", "mlp.w12")
+            .replace("mlp.fc2", "mlp.w3");
+        (name, tensor.clone())
+    });
+    let read = to_own_names(official).unwrap();
+    assert_eq!(bits(&read.tensors), bits(&ours));
+    // A width of 32 tells no number of heads; the same parts at 64 do.
+    let wide = ModelConfig {
+        embed_dim: 64,
+        num_heads: 1,
+        pos_embed_resample: PosEmbedResample::Official,
+        ..model
+    };
+    let inferred = infer(&filled(&wide).tensors()).unwrap().model;
+    assert_eq!(inferred.mlp, MlpKind::Swiglu);
+    assert_eq!((inferred.embed_dim, inferred.depth), (64, 2));
+}
+
+/// Official checkpoints in small, by the script of `selfsame-pth`'s golden files.
+#[test]
+fn student_and_teacher_of_a_pth_are_told_apart() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../selfsame-pth/tests/golden/checkpoint.pth");
+    let teacher = read_weights(&path, Which::Teacher).unwrap();
+    let student = read_weights(&path, Which::Student).unwrap();
+    assert_eq!(
+        teacher.tensors.keys().next().unwrap(),
+        "backbone.0.bias",
+        "prefixes are not dropped"
+    );
+    // The same module in the script, so the values agree.
+    assert_eq!(bits(&teacher.tensors), bits(&student.tensors));
+    assert!(teacher.left_out.contains_key("dino_loss.center"));
+    assert!(
+        teacher
+            .left_out
+            .keys()
+            .any(|name| name.starts_with("student."))
+    );
+    assert_eq!(teacher.tensors["backbone.1.num_batches_tracked"].rank(), 0);
+}
+
+#[test]
+fn attention_leaves_the_registers_out_and_layers_give_patches() {
+    let (_, model) = models()[3].clone();
+    let store = filled(&model);
+    let backbone = build_backbone(&model, &store).unwrap();
+    let xs = tensor("images32", &[2, 3, 32, 32], 1.0);
+    let maps = backbone.attention_maps(&xs, 1).unwrap().unwrap();
+    assert_eq!(maps.dims(), [2, 2, 17, 17]);
+    let row: f64 = values(&maps.narrow(2, 0, 1).unwrap()).iter().take(17).sum();
+    assert!(row > 0.0 && row < 1.0 - 1e-4, "{row}");
+    let layers = backbone.intermediate_layers(&xs, 2).unwrap();
+    assert_eq!(layers[1].1.dims(), [2, 16, 32]);
+    assert_eq!(
+        values(&layers[1].0),
+        values(&backbone.forward(&xs, &Mode::Eval).unwrap())
+    );
+}

@@ -1,0 +1,84 @@
+//! What can be wrong with a file.
+
+use std::path::PathBuf;
+
+/// Why a file was not read. None of these means that anything of it was executed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PthError {
+    /// The operating system would not give the bytes.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file, empty for a reader without a path.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not an archive at all.
+    #[error("it is not a PyTorch file: it begins with {0}, not as a zip archive")]
+    NotAnArchive(String),
+    /// Saved by PyTorch before 1.6, or with `_use_new_zipfile_serialization=False`.
+    #[error(
+        "it is a PyTorch file of the old form, which is not read here; write it anew in Python: \
+         torch.save(torch.load(OLD, map_location=\"cpu\", weights_only=True), NEW)"
+    )]
+    Legacy,
+    /// The archive's structure is damaged or not PyTorch's.
+    #[error("the archive is damaged or not PyTorch's: {0}")]
+    Archive(String),
+    /// An entry is compressed or encrypted, which PyTorch never writes.
+    #[error(
+        "its entry {entry} is {how}, which PyTorch does not write; unpack the archive and pack it \
+         again without compression (zip -0), or save it anew by torch.save"
+    )]
+    NotStored {
+        /// The entry.
+        entry: String,
+        /// "compressed" or "encrypted".
+        how: &'static str,
+    },
+    /// The pickle asks for a class or function that is not on the list.
+    #[error(
+        "its pickle asks for {module}.{name}, which is not on the list of what a weights file \
+         needs; nothing was executed. If you trust the file, save only its state_dict in Python"
+    )]
+    Forbidden {
+        /// Python module.
+        module: String,
+        /// Class or function.
+        name: String,
+    },
+    /// The pickle is not one that PyTorch writes.
+    #[error("its pickle is not one that PyTorch writes (byte {offset}): {what}")]
+    Pickle {
+        /// Where in `data.pkl`.
+        offset: usize,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A cap of [`crate::Limits`] was reached.
+    #[error("it is over the limit for {what}: {found}, at most {limit} are read")]
+    TooLarge {
+        /// What grew.
+        what: &'static str,
+        /// How far, at least.
+        found: u64,
+        /// The cap.
+        limit: u64,
+    },
+    /// A tensor that does not fit its storage or has a form that is not read.
+    #[error("its tensor {name}: {what}")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// A sound file without a single tensor.
+    #[error("it holds no tensor; what it holds: {}", keys.join(", "))]
+    NoTensors {
+        /// Top-level keys, each with the kind of its value.
+        keys: Vec<String>,
+    },
+}

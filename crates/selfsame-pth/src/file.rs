@@ -1,0 +1,178 @@
+//! A file: its list of tensors, and reading some of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufReader, Read, Seek};
+use std::path::Path;
+
+use crate::archive::Archive;
+use crate::pickle::{self, Tensor};
+use crate::{DType, Limits, PthError, Result, flatten};
+
+/// What is known of a tensor without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Element type.
+    pub dtype: DType,
+    /// Shape; empty for a scalar.
+    pub shape: Vec<usize>,
+}
+
+/// A tensor on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PthTensor {
+    /// Element type.
+    pub dtype: DType,
+    /// Shape; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// Elements in row-major order, little-endian.
+    pub bytes: Vec<u8>,
+}
+
+/// An open file whose description was read and checked; the tensors are still on the disk.
+pub struct PthFile<R> {
+    archive: Archive<R>,
+    views: BTreeMap<String, Tensor>,
+    infos: BTreeMap<String, TensorInfo>,
+    limits: Limits,
+}
+
+impl PthFile<BufReader<File>> {
+    /// Opens a file with the default [`Limits`].
+    ///
+    /// # Errors
+    /// [`PthError`] with what is wrong; it does not name the file, except if it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|source| PthError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::new(BufReader::new(file), Limits::default())
+    }
+}
+
+impl<R: Read + Seek> PthFile<R> {
+    /// Reads the description from anything that can be read and searched.
+    ///
+    /// # Errors
+    /// [`PthError::NoTensors`] for a sound file without any, with its keys; every other variant for
+    /// a file that is not what PyTorch writes.
+    pub fn new(reader: R, limits: Limits) -> Result<Self> {
+        let mut archive = Archive::open(reader)?;
+        let objects = pickle::parse(&archive.pickle(&limits)?, &limits)?;
+        let views = flatten::tensors(&objects, &limits)?;
+        for (name, tensor) in &views {
+            check(name, tensor)?;
+        }
+        let info = |tensor: &Tensor| TensorInfo {
+            dtype: tensor.dtype,
+            shape: tensor.layout.shape.clone(),
+        };
+        let infos = views.iter().map(|(name, t)| (name.clone(), info(t)));
+        Ok(Self {
+            infos: infos.collect(),
+            archive,
+            views,
+            limits,
+        })
+    }
+
+    /// Names, types and shapes of all tensors.
+    pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
+        &self.infos
+    }
+
+    /// Reads the tensors whose names `keep` wants, each storage once.
+    ///
+    /// # Errors
+    /// [`PthError::TooLarge`] if they are larger than the file times `max_expansion`;
+    /// [`PthError::Archive`] if a storage is missing, has another length or a wrong checksum.
+    pub fn read(&mut self, keep: impl Fn(&str) -> bool) -> Result<BTreeMap<String, PthTensor>> {
+        let wanted = self.views.iter().filter(|(name, _)| keep(name));
+        let wanted: Vec<(&String, &Tensor)> = wanted.collect();
+        let limit = self
+            .archive
+            .file_len
+            .saturating_mul(self.limits.max_expansion);
+        let sizes = wanted.iter().map(|(_, tensor)| {
+            let count = tensor.layout.count().unwrap_or(usize::MAX) as u64;
+            count.saturating_mul(tensor.dtype.size() as u64)
+        });
+        let total = sizes.fold(0u64, u64::saturating_add);
+        if total > limit {
+            return Err(PthError::TooLarge {
+                what: "bytes of all tensors together",
+                found: total,
+                limit,
+            });
+        }
+        let storages: BTreeSet<&str> = wanted
+            .iter()
+            .map(|(_, tensor)| tensor.storage.key.as_str())
+            .collect();
+        let mut tensors = BTreeMap::new();
+        for key in storages {
+            let views: Vec<_> = wanted
+                .iter()
+                .filter(|(_, t)| t.storage.key == key)
+                .collect();
+            let expected = views.iter().map(|(_, t)| storage_bytes(t)).max();
+            let storage = self.archive.storage(key, expected.unwrap_or(0))?;
+            let whole = views.len() == 1 && is_whole(views[0].1, storage.len());
+            let mut storage = Some(storage);
+            for (name, tensor) in views {
+                let bytes = if whole {
+                    storage.take().unwrap_or_default()
+                } else {
+                    let bytes = storage.as_deref().unwrap_or_default();
+                    check_end(name, tensor, bytes.len())?;
+                    tensor.layout.gather(bytes, tensor.dtype.size())
+                };
+                let tensor = PthTensor {
+                    dtype: tensor.dtype,
+                    shape: tensor.layout.shape.clone(),
+                    bytes,
+                };
+                tensors.insert((*name).clone(), tensor);
+            }
+        }
+        Ok(tensors)
+    }
+}
+
+/// Whether a tensor is its whole storage in order, so that no copy is needed.
+fn is_whole(tensor: &Tensor, storage_len: usize) -> bool {
+    let layout = &tensor.layout;
+    let bytes = layout
+        .count()
+        .and_then(|count| count.checked_mul(tensor.dtype.size()));
+    layout.offset == 0 && layout.is_contiguous() && bytes == Some(storage_len)
+}
+
+/// Length of a tensor's storage as the pickle has it.
+fn storage_bytes(tensor: &Tensor) -> u64 {
+    let width = tensor.storage.dtype.map_or(1, DType::size) as u64;
+    tensor.storage.elements.saturating_mul(width)
+}
+
+/// Whether a tensor lies inside the storage that the pickle describes.
+fn check(name: &str, tensor: &Tensor) -> Result<()> {
+    let bytes = usize::try_from(storage_bytes(tensor)).unwrap_or(usize::MAX);
+    check_end(name, tensor, bytes)
+}
+
+fn check_end(name: &str, tensor: &Tensor, storage_len: usize) -> Result<()> {
+    let layout = &tensor.layout;
+    let end = layout.count().and(layout.end());
+    let end = end.and_then(|end| end.checked_mul(tensor.dtype.size()));
+    if end.is_some_and(|end| end <= storage_len) {
+        return Ok(());
+    }
+    Err(PthError::Tensor {
+        name: name.to_owned(),
+        what: format!(
+            "shape {:?} with strides {:?} from element {} does not lie in a storage of {} bytes",
+            layout.shape, layout.strides, layout.offset, storage_len
+        ),
+    })
+}

@@ -1,0 +1,41 @@
+//! Reads the tensors of PyTorch `.pth` and `.pt` files without trusting them.
+//! The pickle inside is a program; this crate reads it as data, with allow-listed opcodes and
+//! classes and a cap on everything that grows, and gives names, shapes, types and bytes.
+//!
+//! ```no_run
+//! use selfsame_pth::PthFile;
+//!
+//! # fn main() -> Result<(), selfsame_pth::PthError> {
+//! let mut file = PthFile::open("dino_checkpoint.pth".as_ref())?;
+//! for (name, info) in file.tensors() {
+//!     println!("{name} {:?} {:?}", info.dtype, info.shape);
+//! }
+//! // Only what is asked for is read.
+//! let teacher = file.read(|name| name.starts_with("teacher."))?;
+//! println!("{} tensors", teacher.len());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Names are the keys of nested dictionaries and the positions in lists, joined by dots.
+//!
+//! # What it does not know
+//! candle, PyTorch, models, what a name means, and files from before PyTorch 1.6, which it refuses
+//! by name.
+
+mod archive;
+mod dtype;
+mod error;
+mod file;
+mod flatten;
+mod limits;
+mod pickle;
+mod strided;
+
+pub use dtype::DType;
+pub use error::PthError;
+pub use file::{PthFile, PthTensor, TensorInfo};
+pub use limits::Limits;
+
+/// What every fallible call of this crate returns.
+pub type Result<T> = std::result::Result<T, PthError>;

@@ -1,0 +1,25 @@
+/// What a file may make the reader hold. The defaults are far above any published checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Length in bytes of `data.pkl`, which describes the tensors but does not hold them.
+    pub max_pickle_bytes: u64,
+    /// Objects that the pickle makes, and entries of its memo.
+    pub max_objects: usize,
+    /// Dictionaries inside dictionaries.
+    pub max_depth: usize,
+    /// Total bytes of all tensors read in one call, as a multiple of the file's length.
+    ///
+    /// 1 is enough for every file whose tensors do not overlap.
+    pub max_expansion: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_pickle_bytes: 16 << 20,
+            max_objects: 500_000,
+            max_depth: 64,
+            max_expansion: 1,
+        }
+    }
+}

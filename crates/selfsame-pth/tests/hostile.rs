@@ -1,0 +1,389 @@
+//! Files that were made to harm: each is answered by an error that says why, soon, without a panic.
+
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
+mod common;
+
+use std::io::Cursor;
+use std::time::{Duration, Instant};
+
+use common::{Pickle, archive, open, read_all, with_pickle};
+use selfsame_pth::{Limits, PthError, PthFile};
+
+/// The error of a file; it must come soon.
+fn refused(bytes: &[u8]) -> PthError {
+    let began = Instant::now();
+    let error = read_all(bytes).unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(10), "{error}");
+    error
+}
+
+/// The text of the error of a file with this pickle.
+fn says(pickle: &[u8]) -> String {
+    refused(&with_pickle(pickle)).to_string()
+}
+
+fn assert_says(what: &str, pickle: &[u8], part: &str) {
+    let text = says(pickle);
+    assert!(text.contains(part), "{what}: {text}");
+}
+
+#[test]
+fn a_file_made_by_hand_opens_if_it_is_honest() {
+    let pickle = Pickle::new().named("w").tensor(0, &[2, 2], &[2, 1]).end();
+    let bytes = with_pickle(&pickle);
+    let tensors = open(&bytes).unwrap().read(|_| true).unwrap();
+    assert_eq!(tensors["w"].shape, [2, 2]);
+    assert_eq!(tensors["w"].bytes[12..], 4f32.to_le_bytes());
+}
+
+#[test]
+fn payloads_are_named_and_not_run() {
+    let marker = std::env::temp_dir().join(format!("selfsame-pth-{}", std::process::id()));
+    let command = format!("touch {}", marker.display());
+    for (module, name) in [
+        ("os", "system"),
+        ("posix", "system"),
+        ("builtins", "eval"),
+        ("builtins", "exec"),
+        ("builtins", "getattr"),
+        ("subprocess", "Popen"),
+        ("torch", "load"),
+        ("torch._utils", "_rebuild_tensor"),
+        ("numpy", "load"),
+        ("argparse", "FileType"),
+    ] {
+        let by_line = Pickle::new().global(module, name).op("(").text(&command);
+        let by_stack = Pickle::new()
+            .text(module)
+            .text(name)
+            .op([0x93])
+            .op("(")
+            .text(&command);
+        for pickle in [by_line, by_stack] {
+            let error = refused(&with_pickle(&pickle.op("tR.").0));
+            assert!(matches!(error, PthError::Forbidden { .. }), "{error}");
+            assert!(
+                error.to_string().contains(&format!("{module}.{name}")),
+                "{error}"
+            );
+        }
+    }
+    assert!(!marker.exists(), "the payload was run");
+}
+
+#[test]
+fn opcodes_that_build_objects_otherwise_are_refused() {
+    // INST, OBJ, NEWOBJ_EX, EXT1, text INT, text PERSID, LONG4, DUP, REDUCE of a text.
+    for opcode in [
+        "(ios\nsystem\n",
+        "(o",
+        "\u{92}",
+        "I01\n.",
+        "P0\n",
+        "2",
+        "X\x01\0\0\0aX\x01\0\0\0bR",
+    ] {
+        assert!(
+            says(&Pickle::new().op(opcode).0).contains("byte "),
+            "{opcode:?}"
+        );
+    }
+    for opcode in [0x82u8, 0x83, 0x84, 0x8b, 0x92, 0x96, 0x97, 0x98, 0xff, 0x00] {
+        let text = says(&Pickle::new().op([opcode, 0, 0, 0, 0]).0);
+        assert!(text.contains(&format!("opcode 0x{opcode:02x}")), "{text}");
+    }
+    let protocol = [0x80, 9, b'.'];
+    assert_says("protocol", &protocol, "protocol 9");
+    let attributes = Pickle::new().global("torch", "FloatStorage").op("}b.").0;
+    assert_says("BUILD on a class", &attributes, "attributes of a class");
+}
+
+#[test]
+fn deep_nesting_ends_at_a_limit() {
+    let mut pickle = Pickle::new();
+    for _ in 0..100_000 {
+        pickle = pickle.named("a");
+    }
+    pickle = pickle.tensor(0, &[1], &[1]);
+    pickle = pickle.op("s".repeat(100_000)).op(".");
+    assert_says("dictionaries", &pickle.0, "nested dictionaries");
+
+    let lists = Pickle::new()
+        .op("]".repeat(200_000))
+        .op("a".repeat(199_999))
+        .op(".");
+    let error = refused(&with_pickle(&lists.0));
+    assert!(error.to_string().contains("nested dictionaries"), "{error}");
+
+    let own = Pickle::new().op("}q\x00").text("self").op("h\x00").end();
+    assert_says("a dictionary in itself", &own, "nested dictionaries");
+    assert_says("marks", &Pickle::new().op("(".repeat(600_000)).0, "objects");
+}
+
+#[test]
+fn bombs_of_shared_objects_end_at_a_limit() {
+    // a = [tensor]; then 60 times: a = [a, a].
+    let mut doubling = Pickle::new().op("]").tensor(0, &[1], &[1]).op("aq\x01");
+    for _ in 0..60 {
+        doubling = doubling.op("0](h\x01h\x01eq\x01");
+    }
+    assert_says("doubling", &doubling.op(".").0, "limit");
+
+    let puts = (0..600_000u32).fold(Pickle::new().op("N"), |pickle, key| {
+        pickle.op("r").op(key.to_le_bytes())
+    });
+    assert_says("memo", &puts.op(".").0, "limit");
+    assert_says(
+        "gets",
+        &Pickle::new().op("Nq\x00").op("h\x00".repeat(600_000)).0,
+        "limit",
+    );
+
+    // One list of 100,000 items as the argument of 1,000 calls.
+    let items = Pickle::new().op("](").op("N".repeat(100_000)).op("eq\x01");
+    let mut calls = items;
+    for _ in 0..1000 {
+        calls = calls.global("torch", "Size").op("h\x01").op([0x85]).op("R");
+    }
+    assert_says("calls", &calls.op(".").0, "limit");
+
+    // One dictionary of 50,000 keys that is walked 50,000 times.
+    let mut inner = Pickle::new().op("}(");
+    for key in 0..50_000 {
+        inner = inner.int(key).op("}");
+    }
+    let mut walked = inner.op("uq\x01}(");
+    for key in 0..50_000 {
+        walked = walked.int(key).op("h\x01");
+    }
+    assert_says("walks", &walked.op("u.").0, "limit");
+}
+
+#[test]
+fn shapes_that_lie_are_refused() {
+    for (what, offset, shape, strides) in [
+        ("huge", 0, &[1i64 << 40][..], &[1i64][..]),
+        ("overflow", 0, &[i64::MAX, i64::MAX], &[1, 1]),
+        ("stride", 0, &[2], &[1 << 40]),
+        ("overflowing stride", 0, &[3], &[i64::MAX]),
+        ("offset", 4, &[1], &[1]),
+        ("huge offset", i64::MAX, &[1], &[1]),
+        ("one too many", 0, &[5], &[1]),
+    ] {
+        let pickle = Pickle::new()
+            .named("w")
+            .tensor(offset, shape, strides)
+            .end();
+        assert_says(what, &pickle, "does not lie in a storage of 16 bytes");
+    }
+    for (what, shape, strides, part) in [
+        (
+            "negative size",
+            &[-1i64][..],
+            &[1i64][..],
+            "a size or stride of -1",
+        ),
+        ("negative stride", &[1], &[-1], "a size or stride of -1"),
+        ("ranks differ", &[1, 1], &[1], "2 sizes and 1 strides"),
+        ("rank 40", &[1; 40], &[1; 40], "40 sizes"),
+    ] {
+        let pickle = Pickle::new().named("w").tensor(0, shape, strides).end();
+        assert_says(what, &pickle, part);
+    }
+    // A view that repeats one element, more of it than the file is long.
+    let expanded = Pickle::new().named("w").tensor(0, &[1 << 30], &[0]).end();
+    assert_says("expanded", &expanded, "bytes of all tensors together");
+}
+
+#[test]
+fn numbers_and_texts_that_lie_about_their_length_are_refused() {
+    for (what, opcodes) in [
+        ("LONG1 of 255 bytes", &[0x8a, 0xff, 1][..]),
+        ("BINUNICODE of 4 GB", &[b'X', 0xff, 0xff, 0xff, 0xff, b'a']),
+        (
+            "BINUNICODE8",
+            &[0x8d, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+        ),
+        (
+            "BINBYTES8",
+            &[0x8e, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+        ),
+        ("SHORT_BINUNICODE", &[0x8c, 200, b'a']),
+        ("BININT", b"J\x01"),
+        ("BINFLOAT", b"G\x01\x02"),
+        ("no end of line", b"ctorch"),
+        ("nothing", b""),
+    ] {
+        assert!(
+            says(&Pickle::new().op(opcodes).0).contains("byte "),
+            "{what}"
+        );
+    }
+    assert_says(
+        "not UTF-8",
+        &Pickle::new().op([0x8c, 2, 0xff, 0xfe]).0,
+        "UTF-8",
+    );
+    let wide = Pickle::new().op([0x8a, 9]).op([1; 9]).op(".").0;
+    assert_says(
+        "LONG1 of 9 bytes is kept without its value",
+        &wide,
+        "holds no tensor",
+    );
+}
+
+#[test]
+fn a_stack_that_is_not_there_is_refused() {
+    for opcodes in [
+        ".", "0", "1", "t", "a", "e", "s", "u", "R", "b", "Q", "q\0", "h\0", "\u{0}",
+    ] {
+        assert!(
+            says(&Pickle::new().op(opcodes).0).contains("byte "),
+            "{opcodes:?}"
+        );
+    }
+    for opcodes in [
+        &[0x93u8][..],
+        &[0x94],
+        &[0x85],
+        &[0x87],
+        &[0x81],
+        &[0x91],
+        &[0x90],
+    ] {
+        assert!(
+            says(&Pickle::new().op(opcodes).0).contains("byte "),
+            "{opcodes:?}"
+        );
+    }
+    // Below an open mark nothing may be taken.
+    assert_says("below a mark", &Pickle::new().op("N(0").0, "empty stack");
+    assert_says("odd items", &Pickle::new().op("}(Nu.").0, "no value");
+    assert_says(
+        "items of a text",
+        &Pickle::new().text("a").op("NNs.").0,
+        "no dictionary",
+    );
+}
+
+#[test]
+fn storages_that_are_not_as_described_are_refused() {
+    let described = |class: (&str, &str), key: &str, elements: i64| {
+        let pickle = Pickle::new()
+            .named("w")
+            .global("torch._utils", "_rebuild_tensor_v2")
+            .op("(")
+            .storage(class, key, elements)
+            .int(0)
+            .tuple(&[1])
+            .tuple(&[1])
+            .op([0x89])
+            .op("}tR");
+        says(&pickle.end())
+    };
+    let float = ("torch", "FloatStorage");
+    assert!(described(float, "7", 4).contains("no entry data/7"));
+    assert!(described(float, "0", 5).contains("16 bytes where the pickle says 20"));
+    assert!(described(float, "0", -4).contains("not a storage"));
+    assert!(described(float, "../../etc/passwd", 4).contains("not a storage"));
+    assert!(described(float, "", 4).contains("not a storage"));
+    assert!(described(float, &"1".repeat(1000), 4).contains("not a storage"));
+    assert!(described(("torch", "QInt8Storage"), "0", 4).contains("torch.QInt8Storage"));
+    assert!(described(("torch", "ComplexFloatStorage"), "0", 4).contains("ComplexFloatStorage"));
+    assert!(described(("torch.storage", "UntypedStorage"), "0", 4).contains("no element type"));
+    assert_says("persistent id", &Pickle::new().op("NQ.").0, "not a storage");
+}
+
+#[test]
+fn tensors_made_of_something_else_are_refused() {
+    let call = |module, name| Pickle::new().global(module, name);
+    for (module, name) in [
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("torch._utils", "_rebuild_tensor_v3"),
+        ("torch._utils", "_rebuild_parameter"),
+        ("torch._tensor", "_rebuild_from_type_v2"),
+        ("torch", "FloatStorage"),
+        ("torch", "float32"),
+    ] {
+        let text = says(&call(module, name).op(")R.").0);
+        assert!(text.contains("byte "), "{module}.{name}: {text}");
+    }
+    let own = call("torch._tensor", "_rebuild_from_type_v2")
+        .op("q\x00(h\x00N(h\x00N)tN")
+        .op("tR.");
+    assert_says("recursion", &own.0, "rebuilt by something else");
+    let two = Pickle::new()
+        .op("}(")
+        .text("a.b")
+        .tensor(0, &[1], &[1])
+        .text("a")
+        .named("b")
+        .tensor(0, &[1], &[1])
+        .op("su.");
+    assert_says("two of one name", &two.0, "two tensors have this name");
+}
+
+#[test]
+fn archives_that_are_not_pytorchs_are_refused() {
+    let pickle = Pickle::new().named("w").tensor(0, &[1], &[1]).end();
+    let text = |bytes: &[u8]| refused(bytes).to_string();
+    assert!(text(b"").contains("the file is empty"));
+    assert!(text(b"<html>not found</html>").contains("<html>"));
+    assert!(text(&[0x80, 2, 0x8a, 10, 0x6c, 0xfc]).contains("old form"));
+    assert!(text(b"PK\x03\x04").contains("archive"));
+    assert!(text(&archive(&[("archive/version", b"3")])).contains("no data.pkl"));
+    assert!(text(&archive(&[("data.pkl", &pickle)])).contains("no data.pkl"));
+    let two = archive(&[("a/data.pkl", &pickle), ("b/data.pkl", &pickle)]);
+    assert!(text(&two).contains("more than one"));
+    let big = archive(&[("a/data.pkl", &pickle), ("a/byteorder", b"big")]);
+    assert!(text(&big).contains("big-endian"));
+    let limits = Limits {
+        max_pickle_bytes: 10,
+        ..Limits::default()
+    };
+    let bytes = with_pickle(&pickle);
+    let Err(error) = PthFile::new(Cursor::new(&bytes[..]), limits) else {
+        panic!("a long pickle was read");
+    };
+    assert!(error.to_string().contains("at most 10"), "{error}");
+}
+
+#[test]
+fn a_file_cut_or_changed_anywhere_gives_an_error_or_the_same_tensors() {
+    let bytes = include_bytes!("golden/views.pth");
+    let whole = open(bytes).unwrap().read(|_| true).unwrap();
+    for len in 0..bytes.len() {
+        assert!(read_all(&bytes[..len]).is_err(), "cut to {len}");
+    }
+    let mut changed = bytes.to_vec();
+    for at in 0..bytes.len() {
+        changed[at] ^= 0x10;
+        if let Ok(mut file) = open(&changed)
+            && let Ok(tensors) = file.read(|_| true)
+        {
+            assert_eq!(tensors, whole, "a flipped bit at {at} went unnoticed");
+        }
+        changed[at] = bytes[at];
+    }
+}
+
+#[test]
+fn compressed_and_encrypted_entries_are_named() {
+    let pickle = Pickle::new().named("w").tensor(0, &[1], &[1]).end();
+    let bytes = with_pickle(&pickle);
+    // In both headers of an entry: flags at +6 and +8, method at +8 and +10.
+    for (value, local, central, how) in [(8u8, 8, 10, "compressed"), (1, 6, 8, "encrypted")] {
+        let mut bytes = bytes.clone();
+        for at in 0..bytes.len() - 4 {
+            match &bytes[at..at + 4] {
+                b"PK\x03\x04" => bytes[at + local] = value,
+                b"PK\x01\x02" => bytes[at + central] = value,
+                _ => {}
+            }
+        }
+        let error = refused(&bytes);
+        assert!(matches!(error, PthError::NotStored { .. }), "{error}");
+        assert!(error.to_string().contains(how), "{error}");
+    }
+}

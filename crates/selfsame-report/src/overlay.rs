@@ -1,0 +1,175 @@
+//! Maps of a network laid over the picture they belong to.
+
+use image::{Rgb, RgbImage};
+
+use crate::colormap::heat;
+
+/// One number for each cell of a grid over a picture, row by row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CellMap {
+    /// Cells across.
+    pub columns: usize,
+    /// Cells down.
+    pub rows: usize,
+    /// `rows × columns` numbers, not negative.
+    pub values: Vec<f32>,
+}
+
+/// Share of the map's colour in the mixture; the rest is the picture without its colours.
+const SHARE: f64 = 0.7;
+
+impl CellMap {
+    /// The cell of a pixel of a picture of this size.
+    fn cell(&self, x: u32, y: u32, image: &RgbImage) -> usize {
+        let column = x as usize * self.columns / image.width() as usize;
+        let row = y as usize * self.rows / image.height() as usize;
+        row * self.columns + column
+    }
+
+    /// The map in colours over the picture in grey: each cell as it is, without smoothing, from
+    /// the lowest (dark) to the highest (bright).
+    pub fn over(&self, image: &RgbImage) -> RgbImage {
+        let finite = || {
+            self.values
+                .iter()
+                .copied()
+                .filter(|value| value.is_finite())
+        };
+        let low = finite().fold(f32::INFINITY, f32::min);
+        let spread = f64::from(finite().fold(f32::NEG_INFINITY, f32::max) - low);
+        RgbImage::from_fn(image.width(), image.height(), |x, y| {
+            let value = self
+                .values
+                .get(self.cell(x, y, image))
+                .copied()
+                .unwrap_or(0.0);
+            let part = f64::from(value - low) / spread.max(1e-30);
+            let [r, g, b] = image.get_pixel(x, y).0.map(f64::from);
+            let grey = 0.299 * r + 0.587 * g + 0.114 * b;
+            Rgb(heat(part).map(|c| (SHARE * f64::from(c) + (1.0 - SHARE) * grey) as u8))
+        })
+    }
+
+    /// Which cells, largest first, hold this share of the map's sum.
+    pub fn holding(&self, share: f64) -> Vec<bool> {
+        let mut order: Vec<usize> = (0..self.values.len()).collect();
+        order.sort_by(|&a, &b| self.values[b].total_cmp(&self.values[a]).then(a.cmp(&b)));
+        let total: f64 = self.values.iter().map(|&value| f64::from(value)).sum();
+        let mut inside = vec![false; self.values.len()];
+        let mut sum = 0.0;
+        for i in order {
+            if sum >= share * total {
+                break;
+            }
+            sum += f64::from(self.values[i]);
+            inside[i] = true;
+        }
+        inside
+    }
+
+    /// Draws the border of the cells that hold this share of the map's sum.
+    pub fn outline(&self, image: &mut RgbImage, share: f64, color: [u8; 3]) {
+        let inside = self.holding(share);
+        let thick = (image.width().min(image.height()) / 100).max(1);
+        let is_in = |x: u32, y: u32, image: &RgbImage| inside[self.cell(x, y, image)];
+        let (width, height) = image.dimensions();
+        let mut border = Vec::new();
+        for y in 0..height {
+            for x in 0..width {
+                if !is_in(x, y, image) {
+                    continue;
+                }
+                let near = |a: u32, b: u32| (a.saturating_sub(thick), (a + thick).min(b - 1));
+                let ((left, right), (top, bottom)) = (near(x, width), near(y, height));
+                let corners = [(left, y), (right, y), (x, top), (x, bottom)];
+                let at_edge = x < thick || y < thick || x + thick >= width || y + thick >= height;
+                if at_edge || corners.iter().any(|&(x, y)| !is_in(x, y, image)) {
+                    border.push((x, y));
+                }
+            }
+        }
+        for (x, y) in border {
+            image.put_pixel(x, y, Rgb(color));
+        }
+    }
+}
+
+/// Three numbers for each cell as red, green and blue, each from its 1st to its 99th hundredth;
+/// such as the first three principal components of patch features.
+///
+/// `values` holds a row of `[columns × rows]` triples for each of several pictures, so that one
+/// colour means the same in all.
+pub fn rgb_cells(values: &[Vec<[f32; 3]>], columns: usize, side: u32) -> Vec<RgbImage> {
+    let bounds = [0, 1, 2].map(|c| {
+        let mut all: Vec<f32> = values.iter().flatten().map(|triple| triple[c]).collect();
+        all.sort_by(f32::total_cmp);
+        let at = |share: f64| all.get((share * all.len() as f64) as usize).copied();
+        (at(0.01).unwrap_or(0.0), at(0.99).unwrap_or(1.0))
+    });
+    let picture = |cells: &Vec<[f32; 3]>| {
+        let rows = (cells.len() / columns.max(1)).max(1) as u32;
+        let scale = (side / (columns.max(1) as u32)).max(1);
+        RgbImage::from_fn(columns as u32 * scale, rows * scale, |x, y| {
+            let cell = (y / scale) as usize * columns + (x / scale) as usize;
+            Rgb([0, 1, 2].map(|c| {
+                let (low, high) = bounds[c];
+                let value = cells.get(cell).map_or(0.0, |triple| triple[c]);
+                (255.0 * ((value - low) / (high - low).max(1e-30)).clamp(0.0, 1.0)) as u8
+            }))
+        })
+    };
+    values.iter().map(picture).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map() -> CellMap {
+        CellMap {
+            columns: 2,
+            rows: 2,
+            values: vec![0.1, 0.5, 0.3, 0.1],
+        }
+    }
+
+    #[test]
+    fn the_brightest_cell_is_where_the_largest_number_is() {
+        let over = map().over(&RgbImage::from_pixel(20, 20, Rgb([100; 3])));
+        let brightness = |x, y| {
+            over.get_pixel(x, y)
+                .0
+                .iter()
+                .map(|&c| u32::from(c))
+                .sum::<u32>()
+        };
+        assert!(brightness(15, 5) > brightness(5, 15));
+        assert!(brightness(5, 15) > brightness(5, 5));
+        assert_eq!(
+            over.get_pixel(0, 0),
+            over.get_pixel(9, 9),
+            "cells are not smoothed"
+        );
+    }
+
+    #[test]
+    fn the_outline_goes_round_the_fewest_cells_with_the_share() {
+        assert_eq!(map().holding(0.6), [false, true, true, false]);
+        assert_eq!(map().holding(0.45), [false, true, false, false]);
+        let mut image = RgbImage::new(20, 20);
+        map().outline(&mut image, 0.45, [255, 0, 0]);
+        assert_eq!(image.get_pixel(10, 5).0, [255, 0, 0]);
+        assert_eq!(image.get_pixel(15, 5).0, [0, 0, 0], "inside");
+        assert_eq!(image.get_pixel(5, 5).0, [0, 0, 0], "outside");
+    }
+
+    #[test]
+    fn one_colour_means_the_same_in_every_picture() {
+        let low = vec![[0.0, 0.0, 0.0]; 4];
+        let high = vec![[1.0, 0.0, 2.0]; 4];
+        let pictures = rgb_cells(&[low, high], 2, 8);
+        assert_eq!(pictures[0].dimensions(), (8, 8));
+        assert_eq!(pictures[0].get_pixel(0, 0).0, [0, 0, 0]);
+        assert_eq!(pictures[1].get_pixel(7, 7).0, [255, 0, 255]);
+    }
+}

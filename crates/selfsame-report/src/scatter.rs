@@ -1,0 +1,287 @@
+use crate::axis::{Axis, Scale};
+use crate::colormap::{hex, of_class, of_number};
+use crate::svg::{Anchor, Svg, TextStyle, Turn, number, text_width};
+
+/// Points of a plane, such as a t-SNE map, coloured by a label.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scatter {
+    /// Above the chart; empty for none.
+    pub title: String,
+    /// Below it; empty for none.
+    pub x_label: String,
+    /// Beside it; empty for none.
+    pub y_label: String,
+    /// Places; a unit is as long along both axes. One that is not finite is left out.
+    pub points: Vec<(f64, f64)>,
+    /// What the colours say.
+    pub coloring: Coloring,
+    /// Whether the axes have numbers; those of a t-SNE map mean nothing.
+    pub ticks: bool,
+}
+
+/// What the colours of points say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Coloring {
+    /// Nothing.
+    Plain,
+    /// A class for each point, named in a legend.
+    Classes {
+        /// What is classified, above the legend.
+        label: String,
+        /// Names by class number.
+        names: Vec<String>,
+        /// Class number of each point.
+        of: Vec<usize>,
+    },
+    /// A number for each point, with a colour bar.
+    Numbers {
+        /// What is measured, above the bar.
+        label: String,
+        /// Number of each point.
+        of: Vec<f64>,
+    },
+}
+
+/// Side of the field, and room for title, labels and legend around it.
+const FIELD: f64 = 380.0;
+const TOP: f64 = 34.0;
+const LEGEND_ROWS: usize = 20;
+const INK: &str = "#222222";
+const LABEL: TextStyle = TextStyle {
+    size: 11.0,
+    color: INK,
+    bold: false,
+    anchor: Anchor::Middle,
+};
+const ROW: TextStyle = TextStyle {
+    size: 10.5,
+    anchor: Anchor::Start,
+    ..LABEL
+};
+
+impl Scatter {
+    /// The chart as SVG text; the same chart gives the same text.
+    pub fn svg(&self) -> String {
+        let mut svg = Svg::default();
+        let left = if self.ticks { 62.0 } else { 30.0 };
+        let (right, bottom) = (left + FIELD, TOP + FIELD);
+        let finite = |point: &&(f64, f64)| point.0.is_finite() && point.1.is_finite();
+        let x = Axis::around(
+            self.points.iter().filter(finite).map(|p| p.0),
+            Scale::Linear,
+            0.04,
+        );
+        let y = Axis::around(
+            self.points.iter().filter(finite).map(|p| p.1),
+            Scale::Linear,
+            0.04,
+        );
+        let (x, y) = Axis::equal(x, y);
+        svg.element(&format!(
+            r##"rect x="{}" y="{}" width="{FIELD}" height="{FIELD}" fill="none" stroke="#bbbbbb""##,
+            number(left),
+            number(TOP)
+        ));
+        if self.ticks {
+            for (value, label) in x.marks() {
+                let at = left + x.place(*value) * FIELD;
+                svg.text(
+                    at,
+                    bottom + 15.0,
+                    TextStyle {
+                        size: 10.0,
+                        ..LABEL
+                    },
+                    Turn::Level,
+                    label,
+                );
+            }
+            for (value, label) in y.marks() {
+                let at = bottom - y.place(*value) * FIELD;
+                let style = TextStyle {
+                    size: 10.0,
+                    anchor: Anchor::End,
+                    ..LABEL
+                };
+                svg.text(left - 6.0, at + 3.6, style, Turn::Level, label);
+            }
+        }
+        svg.open(r#"g stroke="none" fill-opacity="0.75""#);
+        let radius = match self.points.len() {
+            0..400 => 3.4,
+            400..1500 => 2.6,
+            1500..6000 => 1.9,
+            _ => 1.2,
+        };
+        for (i, point) in self.points.iter().enumerate().filter(|(_, p)| finite(p)) {
+            svg.element(&format!(
+                r#"circle cx="{}" cy="{}" r="{radius}" fill="{}""#,
+                number(left + x.place(point.0) * FIELD),
+                number(bottom - y.place(point.1) * FIELD),
+                self.color(i)
+            ));
+        }
+        svg.close("g");
+        let middle = left + FIELD / 2.0;
+        let title = TextStyle {
+            size: 12.5,
+            bold: true,
+            ..LABEL
+        };
+        svg.text(middle, 21.0, title, Turn::Level, &self.title);
+        let below = bottom + if self.ticks { 32.0 } else { 18.0 };
+        svg.text(middle, below, LABEL, Turn::Level, &self.x_label);
+        let beside = if self.ticks { 16.0 } else { 20.0 };
+        svg.text(beside, TOP + FIELD / 2.0, LABEL, Turn::Up, &self.y_label);
+        let legend = self.legend(&mut svg, right + 14.0);
+        svg.finish(
+            right + 14.0 + legend,
+            bottom + if self.ticks { 42.0 } else { 28.0 },
+        )
+    }
+
+    fn color(&self, i: usize) -> String {
+        hex(match &self.coloring {
+            Coloring::Plain => [0, 114, 178],
+            Coloring::Classes { of, .. } => of.get(i).map_or([150; 3], |class| of_class(*class)),
+            Coloring::Numbers { of, .. } => {
+                let (low, high) = range(of);
+                of.get(i)
+                    .filter(|value| value.is_finite())
+                    .map_or([150; 3], |value| {
+                        of_number((value - low) / (high - low).max(f64::MIN_POSITIVE))
+                    })
+            }
+        })
+    }
+
+    /// Draws what the colours mean; its width.
+    fn legend(&self, svg: &mut Svg, left: f64) -> f64 {
+        let heading = TextStyle { bold: true, ..ROW };
+        match &self.coloring {
+            Coloring::Plain => 0.0,
+            Coloring::Classes { label, names, of } => {
+                svg.text(left, TOP + 10.0, heading, Turn::Level, label);
+                let mut counts = vec![0usize; names.len()];
+                for class in of.iter().filter(|class| **class < names.len()) {
+                    counts[*class] += 1;
+                }
+                let mut widest = text_width(label, ROW.size);
+                for (i, name) in names.iter().take(LEGEND_ROWS).enumerate() {
+                    let y = TOP + 28.0 + 17.0 * i as f64;
+                    let (cx, cy) = (number(left + 5.0), number(y - 4.0));
+                    let color = hex(of_class(i));
+                    svg.element(&format!(
+                        r#"circle cx="{cx}" cy="{cy}" r="4.5" fill="{color}""#
+                    ));
+                    let row = format!("{} ({})", shortened(name), counts[i]);
+                    svg.text(left + 15.0, y, ROW, Turn::Level, &row);
+                    widest = widest.max(15.0 + text_width(&row, ROW.size));
+                }
+                if names.len() > LEGEND_ROWS {
+                    let y = TOP + 28.0 + 17.0 * LEGEND_ROWS as f64;
+                    let rest = format!("and {} more", names.len() - LEGEND_ROWS);
+                    svg.text(left, y, ROW, Turn::Level, &rest);
+                }
+                widest.max(40.0) + 10.0
+            }
+            Coloring::Numbers { label, of } => {
+                svg.text(left, TOP + 10.0, heading, Turn::Level, label);
+                let (low, high) = range(of);
+                let (top, height, steps) = (TOP + 22.0, 200.0, 50);
+                for i in 0..steps {
+                    let color = hex(of_number(1.0 - (f64::from(i) + 0.5) / f64::from(steps)));
+                    let step = height / f64::from(steps);
+                    svg.element(&format!(
+                        r#"rect x="{}" y="{}" width="14" height="{}" fill="{color}""#,
+                        number(left),
+                        number(top + step * f64::from(i)),
+                        number(step + 0.3)
+                    ));
+                }
+                let axis = Axis::around([low, high].into_iter(), Scale::Linear, 0.0);
+                let mut widest = text_width(label, ROW.size);
+                for (value, text) in axis.marks() {
+                    let part = (value - low) / (high - low).max(f64::MIN_POSITIVE);
+                    if (0.0..=1.0).contains(&part) {
+                        let y = top + height * (1.0 - part) + 3.6;
+                        svg.text(left + 19.0, y, ROW, Turn::Level, text);
+                        widest = widest.max(19.0 + text_width(text, ROW.size));
+                    }
+                }
+                widest.max(40.0) + 10.0
+            }
+        }
+    }
+}
+
+fn range(values: &[f64]) -> (f64, f64) {
+    let finite = values.iter().copied().filter(|value| value.is_finite());
+    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
+    });
+    if low <= high { (low, high) } else { (0.0, 1.0) }
+}
+
+fn shortened(name: &str) -> String {
+    if name.chars().count() <= 22 {
+        return name.to_owned();
+    }
+    name.chars().take(21).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scatter(coloring: Coloring) -> Scatter {
+        Scatter {
+            title: "Map".to_owned(),
+            x_label: String::new(),
+            y_label: String::new(),
+            points: vec![(0.0, 0.0), (10.0, 0.0), (0.0, 5.0), (f64::NAN, 1.0)],
+            coloring,
+            ticks: false,
+        }
+    }
+
+    fn centres(svg: &str) -> Vec<(f64, f64)> {
+        let value = |line: &str, name: &str| -> f64 {
+            let from = line.find(name).unwrap() + name.len() + 2;
+            line[from..].split('"').next().unwrap().parse().unwrap()
+        };
+        let circles = svg.lines().filter(|line| line.contains("r=\"3.4\""));
+        circles
+            .map(|line| (value(line, "cx"), value(line, "cy")))
+            .collect()
+    }
+
+    #[test]
+    fn a_unit_is_as_long_along_both_axes_and_up_is_up() {
+        let places = centres(&scatter(Coloring::Plain).svg());
+        assert_eq!(places.len(), 3, "the point without a place is left out");
+        let (right, up) = (places[1].0 - places[0].0, places[0].1 - places[2].1);
+        assert!(
+            up > 100.0 && (right / up - 2.0).abs() < 0.01,
+            "{right} {up}"
+        );
+    }
+
+    #[test]
+    fn classes_have_a_legend_with_counts_and_numbers_a_bar() {
+        let svg = scatter(Coloring::Classes {
+            label: "gender".to_owned(),
+            names: vec!["f".to_owned(), "m".to_owned()],
+            of: vec![0, 1, 1, 0],
+        })
+        .svg();
+        assert!(svg.contains("f (2)") && svg.contains("m (2)") && svg.contains("gender"));
+        let svg = scatter(Coloring::Numbers {
+            label: "age".to_owned(),
+            of: vec![20.0, 40.0, 60.0, f64::NAN],
+        })
+        .svg();
+        assert!(svg.contains("age") && svg.contains(">40<"), "{svg}");
+        assert_eq!(svg.matches("width=\"14\"").count(), 50);
+    }
+}

@@ -1,0 +1,340 @@
+//! Collapse and health in plain words, from the figures that a run logs.
+//!
+//! DINO has no labels to be wrong about, so its loss alone says little. Three figures together do:
+//! the teacher's entropy beside ln K, what the student still lacks (KL), and the spread of the
+//! features. The thresholds were set on 50 small runs, 20 of which collapsed.
+
+use std::fmt;
+
+use crate::config::RunConfig;
+use crate::metrics::StepLine;
+
+/// Steps whose lines are averaged.
+const WINDOW_STEPS: u64 = 50;
+/// Lines that are averaged at least.
+const WINDOW_LINES: usize = 3;
+/// Share of ln K below which the KL leaves the student nothing to learn from the teacher.
+const SETTLED_KL: f64 = 0.01;
+/// Share of ln K below which a loss leaves nothing: the teacher is sure, and the student knows.
+const SETTLED_LOSS: f64 = 0.05;
+/// Share of ln K above which a settled teacher is uniform, below which it has favourites.
+const UNIFORM_ENTROPY: f64 = 0.5;
+/// Spread of features above which a settled teacher still tells pictures apart.
+const WIDE_SPREAD: f64 = 0.5;
+/// Share of its first value by which the spread of features has to move.
+const STILL_SPREAD: f64 = 0.08;
+/// Share of ln K from which a teacher that still teaches is worth watching.
+const NEARLY_UNIFORM: f64 = 0.96;
+
+/// What the figures say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The features are those of the first step: too early, or too small a learning rate.
+    NotYetMoving,
+    /// The teacher tells pictures apart and the student follows.
+    Healthy,
+    /// The teacher says the same of every picture: all prototypes alike.
+    UniformCollapse,
+    /// The teacher says the same of every picture: always the same few prototypes.
+    OnePrototypeCollapse,
+}
+
+impl Verdict {
+    /// Whether the run is lost unless settings change.
+    pub fn is_collapse(self) -> bool {
+        matches!(self, Self::UniformCollapse | Self::OnePrototypeCollapse)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotYetMoving => "not yet moving",
+            Self::Healthy => "healthy",
+            Self::UniformCollapse => "uniform collapse",
+            Self::OnePrototypeCollapse => "one-prototype collapse",
+        })
+    }
+}
+
+/// A verdict, the figures it rests on, and the settings to change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// What the figures say.
+    pub verdict: Verdict,
+    /// The figures in a sentence.
+    pub why: String,
+    /// What to change, each with the setting's name and value; empty if nothing needs it.
+    pub advice: Vec<String>,
+}
+
+impl fmt::Display for Judgement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.verdict, self.why)?;
+        for advice in &self.advice {
+            write!(f, "\n  {advice}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Means over the latest lines, in shares of ln K.
+#[derive(Clone, Copy, Debug)]
+struct Recent {
+    entropy: f64,
+    kl: f64,
+    spread: f64,
+}
+
+impl Recent {
+    fn of(lines: &[StepLine], ln_k: f64) -> Self {
+        let mean = |value: fn(&StepLine) -> f64| {
+            lines.iter().map(value).sum::<f64>() / lines.len().max(1) as f64
+        };
+        Self {
+            entropy: mean(|line| line.loss_floor) / ln_k,
+            kl: mean(|line| line.kl) / ln_k,
+            spread: mean(|line| line.feature_std),
+        }
+    }
+}
+
+/// The lines that count for the verdict at the end of `lines`: of the last 50 steps, but 3 at least.
+fn window(lines: &[StepLine]) -> &[StepLine] {
+    let Some(last) = lines.last() else {
+        return lines;
+    };
+    let first = lines.partition_point(|line| line.step + WINDOW_STEPS <= last.step);
+    &lines[first.min(lines.len().saturating_sub(WINDOW_LINES))..]
+}
+
+/// The rules, on lines in the order of their steps.
+///
+/// 1. Until the mean spread of features over the latest lines has once left the first value by
+///    8 %, the run is not yet moving.
+/// 2. If the mean KL is below 1 % of ln K and the entropy above half of it, the teacher says the
+///    same flat thing of every picture: uniform collapse.
+/// 3. If the mean KL is below 1 % of ln K, or the loss below 5 %, and the spread of features is
+///    below 0.5, it is always the same few prototypes: one-prototype collapse.
+/// 4. Else it is healthy.
+pub fn verdict(lines: &[StepLine], out_dim: usize) -> Verdict {
+    if lines.len() < WINDOW_LINES {
+        return Verdict::NotYetMoving;
+    }
+    let ln_k = (out_dim as f64).ln();
+    let start = lines[0].feature_std;
+    let has_moved = (WINDOW_LINES..=lines.len()).any(|end| {
+        let spread = Recent::of(window(&lines[..end]), ln_k).spread;
+        (spread - start).abs() > STILL_SPREAD * start
+    });
+    if !has_moved {
+        return Verdict::NotYetMoving;
+    }
+    let recent = Recent::of(window(lines), ln_k);
+    let settled = recent.kl < SETTLED_KL;
+    if settled && recent.entropy >= UNIFORM_ENTROPY {
+        Verdict::UniformCollapse
+    } else if (settled || recent.entropy + recent.kl < SETTLED_LOSS) && recent.spread < WIDE_SPREAD
+    {
+        Verdict::OnePrototypeCollapse
+    } else {
+        Verdict::Healthy
+    }
+}
+
+/// The verdict on `lines`, with reasons and advice from the run's configuration.
+pub fn judge(lines: &[StepLine], config: &RunConfig) -> Judgement {
+    let verdict = verdict(lines, config.head.out_dim);
+    let ln_k = (config.head.out_dim as f64).ln();
+    let recent = Recent::of(window(lines), ln_k);
+    let entropy = recent.entropy * ln_k;
+    let kl = recent.kl * ln_k;
+    let spread = recent.spread;
+    let figures = format!(
+        "teacher's entropy {entropy:.2} of at most ln K = {ln_k:.2}, {kl:.3} left to learn (KL), \
+         feature spread {spread:.2}"
+    );
+    let why = match (verdict, lines.first()) {
+        (_, None) => "no step has been logged yet".to_owned(),
+        (Verdict::NotYetMoving, Some(first)) => format!(
+            "after {} steps the features are as they were at the first ({figures}; spread then \
+             {:.2})",
+            lines.last().map_or(0, |line| line.step + 1),
+            first.feature_std
+        ),
+        (Verdict::Healthy, _) if recent.entropy > NEARLY_UNIFORM => format!(
+            "the teacher is close to uniform but still tells pictures apart; watch it ({figures})"
+        ),
+        (Verdict::Healthy, _) => {
+            format!("the teacher tells pictures apart and the student follows ({figures})")
+        }
+        (Verdict::UniformCollapse, _) => {
+            format!("the teacher gives every picture the same, nearly flat answer ({figures})")
+        }
+        (Verdict::OnePrototypeCollapse, _) => {
+            format!("the teacher gives every picture the same few prototypes ({figures})")
+        }
+    };
+    Judgement {
+        verdict,
+        why,
+        advice: advice(verdict, config),
+    }
+}
+
+fn advice(verdict: Verdict, config: &RunConfig) -> Vec<String> {
+    let objective = &config.objective;
+    let (temp, ema) = (objective.teacher_temp, objective.momentum_teacher);
+    let center = objective.center_momentum;
+    let (lr, warmup) = (config.optim.lr, config.optim.warmup_epochs);
+    let out_dim = config.head.out_dim;
+    match verdict {
+        Verdict::Healthy => Vec::new(),
+        Verdict::NotYetMoving => vec![
+            format!("optim.lr = {lr}: raise it, unless the run is in its warm-up"),
+            format!("optim.warmup_epochs = {warmup}: fewer let it move sooner"),
+            format!("objective.momentum_teacher = {ema}: lower, so that the teacher follows"),
+        ],
+        Verdict::UniformCollapse => vec![
+            format!("objective.teacher_temp = {temp}: lower (0.02 to 0.04) sharpens the teacher"),
+            format!("objective.center_momentum = {center}: higher moves the centre less"),
+            format!(
+                "objective.momentum_teacher = {ema}: lower (0.98 to 0.99) in runs of few steps"
+            ),
+            format!("head.out_dim = {out_dim}: fewer prototypes for few pictures"),
+            format!("optim.lr = {lr}: lower, and smaller batches, for more and smaller steps"),
+        ],
+        Verdict::OnePrototypeCollapse => vec![
+            format!(
+                "objective.center_momentum = {center}: lower (0.9) lets the centre follow; at 1 \
+                 there is no centring"
+            ),
+            format!("objective.teacher_temp = {temp}: higher (0.04 to 0.07) softens the teacher"),
+            format!("objective.momentum_teacher = {ema}: higher makes the teacher steadier"),
+            format!("optim.lr = {lr}: lower, or a longer optim.warmup_epochs"),
+        ],
+    }
+}
+
+/// Watches a run: says when the verdict changes for good.
+#[derive(Debug)]
+pub struct Watch {
+    lines: Vec<StepLine>,
+    told: Verdict,
+    /// A verdict that is not told yet, and for how many lines it has held.
+    pending: (Verdict, usize),
+}
+
+impl Watch {
+    /// A watch over a run that has logged `lines` before.
+    pub fn new(lines: Vec<StepLine>, config: &RunConfig) -> Self {
+        let told = verdict(&lines, config.head.out_dim);
+        Self {
+            lines,
+            told,
+            pending: (told, 0),
+        }
+    }
+
+    /// Takes the next line; the judgement if the verdict is another one and has held for 3 lines.
+    pub fn line(&mut self, line: &StepLine, config: &RunConfig) -> Option<Judgement> {
+        self.lines.push(line.clone());
+        let now = verdict(&self.lines, config.head.out_dim);
+        let held = if now == self.pending.0 {
+            self.pending.1 + 1
+        } else {
+            1
+        };
+        self.pending = (now, held);
+        if now == self.told || held < WINDOW_LINES {
+            return None;
+        }
+        self.told = now;
+        Some(judge(&self.lines, config))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines 10 steps apart from (entropy, KL, spread), of a run with K = e² ≈ 7 prototypes.
+    fn lines(figures: &[(f64, f64, f64)]) -> Vec<StepLine> {
+        let line = |(i, &(loss_floor, kl, feature_std)): (usize, &(f64, f64, f64))| StepLine {
+            step: 10 * i as u64,
+            loss: loss_floor + kl,
+            loss_floor,
+            kl,
+            feature_std,
+            ..StepLine::default()
+        };
+        figures.iter().enumerate().map(line).collect()
+    }
+
+    const K: usize = 256;
+
+    #[test]
+    fn fewer_than_three_lines_say_nothing() {
+        assert_eq!(verdict(&[], K), Verdict::NotYetMoving);
+        assert_eq!(
+            verdict(&lines(&[(5.5, 0.0, 0.7), (5.5, 0.0, 0.1)]), K),
+            Verdict::NotYetMoving
+        );
+        let judgement = judge(&[], &RunConfig::default());
+        assert!(judgement.why.contains("no step"), "{judgement}");
+    }
+
+    #[test]
+    fn a_settled_student_is_judged_by_entropy_and_spread() {
+        let after = |entropy, kl, spread| {
+            let mut figures = vec![(2.0, 3.0, 0.7)];
+            figures.extend([(entropy, kl, spread); 8]);
+            verdict(&lines(&figures), K)
+        };
+        assert_eq!(after(5.5, 0.01, 0.2), Verdict::UniformCollapse);
+        assert_eq!(after(0.1, 0.01, 0.2), Verdict::OnePrototypeCollapse);
+        assert_eq!(after(0.1, 0.01, 0.6), Verdict::Healthy, "sharp and right");
+        assert_eq!(after(5.3, 0.20, 0.4), Verdict::Healthy);
+        assert_eq!(after(2.0, 0.01, 0.7), Verdict::NotYetMoving);
+    }
+
+    #[test]
+    fn a_spread_that_comes_back_to_its_first_value_has_moved() {
+        let mut figures = vec![(2.0, 1.0, 0.7); 4];
+        figures.extend([(3.0, 1.0, 0.5); 8]);
+        figures.extend([(2.0, 1.0, 0.7); 8]);
+        assert_eq!(verdict(&lines(&figures), K), Verdict::Healthy);
+    }
+
+    #[test]
+    fn a_watch_tells_a_change_once_and_only_if_it_lasts() {
+        let config = RunConfig::default();
+        let mut figures = vec![(2.0, 3.0, 0.7)];
+        figures.extend([(3.0, 1.0, 0.5); 10]);
+        figures.extend([(7.6, 0.0, 0.1); 12]);
+        let mut watch = Watch::new(Vec::new(), &config);
+        let told: Vec<Verdict> = lines(&figures)
+            .iter()
+            .filter_map(|line| watch.line(line, &config))
+            .map(|judgement| judgement.verdict)
+            .collect();
+        assert_eq!(told, [Verdict::Healthy, Verdict::UniformCollapse]);
+    }
+
+    #[test]
+    fn advice_names_settings_with_their_values() {
+        let mut config = RunConfig::default();
+        config.objective.center_momentum = 1.0;
+        let mut figures = vec![(2.0, 3.0, 0.7)];
+        figures.extend([(0.01, 0.0, 0.1); 8]);
+        let text = judge(&lines(&figures), &config).to_string();
+        assert!(text.starts_with("one-prototype collapse: "), "{text}");
+        for key in [
+            "objective.center_momentum = 1:",
+            "objective.teacher_temp = 0.07",
+            "optim.lr",
+        ] {
+            assert!(text.contains(key), "{text}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! `selfsame tsne` and `selfsame pca`
+
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use selfsame_checkpoint::write_bytes;
+use selfsame_data::{Dataset, Ledger};
+use selfsame_eval::{Features, TsneConfig, tsne as descend};
+use selfsame_report::{Scatter, Sheet, encode_png, render_png};
+use selfsame_train::embed;
+
+use super::attention::pictures;
+use super::embed::quoted;
+use crate::cli::{MapArgs, Pca, Pictures, Tsne};
+use crate::exit::{Done, usage};
+use crate::figures::attention::{Prepared, patch_components};
+use crate::figures::map::{coloring, tsne_chart};
+use crate::progress::CountProgress;
+use crate::scores::label_or_usage;
+use crate::weights::Weights;
+use crate::{data, device};
+
+/// Features of unit length, with the names and labels of their pictures.
+struct Embedded {
+    features: Features,
+    files: Vec<String>,
+    labels: Vec<Option<String>>,
+    described: String,
+}
+
+pub(crate) fn tsne(args: &Tsne) -> anyhow::Result<Done> {
+    let kind = kind(&args.map.out, &["svg", "png", "csv"])?;
+    let embedded = embedded(&args.map)?;
+    let config = TsneConfig {
+        perplexity: args.perplexity,
+        iterations: args.iterations,
+        seed: args.map.seed,
+        ..TsneConfig::default()
+    };
+    if let [problem, ..] = config.check(embedded.features.n).as_slice() {
+        return Err(usage(problem.clone()));
+    }
+    let mut progress = CountProgress::new("t-SNE iterations", config.iterations);
+    let map = descend(&embedded.features, &config, &mut |done| progress.set(done))?;
+    let title = format!(
+        "t-SNE of {} pictures, {}",
+        embedded.features.n, embedded.described
+    );
+    let colors = coloring(
+        args.map.label.as_deref().unwrap_or_default(),
+        &embedded.labels,
+    );
+    let mut chart = tsne_chart(title, &map.points, colors);
+    if args.map.label.is_none() {
+        chart.coloring = selfsame_report::Coloring::Plain;
+    }
+    chart.x_label = format!("perplexity {}, KL {:.3}", config.perplexity, map.kl);
+    write(&args.map, kind, &chart, &embedded)?;
+    eprintln!(
+        "{} points, KL {:.3} after {} iterations; wrote {}",
+        map.points.len(),
+        map.kl,
+        map.iterations,
+        args.map.out.display()
+    );
+    Ok(Done::Well)
+}
+
+pub(crate) fn pca(args: &Pca) -> anyhow::Result<Done> {
+    if args.patches {
+        return patches(args);
+    }
+    let kind = kind(&args.map.out, &["svg", "png", "csv"])?;
+    let embedded = embedded(&args.map)?;
+    let pca = selfsame_eval::Pca::fit(&embedded.features, 2, args.map.seed)?;
+    let places = pca.transform(&embedded.features)?;
+    let k = pca.variances.len();
+    let point = |place: &[f64]| (place[0], place.get(1).copied().unwrap_or(0.0));
+    let axis = |i: usize| {
+        let share = pca.shares.get(i).copied().unwrap_or(0.0);
+        format!(
+            "component {} ({:.1} % of the variance)",
+            i + 1,
+            100.0 * share
+        )
+    };
+    let colors = match &args.map.label {
+        Some(label) => coloring(label, &embedded.labels),
+        None => selfsame_report::Coloring::Plain,
+    };
+    let chart = Scatter {
+        title: format!(
+            "Principal components of {} pictures, {}",
+            embedded.features.n, embedded.described
+        ),
+        x_label: axis(0),
+        y_label: axis(1),
+        points: places.chunks_exact(k).map(point).collect(),
+        coloring: colors,
+        ticks: true,
+    };
+    write(&args.map, kind, &chart, &embedded)?;
+    eprintln!("wrote {}", args.map.out.display());
+    Ok(Done::Well)
+}
+
+fn patches(args: &Pca) -> anyhow::Result<Done> {
+    let map = &args.map;
+    let flags = &map.weights;
+    kind(&map.out, &["png"])?;
+    device::set_threads(flags.threads)?;
+    let device = device::open(&flags.device)?;
+    let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
+    let crop = weights.eval_crop(flags)?;
+    let chosen = Pictures {
+        image: None,
+        data: Some(map.data.clone()),
+        count: args.count.max(1),
+        seed: map.seed,
+    };
+    let prepared = pictures(&chosen, flags)?.into_iter();
+    let prepared: Vec<(String, Prepared)> = prepared
+        .map(|(name, picture)| (name, Prepared::evaluated(&picture, &crop)))
+        .collect();
+    let mut rows = Vec::new();
+    let both = patch_components(&prepared, weights.backbone()?, &device)?;
+    for (above, below) in both[0].chunks(8).zip(both[1].chunks(8)) {
+        rows.extend([above.to_vec(), below.to_vec()]);
+    }
+    let heading = format!(
+        "First three principal components of patch features: {}",
+        weights.describe()
+    );
+    write_bytes(&map.out, &encode_png(&Sheet { heading, rows }.draw())?)?;
+    eprintln!("wrote {}", map.out.display());
+    Ok(Done::Well)
+}
+
+fn kind(out: &Path, allowed: &[&'static str]) -> anyhow::Result<&'static str> {
+    let kind = out.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    allowed
+        .iter()
+        .find(|a| **a == kind)
+        .copied()
+        .ok_or_else(|| {
+            let allowed = allowed.join(", .");
+            usage(format!(
+                "--out {}: the name must end in .{allowed}",
+                out.display()
+            ))
+        })
+}
+
+fn embedded(args: &MapArgs) -> anyhow::Result<Embedded> {
+    let flags = &args.weights;
+    device::set_threads(flags.threads)?;
+    let device = device::open(&flags.device)?;
+    let set: Arc<dyn Dataset> = data::of_flags(&args.data, flags)?;
+    let label = match &args.label {
+        Some(label) => Some(label_or_usage("--data", &args.data, set.as_ref(), label)?),
+        None => None,
+    };
+    let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
+    let options = weights.embed_options(flags)?;
+    let ledger = Arc::new(Ledger::default());
+    let all: Vec<usize> = (0..set.len()).collect();
+    let mut progress = CountProgress::new("pictures", all.len());
+    let extractor = weights.extractor();
+    let done = embed(&set, &all, extractor, &options, &device, &ledger, |n| {
+        progress.set(n);
+    })?;
+    for entry in ledger.entries() {
+        eprintln!("left out: {}: {}", entry.file, entry.reason);
+    }
+    anyhow::ensure!(
+        done.features.n > 0,
+        "{}: not one picture could be used",
+        args.data
+    );
+    let text = |i: &usize| label.as_ref().and_then(|label| set.label(*i, label));
+    Ok(Embedded {
+        features: done.features.l2_normalized(),
+        files: done
+            .samples
+            .iter()
+            .map(|i| set.name(*i).to_owned())
+            .collect(),
+        labels: done.samples.iter().map(text).collect(),
+        described: weights.describe(),
+    })
+}
+
+fn write(args: &MapArgs, kind: &str, chart: &Scatter, embedded: &Embedded) -> anyhow::Result<()> {
+    let bytes = match kind {
+        "svg" => chart.svg().into_bytes(),
+        "png" => render_png(&chart.svg(), 2.0)?,
+        _ => {
+            let mut text = String::from("file,x,y,label\n");
+            for ((file, (x, y)), label) in embedded
+                .files
+                .iter()
+                .zip(&chart.points)
+                .zip(&embedded.labels)
+            {
+                let label = label.as_deref().unwrap_or_default();
+                let _ = writeln!(text, "{},{x},{y},{}", quoted(file), quoted(label));
+            }
+            text.into_bytes()
+        }
+    };
+    write_bytes(&args.out, &bytes)?;
+    Ok(())
+}

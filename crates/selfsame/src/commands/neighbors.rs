@@ -1,0 +1,87 @@
+//! `selfsame neighbors`
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use selfsame_checkpoint::write_bytes;
+use selfsame_data::decode::decode_file;
+use selfsame_data::{Ledger, Limits};
+use selfsame_eval::{Features, Own, neighbors};
+use selfsame_report::{Sheet, SheetCell, encode_png};
+use selfsame_train::{Extractor, embed, embed_picture};
+
+use crate::cli::Neighbors;
+use crate::exit::{Done, usage};
+use crate::figures::neighbors::{found, labels, query};
+use crate::progress::CountProgress;
+use crate::weights::Weights;
+use crate::{data, device};
+
+/// Cells of a row.
+const COLUMNS: usize = 5;
+
+pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
+    let flags = &args.weights;
+    if args.count == 0 {
+        return Err(usage("--count 0: at least one neighbour is needed"));
+    }
+    device::set_threads(flags.threads)?;
+    let device = device::open(&flags.device)?;
+    let set = data::of_flags(&args.data, flags)?;
+    let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
+    let crop = weights.eval_crop(flags)?;
+    let (name, notes, picture) = match (&args.image, args.index) {
+        (Some(path), _) => {
+            let picture = decode_file(path, &Limits::default())
+                .with_context(|| format!("{}", path.display()))?;
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            (name.to_string_lossy().into_owned(), Vec::new(), picture)
+        }
+        (None, index) => {
+            let index = index.unwrap_or(0);
+            if index >= set.len() {
+                let n = set.len();
+                return Err(usage(format!(
+                    "--index {index}: {} has {n} pictures",
+                    args.data
+                )));
+            }
+            let name = set.name(index).to_owned();
+            let picture = set.decode(index).with_context(|| name.clone())?;
+            (name, labels(&set, index), picture)
+        }
+    };
+    let ledger = Arc::new(Ledger::default());
+    let samples: Vec<usize> = (0..set.len()).filter(|i| Some(*i) != args.index).collect();
+    let mut progress = CountProgress::new("pictures", samples.len());
+    let options = weights.embed_options(flags)?;
+    let extractor: Extractor<'_> = weights.extractor();
+    let bank = embed(&set, &samples, extractor, &options, &device, &ledger, |n| {
+        progress.set(n);
+    })?;
+    anyhow::ensure!(
+        bank.features.n > 0,
+        "{}: not one picture could be used",
+        args.data
+    );
+    let asked = embed_picture(extractor, &crop.apply(&picture), &device)?;
+    let asked = Features::new(1, asked.len(), asked)?;
+    let nearest = neighbors(&bank.features, &asked, args.count, Own::Keep)?;
+    let (rows, similarities) = nearest.row(0);
+    let nearest: Vec<(usize, f32)> = rows
+        .iter()
+        .zip(similarities)
+        .map(|(row, similarity)| (bank.samples[*row as usize], *similarity))
+        .collect();
+    let mut cells = vec![query(&name, notes, &picture, &crop)];
+    cells.extend(found(&set, &crop, &nearest)?);
+    let rows = cells.chunks(COLUMNS).map(<[SheetCell]>::to_vec).collect();
+    let heading = format!(
+        "Nearest of {} pictures: {}",
+        bank.samples.len(),
+        weights.describe()
+    );
+    write_bytes(&args.out, &encode_png(&Sheet { heading, rows }.draw())?)?;
+    eprintln!("wrote {}", args.out.display());
+    Ok(Done::Well)
+}

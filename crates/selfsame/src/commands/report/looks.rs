@@ -1,0 +1,230 @@
+//! What the features look like: maps, attention, neighbours, crops.
+
+use anyhow::Context;
+use candle_core::Device;
+use selfsame_data::augment::EvalCrop;
+use selfsame_eval::{Own, TsneConfig, choose, neighbors, tsne};
+use selfsame_report::{Page, Sheet, encode_png};
+use selfsame_train::attention;
+
+use super::Facts;
+use super::subjects::Subjects;
+use crate::cli::Which;
+use crate::commands::preview::crops_sheet;
+use crate::figures::attention::{Prepared, patch_components};
+use crate::figures::cell;
+use crate::figures::map::{coloring, tsne_chart};
+use crate::figures::neighbors::{found, labels, query};
+use crate::run_dir;
+use crate::weights::Weights;
+
+/// Points of a map at most; its time grows with their square.
+const MAX_POINTS: usize = 1000;
+/// Pictures looked at.
+const PICTURES: usize = 6;
+const MAX_SNAPSHOTS: usize = 4;
+/// Cells along a picture below which it is shown to the network at twice its size.
+const FEW_CELLS: usize = 8;
+
+pub(super) fn add(
+    page: &mut Page,
+    facts: &Facts<'_>,
+    subjects: &Subjects,
+    weights: &Weights,
+) -> anyhow::Result<()> {
+    maps(page, subjects)?;
+    let (set, rows) = subjects.shown();
+    let chosen: Vec<usize> = choose(rows.samples.len(), PICTURES, 1);
+    attention_of(page, facts, subjects, weights, &chosen)?;
+    nearest(page, subjects, &chosen)?;
+    page.section("Augmentation");
+    let sample = rows.samples[chosen[0]];
+    let name = set.name(sample);
+    let picture = set.decode(sample).with_context(|| name.to_owned())?;
+    let sheet = crops_sheet(facts.config, name, picture, sample)?;
+    let views = facts.config.num_crops();
+    page.png(
+        &encode_png(&sheet)?,
+        &format!("One picture and the {views} views that multi-crop makes of it"),
+        "What student and teacher get of one picture, with the values drawn.",
+    );
+    Ok(())
+}
+
+fn maps(page: &mut Page, subjects: &Subjects) -> anyhow::Result<()> {
+    let (set, rows) = subjects.shown();
+    let mut kept = choose(rows.samples.len(), MAX_POINTS, 2);
+    kept.sort_unstable();
+    let n = kept.len();
+    if n < 10 {
+        return Ok(());
+    }
+    let config = TsneConfig {
+        perplexity: (n as f64 / 4.0).min(30.0),
+        ..TsneConfig::default()
+    };
+    let map = tsne(&rows.features.subset(&kept), &config, &mut |_| ())?;
+    page.section("Map of the features");
+    page.text(&format!(
+        "t-SNE of {n} pictures (perplexity {:.0}, KL {:.2}): pictures with similar features are \
+         near each other; directions, sizes and the distances of clusters mean nothing.",
+        config.perplexity, map.kl
+    ));
+    let mut charts = Vec::new();
+    let names = set.label_names();
+    for label in &names {
+        let text = |row: &usize| set.label(rows.samples[*row], label);
+        let texts: Vec<Option<String>> = kept.iter().map(text).collect();
+        let chart = tsne_chart(format!("By {label}"), &map.points, coloring(label, &texts));
+        let alt = format!("Map of {n} pictures by t-SNE, coloured by {label}");
+        charts.push((chart.svg(), alt));
+    }
+    if names.is_empty() {
+        let plain = selfsame_report::Coloring::Plain;
+        let chart = tsne_chart(String::new(), &map.points, plain);
+        charts.push((chart.svg(), format!("Map of {n} pictures by t-SNE")));
+    }
+    page.charts(&charts);
+    Ok(())
+}
+
+fn attention_of(
+    page: &mut Page,
+    facts: &Facts<'_>,
+    subjects: &Subjects,
+    weights: &Weights,
+    chosen: &[usize],
+) -> anyhow::Result<()> {
+    let loaded = weights.backbone()?;
+    let (set, rows) = subjects.shown();
+    let mut crop = subjects.crop.clone();
+    let cell_side = match loaded.backbone.patch_size() {
+        0 => 32,
+        patch => patch,
+    };
+    let mut note = String::new();
+    if crop.image_size / cell_side < FEW_CELLS && loaded.backbone.num_blocks() > 0 {
+        crop.image_size *= 2;
+        note = format!(
+            " The pictures are shown to it with {} pixels, twice what it was trained at.",
+            crop.image_size
+        );
+    }
+    let mut snapshots = Vec::new();
+    for (epoch, path) in run_dir::snapshots(facts.dir, MAX_SNAPSHOTS)? {
+        let weights = Weights::open(&path.to_string_lossy(), Which::Teacher, None, facts.device)?;
+        snapshots.push((format!("epoch {epoch}"), weights));
+    }
+    let mut sheet = Vec::new();
+    let mut pictures = Vec::new();
+    for row in chosen {
+        let sample = rows.samples[*row];
+        let name = set.name(sample).to_owned();
+        let picture = set.decode(sample).with_context(|| name.clone())?;
+        let prepared = Prepared::evaluated(&picture, &crop);
+        let mut cells = vec![cell("picture", labels(set, sample), prepared.image.clone())];
+        let before = first_attention(subjects, &picture, &crop, facts.device)?;
+        cells.push(cell(
+            "before training",
+            Vec::new(),
+            prepared.overlaid(&before, before.mean(), None),
+        ));
+        for (title, weights) in &snapshots {
+            let maps = prepared.maps(weights.backbone()?, None, facts.device)?;
+            let image = prepared.overlaid(&maps, maps.mean(), None);
+            cells.push(cell(title, Vec::new(), image));
+        }
+        let maps = prepared.maps(loaded, None, facts.device)?;
+        let image = prepared.overlaid(&maps, maps.mean(), Some(0.6));
+        cells.push(cell("newest", Vec::new(), image));
+        sheet.push(cells);
+        pictures.push((String::from("picture"), prepared));
+    }
+    let what = match loaded.backbone.num_blocks() {
+        0 => "Norm of the last feature map",
+        _ => "Attention of the class token in the last block, mean of the heads",
+    };
+    page.section("Attention");
+    let image = Sheet {
+        heading: what.to_owned(),
+        rows: sheet,
+    };
+    page.png(
+        &encode_png(&image.draw())?,
+        &format!("{what} over {} pictures as training went on", chosen.len()),
+        &format!("{what}; bright is much. The outline holds six tenths of it.{note}"),
+    );
+    let rows = patch_components(&pictures, loaded, facts.device)?;
+    let image = Sheet {
+        heading: "Principal components of patch features".to_owned(),
+        rows,
+    };
+    page.png(
+        &encode_png(&image.draw())?,
+        "Pictures, and below each its patch features in colours",
+        "The first three principal components of the patch features of these pictures together, \
+         as red, green and blue: like colours are like features.",
+    );
+    Ok(())
+}
+
+/// Attention of the network as it was at the first step.
+fn first_attention(
+    subjects: &Subjects,
+    picture: &image::RgbImage,
+    crop: &EvalCrop,
+    device: &Device,
+) -> anyhow::Result<selfsame_train::CellMaps> {
+    let pixels = crop.apply(picture).data;
+    let size = [crop.image_size; 2];
+    Ok(attention(
+        subjects.untrained.as_ref(),
+        &pixels,
+        size,
+        None,
+        device,
+    )?)
+}
+
+fn nearest(page: &mut Page, subjects: &Subjects, chosen: &[usize]) -> anyhow::Result<()> {
+    const COUNT: usize = 6;
+    let (set, rows) = subjects.shown();
+    let (all, queries) = (&rows.features, rows.features.subset(chosen));
+    let near = neighbors(all, &queries, COUNT + 1, Own::Keep)?;
+    let mut sheet = Vec::new();
+    for (i, row) in chosen.iter().enumerate() {
+        let sample = rows.samples[*row];
+        let name = set.name(sample).to_owned();
+        let picture = set.decode(sample).with_context(|| name.clone())?;
+        let (found_rows, similarities) = near.row(i);
+        let others: Vec<(usize, f32)> = found_rows
+            .iter()
+            .zip(similarities)
+            .filter(|(other, _)| **other as usize != *row)
+            .take(COUNT)
+            .map(|(other, similarity)| (rows.samples[*other as usize], *similarity))
+            .collect();
+        let mut cells = vec![query(
+            "picture",
+            labels(set, sample),
+            &picture,
+            &subjects.crop,
+        )];
+        cells.extend(found(set, &subjects.crop, &others)?);
+        sheet.push(cells);
+    }
+    page.section("Nearest neighbours");
+    let image = Sheet {
+        heading: format!("Nearest of {} pictures", all.n),
+        rows: sheet,
+    };
+    page.png(
+        &encode_png(&image.draw())?,
+        &format!(
+            "{} pictures, each with the {COUNT} whose features are nearest",
+            chosen.len()
+        ),
+        "Framed: the picture asked about. Distances are 1 − cosine similarity.",
+    );
+    Ok(())
+}

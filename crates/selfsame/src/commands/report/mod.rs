@@ -1,0 +1,182 @@
+//! `selfsame report`: one page about a run, from what lies in its directory and from its pictures.
+
+mod about;
+mod curves;
+mod looks;
+mod scores;
+mod subjects;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::Device;
+use selfsame_data::Dataset;
+use selfsame_report::Page;
+use selfsame_train::{EvalLine, MetricsLine, RunConfig, StepLine, judge, read_metrics};
+
+use crate::cli::{Report, Which};
+use crate::exit::{Done, usage};
+use crate::weights::Weights;
+use crate::{data, device, run_dir};
+use subjects::Subjects;
+
+/// Name of the page in a run directory.
+pub(crate) const REPORT_FILE: &str = "report.html";
+
+pub(crate) fn run(args: &Report) -> anyhow::Result<Done> {
+    let config = run_dir::read_config(&args.run)?.typed()?;
+    let device = device::open("cpu")?;
+    // Pictures that have moved since are no reason to show nothing.
+    let open = |spec: &str| match spec {
+        "" => None,
+        spec => match data::of_run(spec, &config.data) {
+            Ok(set) => Some(set),
+            Err(error) => {
+                eprintln!("warning: without pictures of {spec}: {error:#}");
+                None
+            }
+        },
+    };
+    let train = open(&config.data.train);
+    let val = open(&config.data.val);
+    let out = args.out.clone();
+    let out = out.unwrap_or_else(|| args.run.join(REPORT_FILE));
+    let facts = Facts {
+        dir: &args.run,
+        config: &config,
+        device: &device,
+        train,
+        val,
+    };
+    write(&facts, &out)?;
+    eprintln!("wrote {}", out.display());
+    Ok(Done::Well)
+}
+
+/// What a report is made from.
+pub(crate) struct Facts<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) config: &'a RunConfig,
+    pub(crate) device: &'a Device,
+    /// Training pictures, if they can be opened.
+    pub(crate) train: Option<Arc<dyn Dataset>>,
+    /// Held-out pictures.
+    pub(crate) val: Option<Arc<dyn Dataset>>,
+}
+
+/// Writes the page of a run; it is whole or not there.
+///
+/// # Errors
+/// If nothing was logged yet, or a file cannot be read or written.
+pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<()> {
+    let log = Log::read(facts)?;
+    let mut page = Page::new(&format!("Run {}", name_of(facts.dir)));
+    verdict(&mut page, facts, &log);
+    // The weights of a run that goes on are those of its newest checkpoint, if it has one.
+    let weights = Weights::open(
+        &facts.dir.to_string_lossy(),
+        Which::Teacher,
+        None,
+        facts.device,
+    );
+    let subjects = match (&weights, &facts.train) {
+        (Ok(weights), Some(train)) => Some(Subjects::embed(facts, train, weights)?),
+        _ => None,
+    };
+    match &subjects {
+        Some(subjects) => scores::add(&mut page, subjects)?,
+        None => {
+            page.section("Scores");
+            page.text("There are none yet: they need a checkpoint and the pictures.");
+        }
+    }
+    page.section("Curves");
+    page.charts(&curves::charts(facts.config, &log));
+    if let (Some(subjects), Ok(weights)) = (&subjects, &weights) {
+        looks::add(&mut page, facts, subjects, weights)?;
+    }
+    about::add(&mut page, facts)?;
+    run_dir::replace(out, page.finish().as_bytes())
+}
+
+fn name_of(dir: &Path) -> String {
+    let whole: PathBuf = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let name = whole.file_name().unwrap_or(whole.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
+/// What a run has logged.
+pub(crate) struct Log {
+    pub(crate) steps: Vec<StepLine>,
+    pub(crate) evals: Vec<EvalLine>,
+    /// Steps in an epoch, where the pictures tell it.
+    pub(crate) steps_per_epoch: Option<f64>,
+}
+
+impl Log {
+    fn read(facts: &Facts<'_>) -> anyhow::Result<Self> {
+        let lines = read_metrics(facts.dir).map_err(|error| {
+            usage(format!(
+                "{}: nothing was logged yet ({error})",
+                facts.dir.display()
+            ))
+        })?;
+        let batch = facts.config.effective_batch();
+        let train = facts.train.as_ref();
+        let mut log = Self {
+            steps: Vec::new(),
+            evals: Vec::new(),
+            steps_per_epoch: train.map(|set| (set.len() / batch).max(1) as f64),
+        };
+        for line in lines {
+            match line {
+                MetricsLine::Step(line) => log.steps.push(line),
+                MetricsLine::Eval(line) => log.evals.push(line),
+            }
+        }
+        Ok(log)
+    }
+}
+
+fn verdict(page: &mut Page, facts: &Facts<'_>, log: &Log) {
+    page.section("Verdict");
+    let judgement = judge(&log.steps, facts.config);
+    let is_good = judgement.verdict == selfsame_train::Verdict::Healthy;
+    page.verdict(&judgement.verdict.to_string(), &judgement.why, is_good);
+    if !judgement.advice.is_empty() {
+        page.text("Settings to change, one at a time:");
+        page.list(&judgement.advice);
+    }
+    if let Some(last) = log.steps.last() {
+        let epochs = facts.config.train.epochs;
+        let done = match log.steps_per_epoch {
+            Some(n) => format!(
+                "{:.1} of {epochs} epochs ({} steps)",
+                (last.step + 1) as f64 / n,
+                last.step + 1
+            ),
+            None => format!("{} steps", last.step + 1),
+        };
+        page.text(&format!(
+            "{done} were logged; the loss is {:.3}.",
+            last.loss
+        ));
+    }
+    if let (Some(first), Some(last)) = (log.evals.first(), log.evals.last()) {
+        let text = |line: &EvalLine| {
+            let scores = line.knn.iter();
+            let scores: Vec<String> = scores
+                .map(|(k, percent)| format!("{percent:.1} % (k = {k})"))
+                .collect();
+            scores.join(", ")
+        };
+        page.text(&format!(
+            "k-NN on {} while it trained: {} after {} epochs, {} after {}.",
+            last.label,
+            text(first),
+            first.epoch,
+            text(last),
+            last.epoch
+        ));
+    }
+}

@@ -1,0 +1,239 @@
+//! Scores of the features by each label, beside baselines and with intervals.
+
+use selfsame_eval::logistic::{LogisticConfig, default_grid, fit_with_best_c};
+use selfsame_eval::metrics::{
+    BootstrapConfig, ClassificationReport, ConfusionMatrix, ReportOptions, accuracy,
+    bootstrap_mean, correct, mean_absolute_error, r2,
+};
+use selfsame_eval::{Features, KnnConfig, LabelEncoder, knn, knn_regress, number};
+use selfsame_report::{Cell, Page};
+
+use super::subjects::{Subject, Subjects, labelled};
+
+/// Neighbours that vote (the notebook's k).
+const K: usize = 20;
+/// Classes up to which a confusion matrix is shown.
+const MAX_MATRIX: usize = 12;
+
+/// A label on both sides of one subject.
+struct Sides {
+    bank: Features,
+    bank_texts: Vec<String>,
+    /// `None`: leave one out.
+    test: Option<(Features, Vec<String>)>,
+}
+
+impl Sides {
+    fn of(subject: &Subject, subjects: &Subjects, label: &str) -> Self {
+        let (bank, bank_texts) = labelled(&subject.bank, &subjects.train, label);
+        let test = subject.test.as_ref().zip(subjects.val.as_ref());
+        Self {
+            bank,
+            bank_texts,
+            test: test.map(|(rows, val)| labelled(rows, val, label)),
+        }
+    }
+
+    fn queries(&self) -> (&Features, &[String]) {
+        match &self.test {
+            Some((features, texts)) => (features, texts),
+            None => (&self.bank, &self.bank_texts),
+        }
+    }
+
+    fn config(&self) -> KnnConfig {
+        KnnConfig {
+            ks: vec![K],
+            leave_one_out: self.test.is_none(),
+            ..KnnConfig::default()
+        }
+    }
+}
+
+pub(super) fn add(page: &mut Page, subjects: &Subjects) -> anyhow::Result<()> {
+    page.section("Scores");
+    let names = subjects.train.label_names();
+    if names.is_empty() {
+        page.text("The pictures have no labels, so there is nothing to score the features by.");
+    }
+    for label in names {
+        let sides: Vec<Sides> = subjects
+            .all
+            .iter()
+            .map(|s| Sides::of(s, subjects, &label))
+            .collect();
+        let texts = sides[0].bank_texts.iter().chain(sides[0].queries().1);
+        let encoder = LabelEncoder::fit(texts);
+        let (banked, asked) = (sides[0].bank.n, sides[0].queries().0.n);
+        if banked < 10 || asked < 2 || encoder.num_classes() < 2 {
+            page.heading(&label);
+            page.text("Too few pictures carry it, or all the same value.");
+        } else if encoder.suggests_regression() {
+            numbers(page, &label, subjects, &sides)?;
+        } else if encoder.num_classes() * 4 > banked {
+            page.heading(&label);
+            page.text(&format!(
+                "{} values among {banked} pictures: too many to be told by neighbours.",
+                encoder.num_classes()
+            ));
+        } else {
+            classes(page, &label, subjects, &sides, &encoder)?;
+        }
+    }
+    Ok(())
+}
+
+fn classes(
+    page: &mut Page,
+    label: &str,
+    subjects: &Subjects,
+    sides: &[Sides],
+    encoder: &LabelEncoder,
+) -> anyhow::Result<()> {
+    let encode = |texts: &[String]| -> Vec<usize> {
+        texts
+            .iter()
+            .filter_map(|text| encoder.encode(text))
+            .collect()
+    };
+    let interval = |truth: &[usize], predicted: &[usize]| -> anyhow::Result<String> {
+        let hits = correct(truth, predicted)?;
+        let interval = bootstrap_mean(&hits, &BootstrapConfig::default())?;
+        Ok(format!(
+            "{:.1} ({:.1} to {:.1})",
+            100.0 * accuracy(truth, predicted)?,
+            100.0 * interval.low,
+            100.0 * interval.high
+        ))
+    };
+    let mut rows = Vec::new();
+    let mut of_trained = Vec::new();
+    for (subject, side) in subjects.all.iter().zip(sides) {
+        let (features, texts) = side.queries();
+        let (bank, truth) = (encode(&side.bank_texts), encode(texts));
+        let predicted = knn(&side.bank, &bank, features, &side.config())?;
+        let predicted = predicted[0].predictions.clone();
+        let mut row = vec![
+            Cell::Text(subject.name.to_owned()),
+            Cell::Figure(interval(&truth, &predicted)?),
+        ];
+        row.push(Cell::Figure(
+            if subject.name == "raw pixels" || side.test.is_none() {
+                "–".to_owned()
+            } else {
+                let config = LogisticConfig {
+                    max_iter: 200,
+                    ..LogisticConfig::default()
+                };
+                match fit_with_best_c(&side.bank, &bank, &default_grid(), &config, 0) {
+                    Ok((model, _)) => interval(&truth, &model.predict(features)?)?,
+                    Err(_) => "–".to_owned(), // too few rows to hold any out
+                }
+            },
+        ));
+        rows.push(row);
+        if of_trained.is_empty() {
+            of_trained = predicted;
+        }
+    }
+    let truth = encode(sides[0].queries().1);
+    let mut counts = vec![0usize; encoder.num_classes()];
+    truth.iter().for_each(|class| counts[*class] += 1);
+    let most = counts.iter().max().copied().unwrap_or(0) as f64 / truth.len() as f64;
+    rows.push(vec![
+        Cell::Text("always the most frequent class".to_owned()),
+        Cell::Figure(format!("{:.1}", 100.0 * most)),
+        Cell::Figure(String::new()),
+    ]);
+    page.heading(label);
+    let how = match sides[0].test {
+        Some(_) => format!(
+            "{} pictures to learn from, {} held out",
+            sides[0].bank.n,
+            truth.len()
+        ),
+        None => format!("{} pictures, each by the others", truth.len()),
+    };
+    page.table(
+        &format!("Accuracy in per cent with 95 % bootstrap intervals; {how}"),
+        &["features", &format!("k-NN, k = {K}"), "logistic regression"],
+        &rows,
+    );
+    let names = encoder.classes();
+    if names.len() <= MAX_MATRIX {
+        let matrix = ConfusionMatrix::new(&truth, &of_trained, names.len())?;
+        let mut head = vec!["true \\ predicted"];
+        head.extend(names.iter().map(String::as_str));
+        let row = |(name, counts): (&String, &[usize])| {
+            let all = counts.iter().sum::<usize>().max(1) as f64;
+            let cell = |n: &usize| Cell::Shaded(n.to_string(), *n as f64 / all);
+            let name = Cell::Text(name.clone());
+            std::iter::once(name)
+                .chain(counts.iter().map(cell))
+                .collect()
+        };
+        let rows: Vec<Vec<Cell>> = names.iter().zip(matrix.rows()).map(row).collect();
+        page.table(
+            "Confusion of k-NN after training, in pictures",
+            &head,
+            &rows,
+        );
+        let report =
+            ClassificationReport::new(&truth, &of_trained, names, &ReportOptions::default())?;
+        let heading = format!("Classification report of k-NN on {label}");
+        page.code(Some(&heading), &report.to_string());
+    }
+    Ok(())
+}
+
+fn numbers(
+    page: &mut Page,
+    label: &str,
+    subjects: &Subjects,
+    sides: &[Sides],
+) -> anyhow::Result<()> {
+    let values = |texts: &[String]| -> Vec<f64> {
+        texts
+            .iter()
+            .map(|text| number(text).unwrap_or(f64::NAN))
+            .collect()
+    };
+    let mut rows = Vec::new();
+    for (subject, side) in subjects.all.iter().zip(sides) {
+        let (features, texts) = side.queries();
+        let (bank, truth) = (values(&side.bank_texts), values(texts));
+        let predicted = knn_regress(&side.bank, &bank, features, &side.config())?;
+        let predicted = &predicted[0].predictions;
+        let errors: Vec<f64> = truth
+            .iter()
+            .zip(predicted)
+            .map(|(t, p)| (t - p).abs())
+            .collect();
+        let interval = bootstrap_mean(&errors, &BootstrapConfig::default())?;
+        rows.push(vec![
+            Cell::Text(subject.name.to_owned()),
+            Cell::Figure(format!(
+                "{:.2} ({:.2} to {:.2})",
+                mean_absolute_error(&truth, predicted)?,
+                interval.low,
+                interval.high
+            )),
+            Cell::Figure(format!("{:.3}", r2(&truth, predicted)?)),
+        ]);
+    }
+    let (bank, truth) = (values(&sides[0].bank_texts), values(sides[0].queries().1));
+    let mean = bank.iter().sum::<f64>() / bank.len() as f64;
+    let always = mean_absolute_error(&truth, &vec![mean; truth.len()])?;
+    rows.push(vec![
+        Cell::Text("always the mean".to_owned()),
+        Cell::Figure(format!("{always:.2}")),
+        Cell::Figure(String::new()),
+    ]);
+    page.heading(label);
+    page.table(
+        &format!("Mean absolute error with 95 % bootstrap intervals, and R², by k-NN, k = {K}"),
+        &["features", "mean absolute error", "R²"],
+        &rows,
+    );
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! The features that a report compares: trained, before training, and the pixels themselves.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::Device;
+use selfsame_data::augment::EvalCrop;
+use selfsame_data::{Dataset, EvalTransform, Ledger};
+use selfsame_eval::{Features, choose};
+use selfsame_models::{BackboneModel, build_backbone, draw_backbone};
+use selfsame_train::{EmbedOptions, Extractor, embed};
+
+use super::Facts;
+use crate::weights::Weights;
+
+/// Pictures learned from and tested on at most, so that a report takes seconds beside a run.
+const MAX_BANK: usize = 2000;
+const MAX_TEST: usize = 1000;
+
+/// Features of one side, of unit length, with the numbers of their pictures.
+pub(super) struct Rows {
+    pub(super) features: Features,
+    pub(super) samples: Vec<usize>,
+}
+
+/// One way to features.
+pub(super) struct Subject {
+    /// "after training", "before training", "raw pixels".
+    pub(super) name: &'static str,
+    pub(super) bank: Rows,
+    /// `None`: leave one out of the bank.
+    pub(super) test: Option<Rows>,
+}
+
+/// All that is compared.
+pub(super) struct Subjects {
+    /// After training first, then before, then the pixels.
+    pub(super) all: Vec<Subject>,
+    pub(super) train: Arc<dyn Dataset>,
+    pub(super) val: Option<Arc<dyn Dataset>>,
+    /// The network as it was at the first step.
+    pub(super) untrained: BackboneModel,
+    pub(super) crop: EvalCrop,
+}
+
+impl Subjects {
+    pub(super) fn embed(
+        facts: &Facts<'_>,
+        train: &Arc<dyn Dataset>,
+        weights: &Weights,
+    ) -> anyhow::Result<Self> {
+        let config = facts.config;
+        let crop = EvalCrop {
+            image_size: config.augment.global_size,
+            mean: config.augment.mean,
+            std: config.augment.std,
+            ..EvalCrop::default()
+        };
+        let raw = EvalCrop {
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            image_size: crop.image_size.min(64),
+            ..crop.clone()
+        };
+        let params = draw_backbone(&config.model, config.seed, facts.device)?;
+        let untrained = build_backbone(&config.model, &params)?;
+        let mut all = Vec::new();
+        for (name, extractor, crop) in [
+            ("after training", weights.extractor(), &crop),
+            (
+                "before training",
+                Extractor::Backbone(untrained.as_ref()),
+                &crop,
+            ),
+            ("raw pixels", Extractor::Pixels, &raw),
+        ] {
+            let side = |set: &Arc<dyn Dataset>, max| rows(set, max, extractor, crop, facts.device);
+            all.push(Subject {
+                name,
+                bank: side(train, MAX_BANK)?,
+                test: facts
+                    .val
+                    .as_ref()
+                    .map(|val| side(val, MAX_TEST))
+                    .transpose()?,
+            });
+        }
+        Ok(Self {
+            all,
+            train: train.clone(),
+            val: facts.val.clone(),
+            untrained,
+            crop,
+        })
+    }
+
+    /// The pictures that are looked at: held out if there are any.
+    pub(super) fn shown(&self) -> (&Arc<dyn Dataset>, &Rows) {
+        let trained = &self.all[0];
+        match (&self.val, &trained.test) {
+            (Some(val), Some(test)) => (val, test),
+            _ => (&self.train, &trained.bank),
+        }
+    }
+}
+
+fn rows(
+    set: &Arc<dyn Dataset>,
+    max: usize,
+    extractor: Extractor<'_>,
+    crop: &EvalCrop,
+    device: &Device,
+) -> anyhow::Result<Rows> {
+    let options = EmbedOptions {
+        batch_size: 64,
+        workers: 2,
+        transform: EvalTransform::Center(crop.clone()),
+    };
+    let mut samples = choose(set.len(), max, 0);
+    samples.sort_unstable();
+    let ledger = Arc::new(Ledger::default());
+    let done = embed(set, &samples, extractor, &options, device, &ledger, |_| ())?;
+    anyhow::ensure!(
+        done.features.n > 1,
+        "the report needs two usable pictures at least"
+    );
+    Ok(Rows {
+        features: done.features.l2_normalized(),
+        samples: done.samples,
+    })
+}
+
+/// The rows of a side that have a label, and its texts.
+pub(super) fn labelled(
+    rows: &Rows,
+    set: &Arc<dyn Dataset>,
+    label: &str,
+) -> (Features, Vec<String>) {
+    let texts: BTreeMap<usize, String> = rows
+        .samples
+        .iter()
+        .enumerate()
+        .filter_map(|(row, sample)| Some((row, set.label(*sample, label)?)))
+        .collect();
+    let kept: Vec<usize> = texts.keys().copied().collect();
+    (rows.features.subset(&kept), texts.into_values().collect())
+}

@@ -1,0 +1,156 @@
+//! Attention over pictures, and patch features as colours.
+
+use candle_core::Device;
+use image::{RgbImage, imageops};
+use selfsame_data::augment::EvalCrop;
+use selfsame_eval::{Features, Pca};
+use selfsame_report::{CellMap, SheetCell, rgb_cells};
+use selfsame_train::{CellMaps, MapKind, attention, patch_features};
+
+use super::{cell, shown};
+use crate::weights::{Input, Loaded};
+
+/// Side of the drawn pictures in pixels.
+pub(crate) const SIDE: usize = 224;
+/// Colour of the outline of a share of the attention.
+const OUTLINE: [u8; 3] = [80, 255, 120];
+
+/// A picture as the network gets it and as it is drawn.
+pub(crate) struct Prepared {
+    /// `[3, height, width]`, normalised.
+    pixels: Vec<f32>,
+    /// Height and width for the network.
+    size: [usize; 2],
+    /// The same field of view for the eye.
+    pub(crate) image: RgbImage,
+}
+
+impl Prepared {
+    /// Through the evaluation transform.
+    pub(crate) fn evaluated(picture: &RgbImage, crop: &EvalCrop) -> Self {
+        Self {
+            pixels: crop.apply(picture).data,
+            size: [crop.image_size; 2],
+            image: shown(picture, crop, SIDE),
+        }
+    }
+
+    /// At its own size, less what is no whole cell at the borders; and what was cut off, if
+    /// anything was. `None` if the picture is smaller than a cell.
+    pub(crate) fn whole(
+        picture: &RgbImage,
+        cell: usize,
+        input: &Input,
+    ) -> Option<(Self, Option<String>)> {
+        let (width, height) = picture.dimensions();
+        let whole = |side: u32| side / cell as u32 * cell as u32;
+        let (w, h) = (whole(width), whole(height));
+        if w == 0 || h == 0 {
+            return None;
+        }
+        let (left, top) = ((width - w) / 2, (height - h) / 2);
+        let seen = imageops::crop_imm(picture, left, top, w, h).to_image();
+        let cut = (w, h) != (width, height);
+        let note = cut.then(|| format!("cropped from {width} × {height} to {w} × {h}"));
+        let mut pixels = Vec::with_capacity(3 * (w * h) as usize);
+        for c in 0..3 {
+            let value = |p: &image::Rgb<u8>| f64::from(p.0[c]) / 255.0 - input.mean[c];
+            pixels.extend(seen.pixels().map(|p| (value(p) / input.std[c]) as f32));
+        }
+        let times = (SIDE as u32).div_ceil(w.max(h)).max(1);
+        let filter = imageops::FilterType::Nearest;
+        let prepared = Self {
+            pixels,
+            size: [h as usize, w as usize],
+            image: imageops::resize(&seen, times * w, times * h, filter),
+        };
+        Some((prepared, note))
+    }
+
+    /// Where a backbone looks in it.
+    pub(crate) fn maps(
+        &self,
+        loaded: &Loaded,
+        block: Option<usize>,
+        device: &Device,
+    ) -> anyhow::Result<CellMaps> {
+        let backbone = loaded.backbone.as_ref();
+        Ok(attention(backbone, &self.pixels, self.size, block, device)?)
+    }
+
+    /// A map over it, with the outline of `mass` of it if asked for.
+    pub(crate) fn overlaid(
+        &self,
+        maps: &CellMaps,
+        values: Vec<f32>,
+        mass: Option<f64>,
+    ) -> RgbImage {
+        let map = CellMap {
+            columns: maps.columns,
+            rows: maps.rows,
+            values,
+        };
+        let mut image = map.over(&self.image);
+        if let Some(share) = mass {
+            map.outline(&mut image, share, OUTLINE);
+        }
+        image
+    }
+}
+
+/// The picture, the mean over the heads, and each head.
+pub(crate) fn heads(
+    name: &str,
+    notes: Vec<String>,
+    prepared: &Prepared,
+    maps: &CellMaps,
+    mass: Option<f64>,
+) -> Vec<SheetCell> {
+    let mut cells = vec![cell(name, notes, prepared.image.clone())];
+    if maps.kind == MapKind::FeatureNorm {
+        let image = prepared.overlaid(maps, maps.mean(), mass);
+        cells.push(cell("norm of the last feature map", Vec::new(), image));
+        return cells;
+    }
+    let image = prepared.overlaid(maps, maps.mean(), mass);
+    cells.push(cell("mean of the heads", Vec::new(), image));
+    for (i, map) in maps.maps.iter().enumerate() {
+        let image = prepared.overlaid(maps, map.clone(), mass);
+        cells.push(cell(format!("head {}", i + 1), Vec::new(), image));
+    }
+    cells
+}
+
+/// Pictures above, below each the first three principal components of its patch features as red,
+/// green and blue; the components are those of all pictures together.
+pub(crate) fn patch_components(
+    pictures: &[(String, Prepared)],
+    loaded: &Loaded,
+    device: &Device,
+) -> anyhow::Result<Vec<Vec<SheetCell>>> {
+    let (mut data, mut counts, mut columns, mut d) = (Vec::new(), Vec::new(), 1, 1);
+    for (_, prepared) in pictures {
+        let backbone = loaded.backbone.as_ref();
+        let (features, grid) = patch_features(backbone, &prepared.pixels, prepared.size, device)?;
+        (columns, d) = (grid[1], features.d);
+        counts.push(features.n);
+        data.extend(features.data);
+    }
+    let all = Features::new(counts.iter().sum(), d, data)?;
+    let pca = Pca::fit(&all, 3, 0)?;
+    let places = pca.transform(&all)?;
+    let k = pca.variances.len();
+    let triple = |place: &[f64]| [0, 1, 2].map(|c| place.get(c).map_or(0.0, |x| *x as f32));
+    let mut triples = places.chunks_exact(k).map(triple);
+    let of_pictures: Vec<Vec<[f32; 3]>> = counts
+        .iter()
+        .map(|count| triples.by_ref().take(*count).collect())
+        .collect();
+    let colours = rgb_cells(&of_pictures, columns, SIDE as u32);
+    let above = pictures.iter();
+    let above = above.map(|(name, prepared)| cell(name, Vec::new(), prepared.image.clone()));
+    let below = colours
+        .into_iter()
+        .map(|image| cell("patch features", Vec::new(), image));
+    Ok(vec![above.collect(), below.collect()])
+}
