@@ -52,7 +52,8 @@ unsafe fn blocks(out: &mut [f32], view: View, add: bool, a: Mat<'_>, b: Mat<'_>)
                 };
                 let start = first * b.1.row_stride + first_col * b.1.col_stride;
                 room(right, cols.next_multiple_of(tile::COLS) * depth);
-                pack::<{ tile::COLS }>(right, &b.0[start..], columns, depth);
+                // SAFETY: the processor has the instructions, as the caller says.
+                unsafe { pack::<{ tile::COLS }>(right, &b.0[start..], columns, depth) };
                 for first_row in (0..view.rows).step_by(ROWS) {
                     let rows = ROWS.min(view.rows - first_row);
                     let lines = Vectors {
@@ -63,7 +64,8 @@ unsafe fn blocks(out: &mut [f32], view: View, add: bool, a: Mat<'_>, b: Mat<'_>)
                     };
                     let start = first_row * a.1.row_stride + first * a.1.col_stride;
                     room(left, rows.next_multiple_of(tile::ROWS) * depth);
-                    pack::<{ tile::ROWS }>(left, &a.0[start..], lines, depth);
+                    // SAFETY: as above.
+                    unsafe { pack::<{ tile::ROWS }>(left, &a.0[start..], lines, depth) };
                     for row in (0..rows).step_by(tile::ROWS) {
                         for col in (0..cols).step_by(tile::COLS) {
                             let at = (first_row + row) * view.row_stride + first_col + col;
