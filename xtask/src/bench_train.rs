@@ -208,7 +208,11 @@ fn our_turn(args: &Args, row: &Row, program: &Path) -> anyhow::Result<Turn> {
     if args.avx2 {
         command.args(["--cpu-level", "avx2"]);
     }
-    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    // A file, not a pipe: a full pipe that nobody reads would stop the program.
+    let messages = dir.with_extension("log");
+    let log =
+        File::create(&messages).with_context(|| format!("creating {}", messages.display()))?;
+    command.stdout(Stdio::null()).stderr(log);
     let started = Instant::now();
     let mut child = command
         .spawn()
@@ -227,10 +231,7 @@ fn our_turn(args: &Args, row: &Row, program: &Path) -> anyhow::Result<Turn> {
         std::thread::sleep(LOOK);
     };
     if !status.success() {
-        let mut text = String::new();
-        if let Some(mut errors) = child.stderr.take() {
-            std::io::Read::read_to_string(&mut errors, &mut text).context("reading its errors")?;
-        }
+        let text = std::fs::read_to_string(&messages).context("reading its messages")?;
         bail!("{status}: {text}");
     }
     let lines = json_lines(&metrics)?;
@@ -248,6 +249,7 @@ fn our_turn(args: &Args, row: &Row, program: &Path) -> anyhow::Result<Turn> {
         first_step_s: first_step_s.context("it ended before its first step was seen")?,
     };
     std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+    std::fs::remove_file(&messages).with_context(|| format!("removing {}", messages.display()))?;
     Ok(turn)
 }
 

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
-use selfsame_kernels as kernels;
 use selfsame_kernels::multi_tensor::{self, AdamW};
+use selfsame_kernels::{self as kernels, BlockOptions, BlockWeights, Precision};
 use std::hint::black_box;
 
 fn var(shape: &[usize]) -> Var {
@@ -45,6 +45,45 @@ fn transformer(c: &mut Criterion) {
     });
     let images = var(&[16, 3, 128, 128]);
     both(c, "patchify/16x128/16", || kernels::patchify(&images, 16));
+}
+
+/// Two blocks of a ViT-S and of a ViT-Ti, forward and backward, at each precision.
+fn blocks(c: &mut Criterion) {
+    for (images, tokens, width, heads) in [(32, 65, 384, 6), (96, 10, 384, 6), (64, 17, 192, 3)] {
+        let xs = var(&[images, tokens, width]);
+        let pair = |shape: &[usize]| {
+            (
+                var(shape).as_tensor().clone(),
+                var(&shape[..1]).as_tensor().clone(),
+            )
+        };
+        let block = || BlockWeights {
+            norm1: pair(&[width]),
+            qkv: pair(&[3 * width, width]),
+            proj: pair(&[width, width]),
+            norm2: pair(&[width]),
+            fc1: pair(&[4 * width, width]),
+            fc2: pair(&[width, 4 * width]),
+        };
+        let weights = [block(), block()];
+        for precision in [Precision::F32, Precision::Bf16] {
+            let options = BlockOptions {
+                num_heads: heads,
+                eps: 1e-6,
+                class_token_only: false,
+                precision,
+            };
+            let name = format!("transformer_blocks/{images}x{tokens}x{width}/{precision:?}");
+            both(c, &name, || {
+                kernels::transformer_blocks(&xs, &weights, &[], options)
+            });
+            if precision == Precision::F32 {
+                both(c, &format!("composed_{name}"), || {
+                    kernels::composed::transformer_blocks(&xs, &weights, &[], options)
+                });
+            }
+        }
+    }
 }
 
 fn loss(c: &mut Criterion) {
@@ -94,5 +133,5 @@ fn updates(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, transformer, loss, convolutional, updates);
+criterion_group!(benches, transformer, blocks, loss, convolutional, updates);
 criterion_main!(benches);

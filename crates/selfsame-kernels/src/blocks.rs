@@ -127,7 +127,7 @@ fn check(
     images: usize,
     options: BlockOptions,
 ) -> Result<usize> {
-    if options.num_heads == 0 || d % options.num_heads != 0 {
+    if options.num_heads == 0 || !d.is_multiple_of(options.num_heads) {
         bail!(
             "transformer_blocks: {} heads do not divide {d}",
             options.num_heads
@@ -212,16 +212,21 @@ impl Blocks {
 
     /// Adds the gradients of all weights to the sink, or leaves them in the mailbox.
     fn weight_grads(&self, saved: &[Vec<Saved>], sums: &[Vec<f32>], top: &[f32]) -> Result<()> {
-        let mut left = Vec::new();
-        for (index, block) in self.blocks.iter().enumerate() {
-            let tensors = block.tensors();
+        let tensors: Vec<[&Tensor; 12]> = self.blocks.iter().map(BlockWeights::tensors).collect();
+        let mut is_sunk = Vec::with_capacity(tensors.len());
+        let mut grads: Vec<[Vec<f32>; 12]> = Vec::with_capacity(tensors.len());
+        for tensors in &tensors {
             let sunk = tensors.map(sink::take);
-            let is_sunk = sunk.each_ref().map(Option::is_some);
-            let mut grads = sunk.map(Option::unwrap_or_default);
-            for (grad, tensor) in grads.iter_mut().zip(tensors) {
+            is_sunk.push(sunk.each_ref().map(Option::is_some));
+            let mut grads_of_block = sunk.map(Option::unwrap_or_default);
+            for (grad, tensor) in grads_of_block.iter_mut().zip(tensors) {
                 grad.resize(tensor.elem_count(), 0.0);
             }
-            self.pass.weight_grads(index, saved, sums, top, &mut grads);
+            grads.push(grads_of_block);
+        }
+        self.pass.weight_grads(saved, sums, top, &mut grads);
+        let mut left = Vec::with_capacity(12 * tensors.len());
+        for ((tensors, grads), is_sunk) in tensors.into_iter().zip(grads).zip(is_sunk) {
             for ((tensor, grad), is_sunk) in tensors.into_iter().zip(grads).zip(is_sunk) {
                 if is_sunk {
                     sink::give(tensor, grad);

@@ -1,6 +1,8 @@
 //! Bounds-checked front of the `gemm` crate for strided f32 matrices.
 #![expect(unsafe_code, reason = "the gemm crate takes raw pointers")]
 
+mod bf16;
+
 use std::mem::MaybeUninit;
 
 /// Sizes and strides of a matrix within a slice that starts at its first element.
@@ -70,6 +72,16 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// Whether this processor has instructions for it; otherwise it is slower than f32.
+    pub fn is_native(self) -> bool {
+        match self {
+            Precision::F32 => true,
+            Precision::Bf16 => bf16::is_native(),
+        }
+    }
+}
+
 /// `out = a · b`, or `out += a · b` with `add`, on the calling thread.
 ///
 /// # Panics
@@ -82,10 +94,13 @@ pub(crate) fn product(
     b: Mat<'_>,
     precision: Precision,
 ) {
-    let _ = precision;
-    match add {
-        true => multiply_add(out, view, a, b, Threads::One),
-        false => multiply_into(out, view, a, b, Threads::One),
+    match (precision, add) {
+        (Precision::Bf16, _) => {
+            check(out.len(), view, a, b);
+            bf16::product(out, view, add, a, b);
+        }
+        (Precision::F32, true) => multiply_add(out, view, a, b, Threads::One),
+        (Precision::F32, false) => multiply_into(out, view, a, b, Threads::One),
     }
 }
 
@@ -135,9 +150,10 @@ pub(crate) fn multiply_add(out: &mut [f32], view: View, a: Mat<'_>, b: Mat<'_>, 
     unsafe { run(out.as_mut_ptr(), view, true, a, b, threads) }
 }
 
-/// # Safety
-/// `out` is valid for writes over the extent of `view`, and for reads if `add`.
-unsafe fn run(out: *mut f32, view: View, add: bool, a: Mat<'_>, b: Mat<'_>, threads: Threads) {
+/// # Panics
+/// If the sizes do not fit, or a view reaches over the end of its slice.
+fn check(out: usize, view: View, a: Mat<'_>, b: Mat<'_>) {
+    assert!(view.extent() <= out, "the product does not fit its slice");
     assert!(
         a.1.extent() <= a.0.len(),
         "the left matrix is larger than its slice"
@@ -152,6 +168,12 @@ unsafe fn run(out: *mut f32, view: View, add: bool, a: Mat<'_>, b: Mat<'_>, thre
         (a.1.rows, b.1.cols),
         "outer sizes differ"
     );
+}
+
+/// # Safety
+/// `out` is valid for writes over the extent of `view`, and for reads if `add`.
+unsafe fn run(out: *mut f32, view: View, add: bool, a: Mat<'_>, b: Mat<'_>, threads: Threads) {
+    check(view.extent(), view, a, b);
     let parallelism = match threads {
         Threads::One => gemm::Parallelism::None,
         // With one thread too: the parallel path chooses other block sizes.

@@ -1,6 +1,7 @@
 //! What every backbone can do, and building one from a configuration.
 
 use candle_core::{Result, Tensor};
+use selfsame_kernels::Precision;
 
 use crate::config::ModelConfig;
 use crate::dinov2::Dinov2;
@@ -48,10 +49,16 @@ pub trait Backbone: std::fmt::Debug + Send + Sync {
     /// [`candle_core::Error`] if there is no such block.
     fn attention_maps(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>>;
 
+    /// Computes the products of the transformer blocks in `precision` from now on; everything else
+    /// stays f32, and so does a backbone without such blocks.
+    fn use_precision(&mut self, _precision: Precision) {}
+
     /// Bytes that the backward pass needs of each image's forward pass, for images `[3, H, W]`;
     /// `None` if the images of a batch depend on one another (batch norm), so that they cannot be
     /// run part by part.
-    fn bytes_per_image(&self, height: usize, width: usize) -> Option<usize>;
+    fn bytes_per_image(&self, _height: usize, _width: usize) -> Option<usize> {
+        None
+    }
 
     /// Number of transformer blocks; 0 without attention.
     fn num_blocks(&self) -> usize;

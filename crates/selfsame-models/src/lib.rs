@@ -66,4 +66,5 @@ pub use mode::{Draws, Mode};
 pub use network::{Network, network_specs};
 pub use params::{Gradients, ParamKind, ParamSpec, ParamStore};
 pub use resnet::ResNet;
+pub use selfsame_kernels::Precision;
 pub use vit::VisionTransformer;

@@ -1,6 +1,7 @@
 //! Backbone and head together, over crops of several resolutions.
 
 use candle_core::{Device, Result, Tensor};
+use selfsame_kernels::Precision;
 
 use crate::backbone::{self, Backbone, BackboneModel};
 use crate::config::{HeadConfig, HeadKind, InitForm, ModelConfig};
@@ -77,6 +78,13 @@ impl Network {
         let backbone = backbone::construct(model, &params.pp("backbone"))?;
         let head = DinoHead::new(head, backbone.embed_dim(), &params.pp("head"))?;
         Ok(Self { backbone, head })
+    }
+
+    /// The same network with the backbone's large products in `precision`.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.backbone.use_precision(precision);
+        self
     }
 
     /// Logits of all crops: one backbone pass per entry, one head pass over all features.

@@ -125,10 +125,6 @@ impl Backbone for ResNet {
         Ok(None)
     }
 
-    fn bytes_per_image(&self, _: usize, _: usize) -> Option<usize> {
-        None
-    }
-
     fn num_blocks(&self) -> usize {
         0
     }

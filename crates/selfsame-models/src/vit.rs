@@ -26,6 +26,7 @@ pub struct VisionTransformer {
     pos_embed: PosEmbed,
     blocks: Vec<Block>,
     norm: LayerNorm,
+    precision: Precision,
 }
 
 impl VisionTransformer {
@@ -61,6 +62,7 @@ impl VisionTransformer {
             pos_embed: PosEmbed::new(d, config, params)?,
             blocks,
             norm: LayerNorm::new(d, &params.pp("norm"))?,
+            precision: Precision::F32,
         })
     }
 
@@ -100,7 +102,7 @@ impl VisionTransformer {
             num_heads: self.dims.num_heads,
             eps: LAYER_NORM_EPS,
             class_token_only,
-            precision: Precision::F32,
+            precision: self.precision,
         };
         let factors = if none { &[] } else { factors.as_slice() };
         kernels::transformer_blocks(xs, &weights, factors, options)
@@ -144,6 +146,10 @@ impl Backbone for VisionTransformer {
         let xs = self.tokens(xs)?;
         let xs = self.through(&self.blocks[..block], &xs, &Mode::Eval, 0, false)?;
         self.blocks[block].attention_weights(&xs).map(Some)
+    }
+
+    fn use_precision(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 
     fn bytes_per_image(&self, height: usize, width: usize) -> Option<usize> {

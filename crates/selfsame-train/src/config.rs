@@ -349,8 +349,13 @@ impl RunConfig {
                 t.accumulate
             ));
         }
-        if t.precision == Precision::Bf16 {
-            problems.push("train.precision: bf16 is not available yet; use f32".to_owned());
+        if t.precision == Precision::Bf16 && !self.model.arch.is_vit() {
+            problems.push(
+                "train.precision: bf16 is for vision transformers; use f32 for ResNets".to_owned(),
+            );
+        }
+        if t.precision == Precision::Bf16 && is_cuda(&t.device) {
+            problems.push("train.precision: bf16 is for the CPU only; use f32".to_owned());
         }
         if !(t.device == "auto" || t.device == "cpu" || is_cuda(&t.device)) {
             problems.push(format!(

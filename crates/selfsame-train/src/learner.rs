@@ -9,7 +9,7 @@ use selfsame_objectives::{
 };
 use selfsame_optim::{GradSum, Optimizer};
 
-use crate::config::RunConfig;
+use crate::config::{Precision, RunConfig};
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
 
@@ -28,10 +28,12 @@ pub struct Learner {
     /// Moments of the student's parameters.
     pub optimizer: Optimizer,
     config: RunConfig,
+    /// Most bytes that a part of a batch keeps for its backward pass.
+    part_bytes: usize,
 }
 
-/// Most bytes that a part of a batch keeps for its backward pass.
-const PART_BYTES: usize = 640 << 20;
+/// The usual limit of [`Learner`]'s parts: several chunks for every core, a fraction of a batch.
+const PART_BYTES: usize = 960 << 20;
 
 /// Crops that go forward and backward together.
 struct StudentPart {
@@ -80,6 +82,14 @@ impl Learner {
         let (model, head) = (&config.model, &config.head);
         let (student, student_params) = Network::new(model, head, config.seed, device)?;
         let (teacher, teacher_params) = Network::teacher_of(model, head, &student_params)?;
+        let precision = match config.train.precision {
+            Precision::F32 => selfsame_models::Precision::F32,
+            Precision::Bf16 => selfsame_models::Precision::Bf16,
+        };
+        let (student, teacher) = (
+            student.with_precision(precision),
+            teacher.with_precision(precision),
+        );
         let center = Center::new(head.out_dim, config.objective.center_momentum, device)?;
         let optimizer = Optimizer::new(
             config.optim.name,
@@ -95,6 +105,7 @@ impl Learner {
             center,
             optimizer,
             config,
+            part_bytes: PART_BYTES,
         })
     }
 
@@ -242,7 +253,7 @@ impl Learner {
         let mut first_of_all = 0;
         for part in crops.parts() {
             let (rows, _, height, width) = part.crops.dims4()?;
-            let Some(most) = self.student.images_within(PART_BYTES, height, width) else {
+            let Some(most) = self.student.images_within(self.part_bytes, height, width) else {
                 return Ok(vec![StudentPart {
                     crops: PartCrops::All(crops.by_resolution()?),
                     group: 0,
@@ -250,7 +261,13 @@ impl Learner {
                     first_of_all: 0,
                 }]);
             };
+            // Round numbers are shared evenly among threads.
             let size = rows.div_ceil(rows.div_ceil(most));
+            let size = if size > 16 {
+                size.next_multiple_of(16)
+            } else {
+                size
+            };
             for start in (0..rows).step_by(size) {
                 parts.push(StudentPart {
                     crops: PartCrops::Some(part.crops.narrow(0, start, size.min(rows - start))?),
@@ -313,6 +330,9 @@ fn buffers(params: &ParamStore) -> candle_core::Result<BTreeMap<String, Tensor>>
 fn scalar(tensor: &Tensor) -> candle_core::Result<f64> {
     tensor.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()
 }
+
+#[cfg(test)]
+mod parts_tests;
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,7 @@ use selfsame_data::{Dataset, Ledger, Loader, LoaderConfig};
 use selfsame_objectives::Schedules;
 
 use crate::capture::{CaptureInfo, write_capture};
-use crate::config::{NonFinite, RunConfig};
+use crate::config::{NonFinite, Precision, RunConfig};
 use crate::data_record::DataRecord;
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
@@ -198,6 +198,12 @@ fn run_epochs(
     });
     if let Err(why) = &monitor {
         observer.note(why);
+    }
+    if config.train.precision == Precision::Bf16 && !selfsame_models::Precision::Bf16.is_native() {
+        observer.note(
+            "warning: this processor has no AVX512-BF16; bf16 is computed by rounding, slower \
+             than f32",
+        );
     }
     if step == 0 && last_step > 0 {
         evaluate(

@@ -128,8 +128,13 @@ impl Pass {
 
     fn chunk_images(&self) -> usize {
         let most = CHUNK_ROWS.div_ceil(self.tokens).max(1);
-        // Chunks of about equal size, an even number of them.
         let chunks = self.images.div_ceil(most).next_multiple_of(2);
+        // An even number of chunks of equal size, if there is one nearby.
+        let even = (chunks..=2 * chunks).step_by(2);
+        let chunks = even
+            .into_iter()
+            .find(|chunks| self.images.is_multiple_of(*chunks))
+            .unwrap_or(chunks);
         self.images.div_ceil(chunks).max(1)
     }
 

@@ -36,6 +36,7 @@ impl Layer {
 
 /// A few rows of one gradient.
 struct Task<'a> {
+    block: usize,
     layer: Layer,
     first_row: usize,
     outputs: usize,
@@ -44,81 +45,58 @@ struct Task<'a> {
 }
 
 impl Pass {
-    /// Adds the gradients of block `index` to `grads`, in the order of
+    /// Adds the gradients of every block to `grads`, in the order of
     /// [`super::BlockWeights::tensors`].
     ///
     /// `saved` and `sums` are what [`Pass::backward`] left, `top` is the gradient of the stack's
     /// output.
     pub(super) fn weight_grads(
         &self,
-        index: usize,
         saved: &[Vec<Saved>],
         sums: &[Vec<f32>],
         top: &[f32],
-        grads: &mut [Vec<f32>; 12],
+        grads: &mut [[Vec<f32>; 12]],
     ) {
+        self.add_small(sums, grads);
         let (d, f) = (self.width, self.hidden);
-        for sums in sums {
-            let mut sums = &sums[index * self.small_len()..][..self.small_len()];
-            for (slot, len) in [
-                (0, d),
-                (1, d),
-                (3, 3 * d),
-                (5, d),
-                (6, d),
-                (7, d),
-                (9, f),
-                (11, d),
+        let mut tasks = Vec::new();
+        for (block, grads) in grads.iter_mut().enumerate() {
+            let [_, _, qkv, _, proj, _, _, _, fc1, _, fc2, _] = grads;
+            for (layer, grad, outputs, inputs) in [
+                (Layer::Qkv, qkv, 3 * d, d),
+                (Layer::Proj, proj, d, d),
+                (Layer::Fc1, fc1, f, d),
+                (Layer::Fc2, fc2, d, f),
             ] {
-                let (part, rest) = sums.split_at(len);
-                for (grad, x) in grads[slot].iter_mut().zip(part) {
-                    *grad += x;
+                let rows = outputs.div_ceil(outputs.div_ceil(ROWS).max(2));
+                for (piece, grad) in grad.chunks_mut(rows * inputs).enumerate() {
+                    tasks.push(Task {
+                        block,
+                        layer,
+                        first_row: piece * rows,
+                        outputs,
+                        inputs,
+                        grad,
+                    });
                 }
-                sums = rest;
             }
         }
-
         let (_, image_out) = self.image_lens();
-        let chunks: Vec<(Inputs<'_>, &[f32])> = (0..saved.len())
-            .map(|i| {
+        for_each_chunk(&mut tasks, 1, |_, task| {
+            let task = &mut task[0];
+            let pieces = task.grad.len() / task.inputs;
+            let view = View::row_major(pieces, task.inputs);
+            for (i, saved) in saved.iter().enumerate() {
                 // The gradient of a block's output is that of the next one's input.
-                let out = match saved[i].get(index + 1) {
+                let out = match saved.get(task.block + 1) {
                     Some(next) => next.inputs().x,
                     None => {
                         let chunk = self.chunk(i);
                         &top[chunk.first * image_out..][..chunk.images * image_out]
                     }
                 };
-                (saved[i][index].inputs(), out)
-            })
-            .collect();
-
-        let [_, _, qkv, _, proj, _, _, _, fc1, _, fc2, _] = grads;
-        let mut tasks = Vec::new();
-        for (layer, grad, outputs, inputs) in [
-            (Layer::Qkv, qkv, 3 * d, d),
-            (Layer::Proj, proj, d, d),
-            (Layer::Fc1, fc1, f, d),
-            (Layer::Fc2, fc2, d, f),
-        ] {
-            let rows = outputs.div_ceil(outputs.div_ceil(ROWS).max(2));
-            for (piece, grad) in grad.chunks_mut(rows * inputs).enumerate() {
-                tasks.push(Task {
-                    layer,
-                    first_row: piece * rows,
-                    outputs,
-                    inputs,
-                    grad,
-                });
-            }
-        }
-        for_each_chunk(&mut tasks, 1, |_, task| {
-            let task = &mut task[0];
-            let pieces = task.grad.len() / task.inputs;
-            let view = View::row_major(pieces, task.inputs);
-            for (saved, out) in &chunks {
                 // dW += dYᵀ · X
-                let (d_out, xs) = task.layer.operands(saved, out);
+                let (d_out, xs) = task.layer.operands(&saved[task.block].inputs(), out);
                 let rows = xs.len() / task.inputs;
                 let d_out = &d_out[task.first_row..];
                 let d_out = Mat(d_out, View::strided(rows, pieces, task.outputs).t());
@@ -126,5 +104,32 @@ impl Pass {
                 product(task.grad, view, true, d_out, xs, self.options.precision);
             }
         });
+    }
+
+    /// Adds the gradients of biases and norms, chunk by chunk.
+    fn add_small(&self, sums: &[Vec<f32>], grads: &mut [[Vec<f32>; 12]]) {
+        let (d, f) = (self.width, self.hidden);
+        let slots = [
+            (0, d),
+            (1, d),
+            (3, 3 * d),
+            (5, d),
+            (6, d),
+            (7, d),
+            (9, f),
+            (11, d),
+        ];
+        for sums in sums {
+            for (sums, grads) in sums.chunks_exact(self.small_len()).zip(grads.iter_mut()) {
+                let mut sums = sums;
+                for (slot, len) in slots {
+                    let (part, rest) = sums.split_at(len);
+                    for (grad, x) in grads[slot].iter_mut().zip(part) {
+                        *grad += x;
+                    }
+                    sums = rest;
+                }
+            }
+        }
     }
 }

@@ -62,7 +62,13 @@ fn weights(vars: &[Var]) -> Vec<BlockWeights> {
 
 fn factors(case: &Case) -> Vec<BranchFactors> {
     let branch = |seed: usize| -> Option<Vec<f32>> {
-        let factor = |i: usize| if (i + seed) % 3 == 0 { 0.0 } else { 1.25 };
+        let factor = |i: usize| {
+            if (i + seed).is_multiple_of(3) {
+                0.0
+            } else {
+                1.25
+            }
+        };
         case.drop.then(|| (0..case.images).map(factor).collect())
     };
     let block = |i: usize| BranchFactors {
