@@ -1,7 +1,7 @@
 //! What pushes points apart: every pair exactly, over lanes that the compiler turns into vectors.
 
 use super::quadtree::Quadtree;
-use pulp::{Simd, WithSimd};
+use pulp::NullaryFnOnce;
 use rayon::prelude::*;
 
 /// Values handled side by side. The sums of each lane are added in a fixed order at the end, so
@@ -81,12 +81,12 @@ struct PushAll<'a> {
     pushes: &'a mut [Push],
 }
 
-impl WithSimd for PushAll<'_> {
+impl NullaryFnOnce for PushAll<'_> {
     type Output = ();
 
     // Inlined into a function that is compiled for wide vectors, with the loops inside.
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn call(self) {
         for (push, &point) in self.pushes.iter_mut().zip(self.points) {
             *push = self.bodies.on(point);
         }
@@ -101,7 +101,7 @@ impl PushAll<'_> {
             avx2.vectorize(self);
             return;
         }
-        self.with_simd(pulp::Scalar);
+        self.call();
     }
 }
 

@@ -182,7 +182,7 @@ fn first_attention(
     let pixels = crop.apply(picture).data;
     let size = [crop.image_size; 2];
     Ok(attention(
-        subjects.untrained.as_ref(),
+        subjects.untrained.backbone(),
         &pixels,
         size,
         None,
