@@ -126,16 +126,18 @@ impl Scatter {
         let title = TextStyle {
             size: 12.5,
             bold: true,
+            anchor: Anchor::Start,
             ..LABEL
         };
-        svg.text(middle, 21.0, title, Turn::Level, &self.title);
+        svg.text(left, 21.0, title, Turn::Level, &self.title);
         let below = bottom + if self.ticks { 32.0 } else { 18.0 };
         svg.text(middle, below, LABEL, Turn::Level, &self.x_label);
         let beside = if self.ticks { 16.0 } else { 20.0 };
         svg.text(beside, TOP + FIELD / 2.0, LABEL, Turn::Up, &self.y_label);
-        let legend = self.legend(&mut svg, right + 14.0);
+        let legend = right + 14.0 + self.legend(&mut svg, right + 14.0);
+        let titled = left + 1.1 * text_width(&self.title, title.size) + 10.0; // bold is wider
         svg.finish(
-            right + 14.0 + legend,
+            legend.max(titled),
             bottom + if self.ticks { 42.0 } else { 28.0 },
         )
     }

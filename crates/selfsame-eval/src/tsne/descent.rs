@@ -49,7 +49,7 @@ pub(super) fn descend(
         };
         done = map.run(second, progress);
     }
-    let kl = map.gradient(1.0).1;
+    let kl = map.divergence(1.0, map.gradient(1.0).1);
     Tsne {
         points: map.places(),
         kl,
@@ -80,7 +80,9 @@ impl Map<'_> {
         let (mut best, mut best_at) = (f64::INFINITY, phase.iterations.start);
         let mut done = phase.iterations.start;
         for iteration in phase.iterations {
-            let (gradient, kl) = self.gradient(phase.exaggeration);
+            let (gradient, z) = self.gradient(phase.exaggeration);
+            let check = (iteration + 1).is_multiple_of(CHECK_EVERY);
+            let kl = check.then(|| self.divergence(phase.exaggeration, z));
             for (((point, update), gain), gradient) in self
                 .points
                 .iter_mut()
@@ -100,7 +102,7 @@ impl Map<'_> {
             }
             done = iteration + 1;
             progress(done);
-            if done.is_multiple_of(CHECK_EVERY) {
+            if let Some(kl) = kl {
                 if kl < best {
                     (best, best_at) = (kl, iteration);
                 } else if iteration - best_at > phase.patience {
@@ -122,7 +124,7 @@ impl Map<'_> {
             .collect()
     }
 
-    /// Gradient of the divergence, and the divergence, with attraction times `exaggeration`.
+    /// Gradient of the divergence with attraction times `exaggeration`, and Z, the sum of all w.
     fn gradient(&self, exaggeration: f64) -> (Vec<[f64; 2]>, f64) {
         let points = self.places();
         let pushes: Vec<Push> = match self.angle {
@@ -130,31 +132,46 @@ impl Map<'_> {
             Some(angle) => barnes_hut(&points, angle),
         };
         let z = pushes.iter().map(|push| push.z).sum::<f64>().max(EPSILON);
-        let pulled: Vec<([f64; 2], f64)> = (0..points.len())
-            .into_par_iter()
-            .map(|i| self.pull(&points, i, exaggeration, z))
-            .collect();
-        let divergence = pulled.iter().map(|(_, kl)| kl).sum();
-        let gradient = pulled.iter().zip(&pushes).map(|((pull, _), push)| {
+        let gradient = pushes.par_iter().enumerate().map(|(i, push)| {
+            let pull = self.pull(&points, i);
             [0, 1].map(|c| 4.0 * (exaggeration * pull[c] - push.force[c] / z))
         });
-        (gradient.collect(), divergence)
+        (gradient.collect(), z)
     }
 
-    /// Σ p·w·(difference) over the neighbours of a point, and its part of the divergence.
-    fn pull(&self, points: &[[f32; 2]], i: usize, exaggeration: f64, z: f64) -> ([f64; 2], f64) {
+    /// Σ p·w·(difference) over the neighbours of a point, w = 1 / (1 + distance²).
+    fn pull(&self, points: &[[f32; 2]], i: usize) -> [f64; 2] {
         let (columns, values) = self.affinities.row(i);
-        let [px, py] = points[i];
-        let (mut x, mut y, mut kl) = (0f64, 0f64, 0f64);
+        let (mut x, mut y) = (0f64, 0f64);
         for (&j, &p) in columns.iter().zip(values) {
-            let [qx, qy] = points[j as usize];
-            let (dx, dy) = (px - qx, py - qy);
-            let w = 1.0 / (1.0 + (dx * dx + dy * dy));
+            let (dx, dy, w) = between(points[i], points[j as usize]);
             x += f64::from(p * w * dx);
             y += f64::from(p * w * dy);
-            let p = exaggeration * f64::from(p);
-            kl += p * (p.max(EPSILON) / (f64::from(w) / z).max(EPSILON)).ln();
         }
-        ([x, y], kl)
+        [x, y]
     }
+
+    /// Kullback and Leibler's divergence of the map from the affinities times `exaggeration`.
+    fn divergence(&self, exaggeration: f64, z: f64) -> f64 {
+        let points = self.places();
+        let of_rows: Vec<f64> = (0..points.len())
+            .into_par_iter()
+            .map(|i| {
+                let (columns, values) = self.affinities.row(i);
+                let part = |(&j, &p): (&u32, &f32)| {
+                    let q = f64::from(between(points[i], points[j as usize]).2) / z;
+                    let p = exaggeration * f64::from(p);
+                    p * (p.max(EPSILON) / q.max(EPSILON)).ln()
+                };
+                columns.iter().zip(values).map(part).sum()
+            })
+            .collect();
+        of_rows.iter().sum()
+    }
+}
+
+/// Differences along both axes, and w = 1 / (1 + distance²).
+fn between([px, py]: [f32; 2], [qx, qy]: [f32; 2]) -> (f32, f32, f32) {
+    let (dx, dy) = (px - qx, py - qy);
+    (dx, dy, 1.0 / (1.0 + (dx * dx + dy * dy)))
 }

@@ -154,7 +154,15 @@ fn configuration(page: &mut Page, facts: &Facts<'_>) -> anyhow::Result<()> {
     let mut section = String::new();
     let mut rows = Vec::new();
     for line in text.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+        if let Some((name, source)) = line.strip_prefix("[[").and_then(|l| l.split_once("]]")) {
+            // A list of operations, an entry a table: one row for all of them.
+            section = format!("{name}.");
+            let source = source.trim_start_matches("  # ");
+            let row = [name, "a list of operations, below", source].map(|t| Cell::Text(t.into()));
+            if !source.is_empty() && !rows.contains(&row.to_vec()) {
+                rows.push(row.to_vec());
+            }
+        } else if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
             section = format!("{}.", name.trim_matches(['[', ']']));
         } else if let Some((setting, source)) = line.rsplit_once("  # ")
             && let Some((key, value)) = setting.split_once(" = ")

@@ -38,7 +38,6 @@ pub(super) fn charts(config: &RunConfig, log: &Log) -> Vec<(String, String)> {
             Vec::new(),
         )
     };
-    let uniform = || level(format!("ln K = {ln_k:.2}"), ln_k);
     let mut charts = vec![
         chart(
             "Training loss",
@@ -47,7 +46,7 @@ pub(super) fn charts(config: &RunConfig, log: &Log) -> Vec<(String, String)> {
                 Series::line("loss", over(|line| line.loss)),
                 Series::dashed("floor: teacher entropy", over(|line| line.loss_floor)),
             ],
-            uniform(),
+            level(format!("ln K = {ln_k:.2}"), ln_k),
         ),
         chart(
             "Entropy and KL",
@@ -56,7 +55,7 @@ pub(super) fn charts(config: &RunConfig, log: &Log) -> Vec<(String, String)> {
                 Series::line("teacher entropy", over(|line| line.loss_floor)),
                 Series::line("KL: left to learn", over(|line| line.kl)),
             ],
-            uniform(),
+            level(String::new(), ln_k), // named in the chart before, where there is room
         ),
         one("Feature spread", "feature_std", |line| line.feature_std),
     ];

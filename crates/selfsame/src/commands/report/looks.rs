@@ -4,7 +4,7 @@ use anyhow::Context;
 use candle_core::Device;
 use selfsame_data::augment::EvalCrop;
 use selfsame_eval::{Own, TsneConfig, choose, neighbors, tsne};
-use selfsame_report::{Page, Sheet, encode_png};
+use selfsame_report::{Coloring, Page, Sheet, encode_png};
 use selfsame_train::attention;
 
 use super::Facts;
@@ -20,6 +20,8 @@ use crate::weights::Weights;
 
 /// Points of a map at most; its time grows with their square.
 const MAX_POINTS: usize = 1000;
+/// Classes up to which a map is coloured by a label.
+const MAX_COLORS: usize = 20;
 /// Pictures looked at.
 const PICTURES: usize = 6;
 const MAX_SNAPSHOTS: usize = 4;
@@ -71,17 +73,19 @@ fn maps(page: &mut Page, subjects: &Subjects) -> anyhow::Result<()> {
         config.perplexity, map.kl
     ));
     let mut charts = Vec::new();
-    let names = set.label_names();
-    for label in &names {
+    for label in &set.label_names() {
         let text = |row: &usize| set.label(rows.samples[*row], label);
         let texts: Vec<Option<String>> = kept.iter().map(text).collect();
-        let chart = tsne_chart(format!("By {label}"), &map.points, coloring(label, &texts));
+        let colors = coloring(label, &texts);
+        if matches!(&colors, Coloring::Classes { names, .. } if names.len() > MAX_COLORS) {
+            continue; // nobody tells so many colours apart
+        }
+        let chart = tsne_chart(format!("By {label}"), &map.points, colors);
         let alt = format!("Map of {n} pictures by t-SNE, coloured by {label}");
         charts.push((chart.svg(), alt));
     }
-    if names.is_empty() {
-        let plain = selfsame_report::Coloring::Plain;
-        let chart = tsne_chart(String::new(), &map.points, plain);
+    if charts.is_empty() {
+        let chart = tsne_chart(String::new(), &map.points, Coloring::Plain);
         charts.push((chart.svg(), format!("Map of {n} pictures by t-SNE")));
     }
     page.charts(&charts);
@@ -178,7 +182,7 @@ fn first_attention(
     let pixels = crop.apply(picture).data;
     let size = [crop.image_size; 2];
     Ok(attention(
-        subjects.untrained.as_ref(),
+        subjects.untrained.backbone(),
         &pixels,
         size,
         None,

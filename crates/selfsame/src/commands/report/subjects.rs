@@ -7,7 +7,7 @@ use candle_core::Device;
 use selfsame_data::augment::EvalCrop;
 use selfsame_data::{Dataset, EvalTransform, Ledger};
 use selfsame_eval::{Features, choose};
-use selfsame_models::{BackboneModel, build_backbone, draw_backbone};
+use selfsame_models::Network;
 use selfsame_train::{EmbedOptions, Extractor, embed};
 
 use super::Facts;
@@ -39,7 +39,7 @@ pub(super) struct Subjects {
     pub(super) train: Arc<dyn Dataset>,
     pub(super) val: Option<Arc<dyn Dataset>>,
     /// The network as it was at the first step.
-    pub(super) untrained: BackboneModel,
+    pub(super) untrained: Network,
     pub(super) crop: EvalCrop,
 }
 
@@ -62,14 +62,14 @@ impl Subjects {
             image_size: crop.image_size.min(64),
             ..crop.clone()
         };
-        let params = draw_backbone(&config.model, config.seed, facts.device)?;
-        let untrained = build_backbone(&config.model, &params)?;
+        // With its head, which decides some first values of the backbone.
+        let (untrained, _) = Network::new(&config.model, &config.head, config.seed, facts.device)?;
         let mut all = Vec::new();
         for (name, extractor, crop) in [
             ("after training", weights.extractor(), &crop),
             (
                 "before training",
-                Extractor::Backbone(untrained.as_ref()),
+                Extractor::Backbone(untrained.backbone()),
                 &crop,
             ),
             ("raw pixels", Extractor::Pixels, &raw),
