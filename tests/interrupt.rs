@@ -312,7 +312,8 @@ fn pictures_that_cannot_be_used_stay_listed_when_the_run_goes_on() {
         "data.workers=0",
     ];
     let mut args = tiny_run(&run, &sets);
-    args[2] = text(&pictures);
+    let data = args.iter().position(|arg| arg == "--data").unwrap() + 1;
+    args[data] = text(&pictures);
     done(&args);
     let listed = std::fs::read_to_string(run.join("skipped.csv")).unwrap();
     assert!(listed.contains("broken.bmp,"), "{listed}");
@@ -363,7 +364,8 @@ fn too_many_bad_pictures_end_the_run_with_the_ledger() {
     let run = dir.join("run");
     let sets = ["train.batch_size=4", "data.max_bad_fraction=0.2"];
     let mut args = tiny_run(&run, &sets);
-    args[2] = text(&pictures);
+    let data = args.iter().position(|arg| arg == "--data").unwrap() + 1;
+    args[data] = text(&pictures);
     let answer = selfsame(&args);
     assert_eq!(answer.code, 1, "{}", answer.stderr);
     for words in [

@@ -51,9 +51,6 @@ pub(crate) struct Args {
     /// Loader threads and processes.
     #[arg(long, default_value_t = 2)]
     workers: usize,
-    /// Neither side uses more than AVX2.
-    #[arg(long)]
-    avx2: bool,
     /// JSON lines of all turns; appended to.
     #[arg(long, value_name = "FILE", default_value = "bench-train.jsonl")]
     raw: PathBuf,
@@ -205,9 +202,6 @@ fn our_turn(args: &Args, row: &Row, program: &Path) -> anyhow::Result<Turn> {
         command.arg("--set").arg(setting);
     }
     command.args(["--threads", &args.threads.to_string()]);
-    if args.avx2 {
-        command.args(["--cpu-level", "avx2"]);
-    }
     // A file, not a pipe: a full pipe that nobody reads would stop the program.
     let messages = dir.with_extension("log");
     let log =
@@ -278,12 +272,6 @@ fn peer_turn(args: &Args, row: &Row) -> anyhow::Result<Turn> {
         .args(["--threads", &threads.to_string()])
         .args(["--workers", &args.workers.to_string()])
         .stdout(Stdio::piped());
-    if args.avx2 {
-        command
-            .env("ATEN_CPU_CAPABILITY", "avx2")
-            .env("ONEDNN_MAX_CPU_ISA", "AVX2")
-            .env("MKL_ENABLE_INSTRUCTIONS", "AVX2");
-    }
     let started = Instant::now();
     let mut child = command
         .spawn()
@@ -342,7 +330,7 @@ fn record(args: &Args, row: &Row, ours: bool, turn: &Turn) -> anyhow::Result<()>
         args.steps
     );
     let line = json!({
-        "row": if args.avx2 { format!("{} avx2", row.name) } else { row.name.to_owned() },
+        "row": row.name,
         "side": name_of(ours),
         "seconds": quantile(counted, 0.5),
         "steps": turn.seconds,
