@@ -11,23 +11,21 @@ use std::time::{Duration, Instant};
 
 use common::{checkpoints, command, metrics, scratch, tiny_run};
 
-/// Starts a run and reads its progress lines until one begins with `step N/` for `N >= step`.
-fn reach(child: &mut Child, step: u64) {
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut lines = lines.map(|line| line.unwrap());
+/// Reads a run's progress lines until one says that so many steps are done.
+fn reach(lines: &mut impl Iterator<Item = String>, step: u64) {
     let done = |line: &str| {
-        line.strip_prefix("step ")?
-            .split('/')
-            .next()?
-            .parse::<u64>()
-            .ok()
+        let steps = line.strip_prefix("step ")?.split('/').next()?;
+        steps.parse::<u64>().ok()
     };
     assert!(
         lines.any(|line| done(&line).is_some_and(|done| done >= step)),
         "it ended before step {step}"
     );
-    // The rest must be read, or a full pipe would hold the run up.
-    std::thread::spawn(move || lines.for_each(drop));
+}
+
+fn lines_of(child: &mut Child) -> impl Iterator<Item = String> + Send + use<> {
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    lines.map(|line| line.unwrap())
 }
 
 /// Resident memory of a process in MB.
@@ -49,19 +47,16 @@ fn five_thousand_steps_do_not_leak() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    reach(&mut child, 500);
-    let pid = child.id();
-    let early = resident_mb(pid).unwrap();
-    let mut late = early;
-    while child.try_wait().unwrap().is_none() {
-        if let Some(now) = resident_mb(pid) {
-            late = now;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    let mut lines = lines_of(&mut child);
+    reach(&mut lines, 500);
+    let early = resident_mb(child.id()).unwrap();
+    // Before the end, where curves are drawn.
+    reach(&mut lines, 4900);
+    let late = resident_mb(child.id()).unwrap();
+    lines.for_each(drop);
     assert!(child.wait().unwrap().success());
     assert_eq!(metrics(&run).last().unwrap()["step"], 4999);
-    eprintln!("resident memory: {early:.1} MB after step 500, {late:.1} MB at the end");
+    eprintln!("resident memory: {early:.1} MB after step 500, {late:.1} MB after step 4900");
     assert!(
         late - early < f64::max(0.01 * early, 8.0),
         "{early} MB, then {late} MB"
@@ -80,7 +75,10 @@ fn fifty_signals_leave_a_checkpoint_within_a_step_and_five_seconds() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        reach(&mut child, 1);
+        let mut lines = lines_of(&mut child);
+        reach(&mut lines, 1);
+        // The rest must be read, or a full pipe would hold the run up.
+        std::thread::spawn(move || lines.for_each(drop));
         std::thread::sleep(Duration::from_millis(i * 37 % 400));
         let began = Instant::now();
         let signal = format!("-{name}");
