@@ -255,7 +255,8 @@ fn batch_size(run: &Path) -> anyhow::Result<f64> {
     text.lines()
         .filter_map(|line| line.split_once('='))
         .find(|(key, _)| key.trim() == "batch_size")
-        .and_then(|(_, value)| value.trim().parse().ok())
+        // A comment behind it says where the value came from.
+        .and_then(|(_, value)| value.split('#').next()?.trim().parse().ok())
         .with_context(|| format!("{} has no batch_size", path.display()))
 }
 
