@@ -107,7 +107,8 @@ pub fn transformer_blocks(
         options,
     };
     let mailbox = Mailbox::default();
-    let token = bundle(&all, &mailbox)?;
+    let (pairs, _) = all.as_chunks::<2>();
+    let token = bundle(pairs, &mailbox)?;
     let op = Blocks {
         pass,
         keep: xs.track_op() || token.track_op(),

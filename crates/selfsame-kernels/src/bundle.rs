@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
 
 /// Where the backward pass of the operation leaves the gradients of the weights, in their order.
 #[derive(Debug, Clone, Default)]
@@ -20,54 +20,24 @@ impl Mailbox {
     }
 }
 
-/// A scalar whose graph leads to all of `weights`; an operation that takes it as an argument and
-/// gives it any gradient decides by the mailbox what they get.
-pub(crate) fn bundle(weights: &[&Tensor], mailbox: &Mailbox) -> Result<Tensor> {
+/// A scalar whose graph leads to all of `weights`, which come in pairs; an operation that takes it
+/// as an argument and gives it any gradient decides by the mailbox what they get.
+pub(crate) fn bundle(weights: &[[&Tensor; 2]], mailbox: &Mailbox) -> Result<Tensor> {
     let mut token = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?;
-    for (i, pair) in weights.chunks(2).enumerate() {
+    for (i, [a, b]) in weights.iter().enumerate() {
         let tie = Tie {
             first: 2 * i,
             mailbox: mailbox.clone(),
         };
-        token = match pair {
-            [a, b] => token.apply_op3(a, b, tie)?,
-            [a] => token.apply_op2(a, tie)?,
-            _ => token,
-        };
+        token = token.apply_op3(a, b, tie)?;
     }
     Ok(token)
 }
 
-/// A knot of the chain: the token so far and one or two weights.
+/// A knot of the chain: the token so far and two weights.
 struct Tie {
     first: usize,
     mailbox: Mailbox,
-}
-
-impl CustomOp2 for Tie {
-    fn name(&self) -> &'static str {
-        "tie"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(vec![0.0]), ().into()))
-    }
-
-    fn bwd(
-        &self,
-        _token: &Tensor,
-        _a: &Tensor,
-        _result: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(grad.clone()), self.mailbox.take(self.first)))
-    }
 }
 
 impl CustomOp3 for Tie {

@@ -115,11 +115,8 @@ pub(crate) fn multiply(
     b: Mat<'_>,
     threads: Threads,
 ) {
-    assert!(
-        view.extent() <= out.len(),
-        "the product does not fit its slice"
-    );
-    // SAFETY: the view lies within `out`, checked above; the elements need not be initialised,
+    check(out.len(), view, a, b);
+    // SAFETY: all views lie within their slices, checked above; the elements of `out` need not be initialised,
     // as they are not read.
     unsafe { run(out.as_mut_ptr().cast(), view, false, a, b, threads) }
 }
@@ -129,11 +126,8 @@ pub(crate) fn multiply(
 /// # Panics
 /// If the sizes do not fit, or a view reaches over the end of its slice.
 pub(crate) fn multiply_into(out: &mut [f32], view: View, a: Mat<'_>, b: Mat<'_>, threads: Threads) {
-    assert!(
-        view.extent() <= out.len(),
-        "the product does not fit its slice"
-    );
-    // SAFETY: the view lies within `out`, checked above.
+    check(out.len(), view, a, b);
+    // SAFETY: all views lie within their slices, checked above.
     unsafe { run(out.as_mut_ptr(), view, false, a, b, threads) }
 }
 
@@ -142,11 +136,8 @@ pub(crate) fn multiply_into(out: &mut [f32], view: View, a: Mat<'_>, b: Mat<'_>,
 /// # Panics
 /// If the sizes do not fit, or a view reaches over the end of its slice.
 pub(crate) fn multiply_add(out: &mut [f32], view: View, a: Mat<'_>, b: Mat<'_>, threads: Threads) {
-    assert!(
-        view.extent() <= out.len(),
-        "the product does not fit its slice"
-    );
-    // SAFETY: the view lies within `out`, checked above, and all elements are initialised.
+    check(out.len(), view, a, b);
+    // SAFETY: all views lie within their slices, checked above, and all elements are initialised.
     unsafe { run(out.as_mut_ptr(), view, true, a, b, threads) }
 }
 
@@ -171,15 +162,15 @@ fn check(out: usize, view: View, a: Mat<'_>, b: Mat<'_>) {
 }
 
 /// # Safety
-/// `out` is valid for writes over the extent of `view`, and for reads if `add`.
+/// `out` is valid for writes over the extent of `view`, and for reads if `add`; sizes and views have
+/// passed [`check`].
 unsafe fn run(out: *mut f32, view: View, add: bool, a: Mat<'_>, b: Mat<'_>, threads: Threads) {
-    check(view.extent(), view, a, b);
     let parallelism = match threads {
         Threads::One => gemm::Parallelism::None,
         // With one thread too: the parallel path chooses other block sizes.
         Threads::Pool => gemm::Parallelism::Rayon(rayon::current_num_threads()),
     };
-    // SAFETY: the caller vouches for `out`; `a` and `b` are slices whose views were checked above,
+    // SAFETY: the caller vouches for `out` and for the views of `a` and `b`, which are slices,
     // and they cannot overlap `out`, which is borrowed mutably. All strides are non-negative and
     // fit in isize, as slices cannot be longer.
     unsafe {

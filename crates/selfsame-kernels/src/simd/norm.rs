@@ -41,6 +41,46 @@ dispatch! {
     )
 }
 
+/// Adds one row's share to the gradients of weight and bias; the means over the row of the gradient
+/// of its normalised values, and of that times those values.
+#[inline(always)]
+fn add_row<const FMA: bool>(
+    (x, g): (&[f32], &[f32]),
+    (mean, inv_std): (f32, f32),
+    weight: &[f32],
+    d_weight: &mut [f32],
+    d_bias: &mut [f32],
+) -> (f32, f32) {
+    let n = weight.len();
+    let whole = n / LANES * LANES;
+    let mut lanes = [0f32; LANES];
+    let mut lanes_hat = [0f32; LANES];
+    for start in (0..whole).step_by(LANES) {
+        let (x, g) = (&x[start..start + LANES], &g[start..start + LANES]);
+        let w = &weight[start..start + LANES];
+        let dw = &mut d_weight[start..start + LANES];
+        let db = &mut d_bias[start..start + LANES];
+        for j in 0..LANES {
+            let hat = (x[j] - mean) * inv_std;
+            let gw = g[j] * w[j];
+            dw[j] = fma::<FMA>(g[j], hat, dw[j]);
+            db[j] += g[j];
+            lanes[j] += gw;
+            lanes_hat[j] = fma::<FMA>(gw, hat, lanes_hat[j]);
+        }
+    }
+    let (mut sum, mut sum_hat) = (fold_lanes(lanes), fold_lanes(lanes_hat));
+    for j in whole..n {
+        let hat = (x[j] - mean) * inv_std;
+        let gw = g[j] * weight[j];
+        d_weight[j] = fma::<FMA>(g[j], hat, d_weight[j]);
+        d_bias[j] += g[j];
+        sum += gw;
+        sum_hat = fma::<FMA>(gw, hat, sum_hat);
+    }
+    (sum / n as f32, sum_hat / n as f32)
+}
+
 #[inline(always)]
 fn layer_norm_grad_body<const FMA: bool>(
     xs: &[f32],
@@ -52,39 +92,13 @@ fn layer_norm_grad_body<const FMA: bool>(
 ) {
     let n = weight.len();
     let (d_weight, d_bias) = sums.split_at_mut(n);
-    let whole = n / LANES * LANES;
     let rows = xs
         .chunks_exact(n)
         .zip(grad.chunks_exact(n))
         .zip(dx.chunks_exact_mut(n));
     for (((x, g), dx), stats) in rows.zip(stats.chunks_exact(2)) {
         let (mean, inv_std) = (stats[0], stats[1]);
-        let mut lanes = [0f32; LANES];
-        let mut lanes_hat = [0f32; LANES];
-        for start in (0..whole).step_by(LANES) {
-            let (x, g) = (&x[start..start + LANES], &g[start..start + LANES]);
-            let w = &weight[start..start + LANES];
-            let dw = &mut d_weight[start..start + LANES];
-            let db = &mut d_bias[start..start + LANES];
-            for j in 0..LANES {
-                let hat = (x[j] - mean) * inv_std;
-                let gw = g[j] * w[j];
-                dw[j] = fma::<FMA>(g[j], hat, dw[j]);
-                db[j] += g[j];
-                lanes[j] += gw;
-                lanes_hat[j] = fma::<FMA>(gw, hat, lanes_hat[j]);
-            }
-        }
-        let (mut sum, mut sum_hat) = (fold_lanes(lanes), fold_lanes(lanes_hat));
-        for j in whole..n {
-            let hat = (x[j] - mean) * inv_std;
-            let gw = g[j] * weight[j];
-            d_weight[j] = fma::<FMA>(g[j], hat, d_weight[j]);
-            d_bias[j] += g[j];
-            sum += gw;
-            sum_hat = fma::<FMA>(gw, hat, sum_hat);
-        }
-        let (sum, sum_hat) = (sum / n as f32, sum_hat / n as f32);
+        let (sum, sum_hat) = add_row::<FMA>((x, g), (mean, inv_std), weight, d_weight, d_bias);
         for (((x, g), w), d) in x.iter().zip(g).zip(weight).zip(dx) {
             let hat = (x - mean) * inv_std;
             d.write(inv_std * (g * w - sum - hat * sum_hat));
@@ -114,39 +128,13 @@ fn layer_norm_grad_replace_body<const FMA: bool>(
 ) {
     let n = weight.len();
     let (d_weight, d_bias) = sums.split_at_mut(n);
-    let whole = n / LANES * LANES;
     let rows = xs
         .chunks_exact_mut(n)
         .zip(grad.chunks_exact(n))
         .zip(residual.chunks_exact(n));
     for (((x, g), residual), stats) in rows.zip(stats.chunks_exact(2)) {
         let (mean, inv_std) = (stats[0], stats[1]);
-        let mut lanes = [0f32; LANES];
-        let mut lanes_hat = [0f32; LANES];
-        for start in (0..whole).step_by(LANES) {
-            let (x, g) = (&x[start..start + LANES], &g[start..start + LANES]);
-            let w = &weight[start..start + LANES];
-            let dw = &mut d_weight[start..start + LANES];
-            let db = &mut d_bias[start..start + LANES];
-            for j in 0..LANES {
-                let hat = (x[j] - mean) * inv_std;
-                let gw = g[j] * w[j];
-                dw[j] = fma::<FMA>(g[j], hat, dw[j]);
-                db[j] += g[j];
-                lanes[j] += gw;
-                lanes_hat[j] = fma::<FMA>(gw, hat, lanes_hat[j]);
-            }
-        }
-        let (mut sum, mut sum_hat) = (fold_lanes(lanes), fold_lanes(lanes_hat));
-        for j in whole..n {
-            let hat = (x[j] - mean) * inv_std;
-            let gw = g[j] * weight[j];
-            d_weight[j] = fma::<FMA>(g[j], hat, d_weight[j]);
-            d_bias[j] += g[j];
-            sum += gw;
-            sum_hat = fma::<FMA>(gw, hat, sum_hat);
-        }
-        let (sum, sum_hat) = (sum / n as f32, sum_hat / n as f32);
+        let (sum, sum_hat) = add_row::<FMA>((x, g), (mean, inv_std), weight, d_weight, d_bias);
         for (((x, g), w), r) in x.iter_mut().zip(g).zip(weight).zip(residual) {
             let hat = (*x - mean) * inv_std;
             *x = r + inv_std * (g * w - sum - hat * sum_hat);
