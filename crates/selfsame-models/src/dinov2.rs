@@ -37,11 +37,7 @@ impl Dinov2 {
         let token = Init::Normal { std: 1e-6 };
         let blocks = (0..dims.depth)
             .map(|index| {
-                let share = index as f64 / (dims.depth - 1).max(1) as f64;
-                let drop_path = DropPath {
-                    block: index,
-                    rate: config.drop_path_rate * share,
-                };
+                let drop_path = DropPath::linear(config.drop_path_rate, index, dims.depth);
                 Block::new(config, dims, drop_path, &params.pp("blocks").pp(index))
             })
             .collect::<Result<Vec<_>>>()?;

@@ -12,6 +12,16 @@ pub(crate) struct DropPath {
 }
 
 impl DropPath {
+    /// Of a block of `depth`, at a rate that grows linearly from 0 to `rate`
+    /// (`torch.linspace(0, drop_path_rate, depth)` in both references).
+    pub(crate) fn linear(rate: f64, block: usize, depth: usize) -> Self {
+        let share = block as f64 / (depth - 1).max(1) as f64;
+        Self {
+            block,
+            rate: rate * share,
+        }
+    }
+
     /// What a branch is multiplied by, for each of `rows` images; `None` leaves all as they are.
     pub(crate) fn factors(
         &self,

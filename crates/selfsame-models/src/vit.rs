@@ -42,12 +42,7 @@ impl VisionTransformer {
         };
         let blocks = (0..dims.depth)
             .map(|index| {
-                // torch.linspace(0, drop_path_rate, depth)
-                let share = index as f64 / (dims.depth - 1).max(1) as f64;
-                let drop_path = DropPath {
-                    block: index,
-                    rate: config.drop_path_rate * share,
-                };
+                let drop_path = DropPath::linear(config.drop_path_rate, index, dims.depth);
                 Block::new(d, dims.num_heads, drop_path, &params.pp("blocks").pp(index))
             })
             .collect::<Result<Vec<_>>>()?;
