@@ -77,7 +77,7 @@ fn the_page_holds_every_section_and_asks_for_nothing() {
     );
     // Set by the tiny run, hence listed with its source.
     assert!(page.contains("<th scope=\"row\">head.out_dim</th><td>32</td><td>--set</td>"));
-    for name in ["after training", "before training", "raw pixels"] {
+    for name in ["after training", "random weights", "raw pixels"] {
         assert!(page.contains(name), "{name}");
     }
 }

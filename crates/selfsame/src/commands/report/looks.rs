@@ -129,7 +129,7 @@ fn attention_of(
         let mut cells = vec![cell("picture", labels(set, sample), prepared.image.clone())];
         let before = first_attention(subjects, &picture, &crop, facts.device)?;
         cells.push(cell(
-            "before training",
+            "random weights",
             Vec::new(),
             prepared.overlaid(&before, before.mean(), None),
         ));

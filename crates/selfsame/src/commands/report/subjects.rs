@@ -1,4 +1,4 @@
-//! The features that a report compares: trained, before training, and the pixels themselves.
+//! The features that a report compares: trained, of random weights, and the pixels themselves.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(super) struct Rows {
 
 /// One way to features.
 pub(super) struct Subject {
-    /// "after training", "before training", "raw pixels".
+    /// "after training", "random weights", "raw pixels".
     pub(super) name: &'static str,
     pub(super) bank: Rows,
     /// `None`: leave one out of the bank.
@@ -34,11 +34,11 @@ pub(super) struct Subject {
 
 /// All that is compared.
 pub(super) struct Subjects {
-    /// After training first, then before, then the pixels.
+    /// After training first, then random weights, then the pixels.
     pub(super) all: Vec<Subject>,
     pub(super) train: Arc<dyn Dataset>,
     pub(super) val: Option<Arc<dyn Dataset>>,
-    /// The network as it was at the first step.
+    /// The network that the seed draws: where the run began, unless it was given weights.
     pub(super) untrained: Network,
     pub(super) crop: EvalCrop,
 }
@@ -68,7 +68,7 @@ impl Subjects {
         for (name, extractor, crop) in [
             ("after training", weights.extractor(), &crop),
             (
-                "before training",
+                "random weights",
                 Extractor::Backbone(untrained.backbone()),
                 &crop,
             ),
