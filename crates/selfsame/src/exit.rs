@@ -1,5 +1,6 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 interrupted.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use selfsame_data::DataError;
@@ -67,6 +68,25 @@ fn is_usage(error: &anyhow::Error) -> bool {
                 .is_some_and(DataError::is_usage)
             || matches!(cause.downcast_ref(), Some(ModelError::Config(_)))
     })
+}
+
+/// What the name of `--out` ends in, one of `allowed`.
+///
+/// # Errors
+/// A usage error that lists them.
+pub(crate) fn extension(out: &Path, allowed: &[&'static str]) -> anyhow::Result<&'static str> {
+    let kind = out.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    allowed
+        .iter()
+        .find(|a| **a == kind)
+        .copied()
+        .ok_or_else(|| {
+            let allowed = allowed.join(", .");
+            usage(format!(
+                "--out {}: the name must end in .{allowed}",
+                out.display()
+            ))
+        })
 }
 
 #[cfg(test)]

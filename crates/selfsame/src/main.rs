@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod data;
 mod device;
+mod embedding;
 mod exit;
 mod figures;
 mod progress;

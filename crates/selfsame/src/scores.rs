@@ -11,6 +11,7 @@ use selfsame_eval::{Features, LabelEncoder};
 use selfsame_train::{Extractor, embed};
 
 use crate::cli::Labelled;
+use crate::embedding::name_left_out;
 use crate::exit::usage;
 use crate::progress::CountProgress;
 use crate::weights::Weights;
@@ -159,9 +160,7 @@ impl Sets {
 
     /// How many pictures could not be used.
     pub(crate) fn skipped(&self) -> usize {
-        for entry in self.ledger.entries() {
-            eprintln!("left out: {}: {}", entry.file, entry.reason);
-        }
+        name_left_out(&self.ledger);
         self.ledger.len()
     }
 }

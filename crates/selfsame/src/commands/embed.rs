@@ -2,68 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use selfsame_checkpoint::{write_bytes, write_tensors};
-use selfsame_data::Ledger;
 use selfsame_eval::Features;
-use selfsame_train::embed;
 
 use crate::cli::Embed;
-use crate::exit::{Done, usage};
-use crate::progress::CountProgress;
+use crate::embedding::embed_all;
+use crate::exit::{Done, extension};
 use crate::weights::Weights;
 use crate::{data, device};
 
 pub(crate) fn run(args: &Embed) -> anyhow::Result<Done> {
     let flags = &args.weights;
-    let kind = args
-        .out
-        .extension()
-        .and_then(|e| e.to_str())
-        .unwrap_or_default()
-        .to_owned();
-    if !["safetensors", "npy", "csv"].contains(&kind.as_str()) {
-        return Err(usage(format!(
-            "--out {}: the name must end in .safetensors, .npy or .csv",
-            args.out.display()
-        )));
-    }
+    let kind = extension(&args.out, &["safetensors", "npy", "csv"])?;
     device::set_threads(flags.threads)?;
     let device = device::open(&flags.device)?;
     let set = data::of_flags(&args.data, flags)?;
     let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
-    let options = weights.embed_options(flags)?;
-    let ledger = Arc::new(Ledger::default());
     let all: Vec<usize> = (0..set.len()).collect();
-    let mut progress = CountProgress::new("pictures", all.len());
-    let done = embed(
-        &set,
-        &all,
-        weights.extractor(),
-        &options,
-        &device,
-        &ledger,
-        |n| {
-            progress.set(n);
-        },
-    )?;
-    for entry in ledger.entries() {
-        eprintln!("left out: {}: {}", entry.file, entry.reason);
-    }
-    anyhow::ensure!(
-        done.features.n > 0,
-        "{}: not one picture could be used",
-        args.data
-    );
+    let done = embed_all(&set, &args.data, &all, &weights, flags, &device)?;
     let features = if args.normalize {
         done.features.l2_normalized()
     } else {
         done.features
     };
     let files: Vec<&str> = done.samples.iter().map(|i| set.name(*i)).collect();
-    match kind.as_str() {
+    match kind {
         "safetensors" => {
             let tensor =
                 Tensor::from_slice(&features.data, (features.n, features.d), &Device::Cpu)?;
@@ -79,7 +44,7 @@ pub(crate) fn run(args: &Embed) -> anyhow::Result<Done> {
         features.n,
         features.d,
         args.out.display(),
-        ledger.len()
+        all.len() - done.samples.len()
     );
     Ok(Done::Well)
 }

@@ -1,19 +1,18 @@
 //! `selfsame tsne` and `selfsame pca`
 
 use std::fmt::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 use selfsame_checkpoint::write_bytes;
-use selfsame_data::{Dataset, Ledger};
+use selfsame_data::Dataset;
 use selfsame_eval::{Features, TsneConfig, tsne as descend};
 use selfsame_report::{Scatter, Sheet, encode_png, render_png};
-use selfsame_train::embed;
 
 use super::attention::pictures;
 use super::embed::quoted;
 use crate::cli::{MapArgs, Pca, Pictures, Tsne};
-use crate::exit::{Done, usage};
+use crate::embedding::embed_all;
+use crate::exit::{Done, extension, usage};
 use crate::figures::attention::{Prepared, patch_components};
 use crate::figures::map::{coloring, tsne_chart};
 use crate::progress::CountProgress;
@@ -30,7 +29,7 @@ struct Embedded {
 }
 
 pub(crate) fn tsne(args: &Tsne) -> anyhow::Result<Done> {
-    let kind = kind(&args.map.out, &["svg", "png", "csv"])?;
+    let kind = extension(&args.map.out, &["svg", "png", "csv"])?;
     let embedded = embedded(&args.map)?;
     let config = TsneConfig {
         perplexity: args.perplexity,
@@ -71,7 +70,7 @@ pub(crate) fn pca(args: &Pca) -> anyhow::Result<Done> {
     if args.patches {
         return patches(args);
     }
-    let kind = kind(&args.map.out, &["svg", "png", "csv"])?;
+    let kind = extension(&args.map.out, &["svg", "png", "csv"])?;
     let embedded = embedded(&args.map)?;
     let pca = selfsame_eval::Pca::fit(&embedded.features, 2, args.map.seed)?;
     let places = pca.transform(&embedded.features)?;
@@ -108,7 +107,7 @@ pub(crate) fn pca(args: &Pca) -> anyhow::Result<Done> {
 fn patches(args: &Pca) -> anyhow::Result<Done> {
     let map = &args.map;
     let flags = &map.weights;
-    kind(&map.out, &["png"])?;
+    extension(&map.out, &["png"])?;
     device::set_threads(flags.threads)?;
     let device = device::open(&flags.device)?;
     let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
@@ -137,21 +136,6 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
     Ok(Done::Well)
 }
 
-fn kind(out: &Path, allowed: &[&'static str]) -> anyhow::Result<&'static str> {
-    let kind = out.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    allowed
-        .iter()
-        .find(|a| **a == kind)
-        .copied()
-        .ok_or_else(|| {
-            let allowed = allowed.join(", .");
-            usage(format!(
-                "--out {}: the name must end in .{allowed}",
-                out.display()
-            ))
-        })
-}
-
 fn embedded(args: &MapArgs) -> anyhow::Result<Embedded> {
     let flags = &args.weights;
     device::set_threads(flags.threads)?;
@@ -162,22 +146,8 @@ fn embedded(args: &MapArgs) -> anyhow::Result<Embedded> {
         None => None,
     };
     let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
-    let options = weights.embed_options(flags)?;
-    let ledger = Arc::new(Ledger::default());
     let all: Vec<usize> = (0..set.len()).collect();
-    let mut progress = CountProgress::new("pictures", all.len());
-    let extractor = weights.extractor();
-    let done = embed(&set, &all, extractor, &options, &device, &ledger, |n| {
-        progress.set(n);
-    })?;
-    for entry in ledger.entries() {
-        eprintln!("left out: {}: {}", entry.file, entry.reason);
-    }
-    anyhow::ensure!(
-        done.features.n > 0,
-        "{}: not one picture could be used",
-        args.data
-    );
+    let done = embed_all(&set, &args.data, &all, &weights, flags, &device)?;
     let text = |i: &usize| label.as_ref().and_then(|label| set.label(*i, label));
     Ok(Embedded {
         features: done.features.l2_normalized(),

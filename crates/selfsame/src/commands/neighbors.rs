@@ -1,19 +1,17 @@
 //! `selfsame neighbors`
 
-use std::sync::Arc;
-
 use anyhow::Context;
 use selfsame_checkpoint::write_bytes;
+use selfsame_data::Limits;
 use selfsame_data::decode::decode_file;
-use selfsame_data::{Ledger, Limits};
 use selfsame_eval::{Features, Own, neighbors};
 use selfsame_report::{Sheet, SheetCell, encode_png};
-use selfsame_train::{Extractor, embed, embed_picture};
+use selfsame_train::embed_picture;
 
 use crate::cli::Neighbors;
+use crate::embedding::embed_all;
 use crate::exit::{Done, usage};
 use crate::figures::neighbors::{found, labels, query};
-use crate::progress::CountProgress;
 use crate::weights::Weights;
 use crate::{data, device};
 
@@ -30,15 +28,21 @@ pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
     let set = data::of_flags(&args.data, flags)?;
     let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
     let crop = weights.eval_crop(flags)?;
-    let (name, notes, picture) = match (&args.image, args.index) {
-        (Some(path), _) => {
+    // The picture asked about, and its place in the set if it is one of it.
+    let (name, notes, picture, own) = match &args.image {
+        Some(path) => {
             let picture = decode_file(path, &Limits::default())
                 .with_context(|| format!("{}", path.display()))?;
             let name = path.file_name().unwrap_or(path.as_os_str());
-            (name.to_string_lossy().into_owned(), Vec::new(), picture)
+            (
+                name.to_string_lossy().into_owned(),
+                Vec::new(),
+                picture,
+                None,
+            )
         }
-        (None, index) => {
-            let index = index.unwrap_or(0);
+        None => {
+            let index = args.index.unwrap_or(0);
             if index >= set.len() {
                 let n = set.len();
                 return Err(usage(format!(
@@ -48,23 +52,12 @@ pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
             }
             let name = set.name(index).to_owned();
             let picture = set.decode(index).with_context(|| name.clone())?;
-            (name, labels(&set, index), picture)
+            (name, labels(&set, index), picture, Some(index))
         }
     };
-    let ledger = Arc::new(Ledger::default());
-    let samples: Vec<usize> = (0..set.len()).filter(|i| Some(*i) != args.index).collect();
-    let mut progress = CountProgress::new("pictures", samples.len());
-    let options = weights.embed_options(flags)?;
-    let extractor: Extractor<'_> = weights.extractor();
-    let bank = embed(&set, &samples, extractor, &options, &device, &ledger, |n| {
-        progress.set(n);
-    })?;
-    anyhow::ensure!(
-        bank.features.n > 0,
-        "{}: not one picture could be used",
-        args.data
-    );
-    let asked = embed_picture(extractor, &crop.apply(&picture), &device)?;
+    let samples: Vec<usize> = (0..set.len()).filter(|i| Some(*i) != own).collect();
+    let bank = embed_all(&set, &args.data, &samples, &weights, flags, &device)?;
+    let asked = embed_picture(weights.extractor(), &crop.apply(&picture), &device)?;
     let asked = Features::new(1, asked.len(), asked)?;
     let nearest = neighbors(&bank.features, &asked, args.count, Own::Keep)?;
     let (rows, similarities) = nearest.row(0);

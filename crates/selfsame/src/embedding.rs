@@ -1,0 +1,42 @@
+//! Features of many pictures, with progress and the list of what could not be used.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+use selfsame_data::{Dataset, Ledger};
+use selfsame_train::{Embedded, embed};
+
+use crate::cli::WeightsArgs;
+use crate::progress::CountProgress;
+use crate::weights::Weights;
+
+/// Features of some pictures of `set`; those that cannot be used are named on stderr.
+///
+/// # Errors
+/// As [`Weights::embed_options`]; if not one of the pictures could be used, naming `spec`.
+pub(crate) fn embed_all(
+    set: &Arc<dyn Dataset>,
+    spec: &str,
+    samples: &[usize],
+    weights: &Weights,
+    flags: &WeightsArgs,
+    device: &Device,
+) -> anyhow::Result<Embedded> {
+    let options = weights.embed_options(flags)?;
+    let ledger = Arc::new(Ledger::default());
+    let mut progress = CountProgress::new("pictures", samples.len());
+    let extractor = weights.extractor();
+    let done = embed(set, samples, extractor, &options, device, &ledger, |n| {
+        progress.set(n);
+    })?;
+    name_left_out(&ledger);
+    anyhow::ensure!(done.features.n > 0, "{spec}: not one picture could be used");
+    Ok(done)
+}
+
+/// Names on stderr what could not be used.
+pub(crate) fn name_left_out(ledger: &Ledger) {
+    for entry in ledger.entries() {
+        eprintln!("left out: {}: {}", entry.file, entry.reason);
+    }
+}
