@@ -147,3 +147,53 @@ fn accumulated_batches_equal_the_large_one_up_to_rounding() {
         assert!((a / b - 1.0).abs() < 1e-5, "{a} {b}");
     }
 }
+
+/// `tests/golden/format-1` was written by the first version that had keys `train.non_finite` and
+/// none for memory, after 7 of 15 steps. Whoever has such a run must be able to go on.
+#[test]
+fn a_checkpoint_of_format_1_still_goes_on() {
+    /// Loss of step 14 in the version that wrote the checkpoint.
+    const LOSS_AT_THE_END: f64 = 3.020_229_816_436_767_6;
+
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/format-1");
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let checkpoint = "checkpoints/step-00000007";
+    std::fs::create_dir_all(run.join(checkpoint)).unwrap();
+    for entry in std::fs::read_dir(golden.join(checkpoint)).unwrap() {
+        let entry = entry.unwrap();
+        let copy = run.join(checkpoint).join(entry.file_name());
+        std::fs::copy(entry.path(), copy).unwrap();
+    }
+    std::fs::copy(golden.join("config.toml"), run.join("config.toml")).unwrap();
+
+    let run_text = run.to_str().unwrap();
+    let args = [
+        "resume",
+        run_text,
+        "--no-report",
+        "--set",
+        "train.max_steps=0",
+    ];
+    let output = selfsame(&args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("continuing after 7 steps"), "{said}");
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert_eq!(last["step"], 14);
+    let loss = last["loss"].as_f64().unwrap();
+    let difference = (loss / LOSS_AT_THE_END - 1.0).abs();
+    assert!(difference < 1e-4, "{loss}");
+    let out = dir.path().join("features.npy");
+    let args = [
+        "embed",
+        "--weights",
+        run_text,
+        "--data",
+        "synthetic:portraits?count=4&seed=0",
+        "--out",
+        out.to_str().unwrap(),
+    ];
+    assert!(selfsame(&args).status.success() && out.exists());
+}

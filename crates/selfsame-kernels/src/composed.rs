@@ -313,3 +313,20 @@ pub fn l2_normalize_last_dim(xs: &Tensor, eps: f64) -> Result<Tensor> {
         .sqrt()?;
     xs.broadcast_div(&norm)
 }
+
+/// See [`crate::normalized_linear`].
+pub fn normalized_linear(
+    xs: &Tensor,
+    weight: &Tensor,
+    length: Option<&Tensor>,
+    eps: f64,
+) -> Result<Tensor> {
+    let direction = l2_normalize_last_dim(weight, eps)?;
+    match length {
+        None => linear(xs, &direction, None),
+        Some(length) => {
+            let length = length.to_dtype(direction.dtype())?;
+            linear(xs, &direction.broadcast_mul(&length)?, None)
+        }
+    }
+}

@@ -53,11 +53,14 @@ pub trait Backbone: std::fmt::Debug + Send + Sync {
     /// stays f32, and so does a backbone without such blocks.
     fn use_precision(&mut self, _precision: Precision) {}
 
-    /// Bytes that the backward pass needs of each image's forward pass, for images `[3, H, W]`;
-    /// `None` if the images of a batch depend on one another (batch norm), so that they cannot be
-    /// run part by part.
-    fn bytes_per_image(&self, _height: usize, _width: usize) -> Option<usize> {
-        None
+    /// About how many bytes the backward pass needs of each image's forward pass, for images
+    /// `[3, H, W]`.
+    fn bytes_per_image(&self, height: usize, width: usize) -> usize;
+
+    /// Whether the images of a batch do not depend on one another, so that they may be run part by
+    /// part; with batch norm they do.
+    fn is_row_wise(&self) -> bool {
+        true
     }
 
     /// Number of transformer blocks; 0 without attention.
@@ -114,9 +117,8 @@ pub fn backbone_specs(config: &ModelConfig) -> std::result::Result<Vec<ParamSpec
     if !problems.is_empty() {
         return Err(ModelError::Config(problems));
     }
-    Ok(ParamBuilder::declare(|params| {
-        construct(config, &params.pp("backbone"))
-    })?)
+    let (_, specs) = ParamBuilder::declare(|params| construct(config, &params.pp("backbone")))?;
+    Ok(specs)
 }
 
 /// A new backbone's parameters, drawn from the seed.

@@ -34,7 +34,7 @@ impl MlpClassifier {
         device: &Device,
     ) -> Result<(Self, ParamStore)> {
         let build = |params: ParamBuilder<'_>| Self::construct(in_dim, num_classes, &params);
-        let specs = ParamBuilder::declare(build)?;
+        let (_, specs) = ParamBuilder::declare(build)?;
         let store = ParamStore::draw(&specs, seed, device)?;
         let classifier = build(ParamBuilder::from_store(&store, Gradients::Recorded))?;
         Ok((classifier, store))

@@ -144,13 +144,16 @@ impl DinoHead {
         match &self.last_layer {
             LastLayer::Plain { weight } => kernels::linear(&xs, weight, None),
             LastLayer::NormalizedRows { weight } => {
-                let weight = kernels::l2_normalize_last_dim(weight, NORMALIZE_EPS)?;
-                kernels::linear(&xs, &weight, None)
+                kernels::normalized_linear(&xs, weight, None, NORMALIZE_EPS)
             }
             LastLayer::WeightNorm { g, v } => {
                 let xs = kernels::l2_normalize_last_dim(&xs, NORMALIZE_EPS)?;
-                let direction = kernels::l2_normalize_last_dim(v, NORMALIZE_EPS)?;
-                kernels::linear(&xs, &direction.broadcast_mul(g)?, None)
+                if g.track_op() {
+                    let direction = kernels::l2_normalize_last_dim(v, NORMALIZE_EPS)?;
+                    kernels::linear(&xs, &direction.broadcast_mul(g)?, None)
+                } else {
+                    kernels::normalized_linear(&xs, v, Some(g), NORMALIZE_EPS)
+                }
             }
         }
     }

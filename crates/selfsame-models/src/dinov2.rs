@@ -140,14 +140,14 @@ impl Backbone for Dinov2 {
         Ok(Some(maps))
     }
 
-    fn bytes_per_image(&self, height: usize, width: usize) -> Option<usize> {
+    fn bytes_per_image(&self, height: usize, width: usize) -> usize {
         let p = self.patch_embed.patch_size;
         let registers = self.num_registers().unwrap_or(0);
         let tokens = 1 + registers + (height / p) * (width / p);
         // Per token: what crosses the layers of a block, where every operation keeps its input
         // and SwiGLU's halves count too, and its row of attention weights.
         let floats = 30 * self.dims.embed_dim + self.dims.num_heads * tokens;
-        Some(4 * tokens * floats * self.blocks.len())
+        4 * tokens * floats * self.blocks.len()
     }
 
     fn num_blocks(&self) -> usize {

@@ -150,6 +150,16 @@ impl Conv2d {
         })
     }
 
+    pub(crate) fn num_outputs(&self) -> usize {
+        self.weight.dims()[0]
+    }
+
+    /// Height and width after the convolution.
+    pub(crate) fn output_size(&self, input: [usize; 2]) -> [usize; 2] {
+        let kernel = self.weight.dims()[2];
+        input.map(|side| (side + 2 * self.padding).saturating_sub(kernel) / self.stride + 1)
+    }
+
     pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         kernels::conv2d(xs, &self.weight, self.stride, self.padding)
     }

@@ -87,6 +87,25 @@ impl Network {
         self
     }
 
+    /// The shapes of a network without its values, and its parameters: what sizes are told from.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] with every problem of both tables.
+    pub fn outline(
+        model: &ModelConfig,
+        head: &HeadConfig,
+    ) -> std::result::Result<(Self, Vec<ParamSpec>), ModelError> {
+        let mut problems = model.check();
+        problems.extend(head.check());
+        if !problems.is_empty() {
+            return Err(ModelError::Config(problems));
+        }
+        let model = resolve_init(model, head);
+        Ok(ParamBuilder::declare(|params| {
+            Self::construct(&model, head, &params)
+        })?)
+    }
+
     /// Logits of all crops: one backbone pass per entry, one head pass over all features.
     ///
     /// # Shape
@@ -120,9 +139,15 @@ impl Network {
     /// How many images `[3, H, W]` can be run at a time if their forward pass may keep `bytes` for
     /// the backward pass; `None` if all of a batch must be run together.
     pub fn images_within(&self, bytes: usize, height: usize, width: usize) -> Option<usize> {
-        let each = self.backbone.bytes_per_image(height, width)?;
+        let each = self.backbone.bytes_per_image(height, width);
         let images = (bytes / each.max(1)).max(1);
-        self.head.is_row_wise().then_some(images)
+        (self.backbone.is_row_wise() && self.head.is_row_wise()).then_some(images)
+    }
+
+    /// About how many bytes the backward pass keeps of each image's forward pass through the
+    /// backbone, for images `[3, H, W]`.
+    pub fn bytes_per_image(&self, height: usize, width: usize) -> usize {
+        self.backbone.bytes_per_image(height, width)
     }
 
     /// The backbone.
@@ -154,15 +179,7 @@ pub fn network_specs(
     model: &ModelConfig,
     head: &HeadConfig,
 ) -> std::result::Result<Vec<ParamSpec>, ModelError> {
-    let mut problems = model.check();
-    problems.extend(head.check());
-    if !problems.is_empty() {
-        return Err(ModelError::Config(problems));
-    }
-    let model = resolve_init(model, head);
-    Ok(ParamBuilder::declare(|params| {
-        Network::construct(&model, head, &params)
-    })?)
+    Ok(Network::outline(model, head)?.1)
 }
 
 /// `init = "auto"` follows the head.

@@ -235,18 +235,18 @@ enum Source<'a> {
 }
 
 impl<'a> ParamBuilder<'a> {
-    /// Collects the specs that `build` asks for.
+    /// Collects the specs that `build` asks for; what it builds has shapes but no values.
     pub(crate) fn declare<T>(
         build: impl FnOnce(ParamBuilder<'_>) -> Result<T>,
-    ) -> Result<Vec<ParamSpec>> {
+    ) -> Result<(T, Vec<ParamSpec>)> {
         let specs = RefCell::new(Vec::new());
-        build(ParamBuilder {
+        let built = build(ParamBuilder {
             source: Source::Declared(&specs),
             prefix: String::new(),
         })?;
         let mut specs = specs.into_inner();
         specs.sort_by(|a: &ParamSpec, b| a.name.cmp(&b.name));
-        Ok(specs)
+        Ok((built, specs))
     }
 
     /// Hands out the tensors of `store`.
@@ -350,7 +350,7 @@ mod tests {
             layer.buffer("running_mean", 2, Init::ZEROS, DType::F32)?;
             layer.buffer("num_batches_tracked", (), Init::ZEROS, DType::I64)
         });
-        ParamStore::draw(&specs.unwrap(), 1, &Device::Cpu).unwrap()
+        ParamStore::draw(&specs.unwrap().1, 1, &Device::Cpu).unwrap()
     }
 
     #[test]

@@ -125,6 +125,27 @@ impl Backbone for ResNet {
         Ok(None)
     }
 
+    fn bytes_per_image(&self, height: usize, width: usize) -> usize {
+        let mut size = self.conv1.output_size([height, width]);
+        // Of each convolution three maps are kept: its own, the batch norm's and the ReLU's.
+        let mut floats = 3 * self.conv1.num_outputs() * area(size);
+        size = size.map(|side| side.div_ceil(2)); // max pool
+        for block in &self.blocks {
+            if let Some((conv, _)) = &block.downsample {
+                floats += 2 * conv.num_outputs() * area(conv.output_size(size));
+            }
+            for (conv, _) in &block.branch {
+                size = conv.output_size(size);
+                floats += 3 * conv.num_outputs() * area(size);
+            }
+        }
+        4 * floats
+    }
+
+    fn is_row_wise(&self) -> bool {
+        false
+    }
+
     fn num_blocks(&self) -> usize {
         0
     }
@@ -132,6 +153,10 @@ impl Backbone for ResNet {
     fn patch_size(&self) -> usize {
         0
     }
+}
+
+fn area([height, width]: [usize; 2]) -> usize {
+    height * width
 }
 
 /// A residual block: convolutions each followed by batch norm, ReLU between them and at the end.

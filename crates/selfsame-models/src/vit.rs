@@ -147,12 +147,12 @@ impl Backbone for VisionTransformer {
         self.precision = precision;
     }
 
-    fn bytes_per_image(&self, height: usize, width: usize) -> Option<usize> {
+    fn bytes_per_image(&self, height: usize, width: usize) -> usize {
         let p = self.patch_embed.patch_size;
         let tokens = 1 + (height / p) * (width / p);
         // Per token: what crosses the layers of a block, and its row of attention weights.
         let floats = 17 * self.dims.embed_dim + self.dims.num_heads * tokens;
-        Some(4 * tokens * floats * self.blocks.len())
+        4 * tokens * floats * self.blocks.len()
     }
 
     fn num_blocks(&self) -> usize {

@@ -3,12 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
 
 mod common;
+#[path = "../../../tests/common/mutate.rs"]
+mod mutate;
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::time::{Duration, Instant};
 
 use common::{archive, open};
+use mutate::{Dice, Mutations};
 use selfsame_pth::PthError;
 
 /// Far above what any of these small files needs; a reader that takes longer hangs.
@@ -25,47 +28,11 @@ fn corpus() -> [&'static [u8]; 6] {
     ]
 }
 
-/// xorshift64*: the mutations need no better numbers.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n.max(1)
-    }
-}
-
-/// One to six changes anywhere.
-fn mutate(bytes: &mut Vec<u8>, other: &[u8], dice: &mut Dice) {
-    // Opcodes that make, share or call something.
-    const OPCODES: &[u8] = b"().0123N}]tRbQqrhjacesuXKMJG\x80\x85\x86\x87\x88\x8a\x8c\x93\x94\x81";
-    for _ in 0..1 + dice.below(6) {
-        if bytes.is_empty() {
-            return;
-        }
-        let at = dice.below(bytes.len());
-        let end = (at + 1 + dice.below(24)).min(bytes.len());
-        match dice.below(9) {
-            0 => bytes[at] ^= 1 << dice.below(8),
-            1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][dice.below(5)],
-            2 | 3 => bytes[at] = OPCODES[dice.below(OPCODES.len())],
-            4 => bytes[at..end].fill([0, 0xff][dice.below(2)]),
-            5 => drop(bytes.drain(at..end)),
-            6 => {
-                let piece = bytes[at..end].to_vec();
-                bytes.splice(at..at, piece.repeat(1 + dice.below(50)));
-            }
-            7 => bytes.truncate(dice.below(bytes.len() + 1)),
-            _ => {
-                let from = dice.below(other.len());
-                let to = (from + 1 + dice.below(200)).min(other.len());
-                bytes.splice(at..end, other[from..to].iter().copied());
-            }
-        }
-    }
-}
+/// Opcodes that make, share or call something; a change may be anywhere.
+const MUTATIONS: Mutations = Mutations {
+    telling: b"().0123N}]tRbQqrhjacesuXKMJG\x80\x85\x86\x87\x88\x8a\x8c\x93\x94\x81",
+    header: usize::MAX,
+};
 
 /// The archive's entries, unpacked.
 fn entries(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
@@ -90,7 +57,7 @@ fn damaged(files: &[&[u8]], dice: &mut Dice) -> Vec<u8> {
     let other = files[dice.below(files.len())];
     if dice.below(3) == 0 {
         let mut bytes = file.to_vec();
-        mutate(&mut bytes, other, dice);
+        MUTATIONS.apply(&mut bytes, other, dice);
         return bytes;
     }
     let (mut parts, others) = (entries(file), entries(other));
@@ -100,7 +67,7 @@ fn damaged(files: &[&[u8]], dice: &mut Dice) -> Vec<u8> {
         0 => dice.below(parts.len()),
         _ => parts.iter().position(|part| is_pickle(&part)).unwrap(),
     };
-    mutate(&mut parts[at].1, &pickle, dice);
+    MUTATIONS.apply(&mut parts[at].1, &pickle, dice);
     let parts: Vec<(&str, &[u8])> = parts.iter().map(|(n, b)| (n.as_str(), &b[..])).collect();
     archive(&parts)
 }

@@ -190,7 +190,7 @@ impl Capture {
         let global = tensors
             .remove("global")
             .ok_or_else(|| capture_error(&path, "has no tensor named global".to_owned()))?;
-        if global.dims()[0] != 2 {
+        if global.dims().first() != Some(&2) {
             return Err(capture_error(
                 &path,
                 "global does not have two views".to_owned(),

@@ -191,6 +191,11 @@ pub struct TrainConfig {
     pub device: String,
     /// Compute threads; 0: all.
     pub threads: usize,
+    /// MiB of activations that are kept for the backward pass at a time; a batch that needs more
+    /// goes forward and backward in parts. Less is slower. With batch norm a batch is one part.
+    pub part_mib: u64,
+    /// MiB of memory that the run may need by its plan; 0: what the machine has.
+    pub max_memory_mib: u64,
     /// A checkpoint after so many epochs; 0: only at the end.
     pub checkpoint_every_epochs: usize,
     /// A checkpoint after so many minutes; 0: off.
@@ -218,6 +223,8 @@ impl Default for TrainConfig {
             precision: Precision::F32,
             device: "auto".to_owned(),
             threads: 0,
+            part_mib: 960,
+            max_memory_mib: 0,
             checkpoint_every_epochs: 20,
             checkpoint_every_minutes: 15,
             keep_checkpoints: 3,
@@ -253,6 +260,11 @@ impl RunConfig {
     /// Images per optimizer step.
     pub fn effective_batch(&self) -> usize {
         self.train.batch_size * self.train.accumulate
+    }
+
+    /// Most bytes that a part of a batch keeps for its backward pass.
+    pub(crate) fn part_bytes(&self) -> usize {
+        usize::try_from(self.train.part_mib.saturating_mul(1 << 20)).unwrap_or(usize::MAX)
     }
 
     /// Number of views of an image that the student sees: two global and the local ones.
@@ -337,6 +349,7 @@ impl RunConfig {
             ("accumulate", t.accumulate),
             ("keep_checkpoints", t.keep_checkpoints),
             ("log_every_steps", t.log_every_steps as usize),
+            ("part_mib", t.part_mib as usize),
         ] {
             if value == 0 {
                 problems.push(format!("train.{key}: must be at least 1"));

@@ -32,9 +32,6 @@ pub struct Learner {
     part_bytes: usize,
 }
 
-/// The usual limit of [`Learner`]'s parts: several chunks for every core, a fraction of a batch.
-const PART_BYTES: usize = 960 << 20;
-
 /// Crops that go forward and backward together.
 struct StudentPart {
     crops: PartCrops,
@@ -97,6 +94,7 @@ impl Learner {
             config.optim.decay_bias_and_norm,
         )?;
         let config = config.clone();
+        let part_bytes = config.part_bytes();
         Ok(Self {
             student,
             student_params,
@@ -105,7 +103,7 @@ impl Learner {
             center,
             optimizer,
             config,
-            part_bytes: PART_BYTES,
+            part_bytes,
         })
     }
 
@@ -253,20 +251,14 @@ impl Learner {
         let mut first_of_all = 0;
         for part in crops.parts() {
             let (rows, _, height, width) = part.crops.dims4()?;
-            let Some(most) = self.student.images_within(self.part_bytes, height, width) else {
+            let Some(size) = images_a_part(&self.student, self.part_bytes, rows, [height, width])
+            else {
                 return Ok(vec![StudentPart {
                     crops: PartCrops::All(crops.by_resolution()?),
                     group: 0,
                     first_row: 0,
                     first_of_all: 0,
                 }]);
-            };
-            // Round numbers are shared evenly among threads.
-            let size = rows.div_ceil(rows.div_ceil(most));
-            let size = if size > 16 {
-                size.next_multiple_of(16)
-            } else {
-                size
             };
             for start in (0..rows).step_by(size) {
                 parts.push(StudentPart {
@@ -317,6 +309,24 @@ impl Learner {
         self.center.load(center)?;
         Ok(())
     }
+}
+
+/// How many of `rows` crops go forward and backward together, so that their activations stay within
+/// `part_bytes`; `None` if all must.
+pub(crate) fn images_a_part(
+    student: &Network,
+    part_bytes: usize,
+    rows: usize,
+    [height, width]: [usize; 2],
+) -> Option<usize> {
+    let most = student.images_within(part_bytes, height, width)?;
+    let even = rows.div_ceil(rows.div_ceil(most).max(1));
+    // Round numbers are shared evenly among threads.
+    Some(if even > 16 {
+        even.next_multiple_of(16)
+    } else {
+        even
+    })
 }
 
 /// Copies of the values that a forward pass changes.

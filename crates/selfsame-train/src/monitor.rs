@@ -118,6 +118,12 @@ impl Monitor {
         &self.label
     }
 
+    /// Pictures whose features a score needs.
+    pub fn num_images(&self) -> usize {
+        let queries = self.queries.as_ref();
+        self.bank.samples.len() + queries.map_or(0, |queries| queries.samples.len())
+    }
+
     /// k-NN accuracy in percent, by k: bank and queries, or leave-one-out within the bank.
     ///
     /// # Errors

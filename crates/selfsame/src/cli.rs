@@ -1,8 +1,14 @@
 //! The command line. Every flag is a contract with scripts; add, do not change.
 
+mod looking;
+mod size;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use looking::{Attention, MapArgs, Neighbors, Pca, Pictures, Preview, Report, Tsne};
+use size::memory_size;
 
 /// Self-supervised pretraining of image backbones on your own pictures (DINO).
 #[derive(Debug, Parser)]
@@ -20,6 +26,8 @@ pub(crate) enum Command {
     Train(Train),
     /// Continue a run from its newest good checkpoint.
     Resume(Resume),
+    /// Say what a run would be: steps, memory, time, warnings. Trains nothing.
+    Plan(Plan),
     /// Show the resolved configuration as TOML, each value with where it came from.
     Config(Settings),
     /// Write the features of every picture of a data set.
@@ -72,7 +80,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "SPEC")]
     pub(crate) val: Option<String>,
     /// A named set of values: notebook, official, official-boost, official-resnet50,
-    /// no-multicrop, small, cpu.
+    /// no-multicrop, small, cpu, cpu-hour.
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<String>,
     /// A TOML file that overrides the preset.
@@ -90,6 +98,9 @@ pub(crate) struct Settings {
     /// Compute threads; 0: one per core.
     #[arg(long)]
     pub(crate) threads: Option<usize>,
+    /// Refuse a run that needs more memory, e.g. 8GiB; default: what the machine has.
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    pub(crate) max_memory: Option<u64>,
     /// How a folder is read: auto, agedb, utkface, classes, flat.
     #[arg(long)]
     pub(crate) layout: Option<String>,
@@ -126,6 +137,21 @@ pub(crate) struct Train {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Run directory of `train`; only its place in the command to start is taken from it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run: Option<PathBuf>,
+    /// Estimate no time: no trial steps on a network that is thrown away.
+    #[arg(long)]
+    pub(crate) no_trial: bool,
+    /// One JSON object on stdout, everything else on stderr.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Resume {
     /// Run directory.
     pub(crate) run: PathBuf,
@@ -144,6 +170,9 @@ pub(crate) struct Resume {
     /// Compute threads; 0: one per core.
     #[arg(long)]
     pub(crate) threads: Option<usize>,
+    /// Refuse to go on with more memory, e.g. 8GiB; default: what the run had.
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    pub(crate) max_memory: Option<u64>,
 }
 
 /// Which weights, and how pictures are prepared for them.
@@ -321,148 +350,6 @@ pub(crate) struct Finetune {
     /// Seed of head, order, crops and dropout.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Preview {
-    #[command(flatten)]
-    pub(crate) settings: Settings,
-    /// A picture; else one of --data.
-    #[arg(long, value_name = "FILE", conflicts_with = "data")]
-    pub(crate) image: Option<PathBuf>,
-    /// Which picture of --data, from 0; the crops are those of its first epoch.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) index: usize,
-    /// Seed of the crops; default: the configuration's.
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// The PNG file: single operations above, all views of multi-crop below.
-    #[arg(long, value_name = "F.png")]
-    pub(crate) out: PathBuf,
-}
-
-/// One picture, or some of a data set.
-#[derive(Debug, Args)]
-pub(crate) struct Pictures {
-    /// A picture.
-    #[arg(
-        long,
-        value_name = "FILE",
-        required_unless_present = "data",
-        conflicts_with = "data"
-    )]
-    pub(crate) image: Option<PathBuf>,
-    /// Pictures, some of which are chosen at random.
-    #[arg(long, value_name = "SPEC")]
-    pub(crate) data: Option<String>,
-    /// How many of --data.
-    #[arg(long, default_value_t = 8)]
-    pub(crate) count: usize,
-    /// Seed of the choice.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Attention {
-    #[command(flatten)]
-    pub(crate) weights: WeightsArgs,
-    #[command(flatten)]
-    pub(crate) pictures: Pictures,
-    /// Transformer block, from 0; default: the last.
-    #[arg(long, value_name = "N")]
-    pub(crate) block: Option<usize>,
-    /// Outline the fewest patches that hold this share of the attention, e.g. 0.6.
-    #[arg(long, value_name = "SHARE")]
-    pub(crate) mass: Option<f64>,
-    /// One column for each snapshot of a run (--weights DIR): how attention grew.
-    #[arg(long)]
-    pub(crate) snapshots: bool,
-    /// The whole picture at its own size, cropped to whole patches, instead of the evaluation
-    /// transform.
-    #[arg(long, conflicts_with = "image_size")]
-    pub(crate) whole: bool,
-    /// The PNG file.
-    #[arg(long, value_name = "F.png")]
-    pub(crate) out: PathBuf,
-}
-
-/// What a map is drawn of.
-#[derive(Debug, Args)]
-pub(crate) struct MapArgs {
-    #[command(flatten)]
-    pub(crate) weights: WeightsArgs,
-    /// Pictures.
-    #[arg(long, value_name = "SPEC")]
-    pub(crate) data: String,
-    /// The label that colours the points.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) label: Option<String>,
-    /// Seed of the start.
-    #[arg(long, default_value_t = 42)]
-    pub(crate) seed: u64,
-    /// F.svg, F.png, or F.csv with the coordinates.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Tsne {
-    #[command(flatten)]
-    pub(crate) map: MapArgs,
-    /// About how many neighbours a point has.
-    #[arg(long, default_value_t = 30.0)]
-    pub(crate) perplexity: f64,
-    /// Iterations in all.
-    #[arg(long, default_value_t = 1000)]
-    pub(crate) iterations: usize,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Pca {
-    #[command(flatten)]
-    pub(crate) map: MapArgs,
-    /// The features of single patches as red, green and blue beside their pictures (a PNG file).
-    #[arg(long)]
-    pub(crate) patches: bool,
-    /// How many pictures with --patches.
-    #[arg(long, default_value_t = 8)]
-    pub(crate) count: usize,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Neighbors {
-    #[command(flatten)]
-    pub(crate) weights: WeightsArgs,
-    /// Pictures to search.
-    #[arg(long, value_name = "SPEC")]
-    pub(crate) data: String,
-    /// The picture whose neighbours are shown.
-    #[arg(
-        long,
-        value_name = "FILE",
-        required_unless_present = "index",
-        conflicts_with = "index"
-    )]
-    pub(crate) image: Option<PathBuf>,
-    /// The same, as a picture of --data, from 0; it is not its own neighbour.
-    #[arg(long, value_name = "N")]
-    pub(crate) index: Option<usize>,
-    /// How many neighbours.
-    #[arg(long, default_value_t = 9)]
-    pub(crate) count: usize,
-    /// The PNG file.
-    #[arg(long, value_name = "F.png")]
-    pub(crate) out: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Report {
-    /// Run directory; the run may be going on.
-    pub(crate) run: PathBuf,
-    /// The page; default: report.html in the run directory.
-    #[arg(long, value_name = "F.html")]
-    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

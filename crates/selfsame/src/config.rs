@@ -11,7 +11,7 @@ use crate::cli::Settings;
 use crate::exit::usage;
 
 /// Every preset by name; the text's head comment says what it is for.
-pub(crate) const PRESETS: [(&str, &str); 8] = [
+pub(crate) const PRESETS: [(&str, &str); 9] = [
     ("notebook", include_str!("presets/notebook.toml")),
     ("official", include_str!("presets/official.toml")),
     (
@@ -25,14 +25,16 @@ pub(crate) const PRESETS: [(&str, &str); 8] = [
     ("no-multicrop", include_str!("presets/no-multicrop.toml")),
     ("small", include_str!("presets/small.toml")),
     ("cpu", include_str!("presets/cpu.toml")),
+    ("cpu-hour", include_str!("presets/cpu-hour.toml")),
     ("demo", include_str!("presets/demo.toml")),
 ];
 
 /// Keys that a resumed run may change; all others decide its bits.
-const MAY_CHANGE: [&str; 11] = [
+const MAY_CHANGE: [&str; 12] = [
     "train.max_steps",
     "train.device",
     "train.threads",
+    "train.max_memory_mib",
     "train.log_every_steps",
     "train.checkpoint_every_epochs",
     "train.checkpoint_every_minutes",
@@ -98,6 +100,9 @@ impl Merged {
         }
         if let Some(threads) = settings.threads {
             merged.put("train.threads", Value::Integer(threads as i64), "flag")?;
+        }
+        if let Some(mib) = settings.max_memory {
+            merged.put("train.max_memory_mib", Value::Integer(mib as i64), "flag")?;
         }
         if settings.allow_outside {
             merged.put("data.allow_outside", Value::Boolean(true), "flag")?;
@@ -328,7 +333,14 @@ fn nearest<'a>(wanted: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/common/mutate.rs"]
+mod mutate;
+
+#[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::mutate::{Dice, Mutations};
     use super::*;
 
     fn merged(sets: &[&str]) -> anyhow::Result<RunConfig> {
@@ -407,5 +419,58 @@ mod tests {
         let text = merged.annotated(&merged.typed().unwrap()).unwrap();
         assert!(text.contains("lr = 0.1  # mine.toml"), "{text}");
         assert!(text.contains("epochs = 20  # --set"), "{text}");
+    }
+
+    /// Damages configuration files and `--set` texts until `enough` says so; how many were taken.
+    fn fuzz(seed: u64, mut enough: impl FnMut(u64) -> bool) -> [u64; 2] {
+        let sets: [&[u8]; 5] = [
+            b"augment.global_scale=[0.3, 1]",
+            b"optim.lr=1e-3",
+            b"model.arch=vit_tiny",
+            b"augment.local=[{ op = \"grayscale\", p = 0.5 }]",
+            b"train.batch_size=64",
+        ];
+        let files: Vec<&[u8]> = PRESETS.iter().map(|(_, text)| text.as_bytes()).collect();
+        let mutations = Mutations {
+            telling: b"[]{}=.,\"\"'#\n0999-+e_\\inf\0\xff",
+            header: usize::MAX,
+        };
+        let mut dice = Dice(seed);
+        let (mut taken, mut done) = (0, 0);
+        while !enough(done) {
+            let corpus: &[&[u8]] = if dice.below(2) == 0 { &sets } else { &files };
+            let mut bytes = corpus[dice.below(corpus.len())].to_vec();
+            let other = corpus[dice.below(corpus.len())];
+            mutations.apply(&mut bytes, other, &mut dice);
+            let text = String::from_utf8_lossy(&bytes);
+            let mut merged = Merged::defaults();
+            let put = match corpus.len() == sets.len() {
+                true => merged.set_all(&[text.into_owned()]),
+                false => merged.overlay(&text, "file"),
+            };
+            if let Ok(config) = put.and_then(|()| merged.resolve()) {
+                merged.annotated(&config).unwrap();
+                taken += 1;
+            }
+            done += 1;
+        }
+        [done, taken]
+    }
+
+    #[test]
+    fn damaged_configurations_are_answered() {
+        let [done, taken] = fuzz(0x5e1f_5a3e, |done| done == 2000);
+        assert!((1..done).contains(&taken), "{taken}");
+    }
+
+    /// `cargo test --release -p selfsame --bin selfsame damaged -- --ignored --nocapture`
+    #[test]
+    #[ignore = "takes half an hour"]
+    #[expect(clippy::print_stdout, reason = "its result is to be read")]
+    fn damaged_configurations_are_answered_for_half_an_hour() {
+        let began = Instant::now();
+        let seed = u64::from(std::process::id()) | 1;
+        let [done, taken] = fuzz(seed, |_| began.elapsed() > Duration::from_secs(1800));
+        println!("seed {seed}: {done} configurations, {taken} of them taken");
     }
 }

@@ -8,6 +8,7 @@ mod device;
 mod embedding;
 mod exit;
 mod figures;
+mod memory;
 mod progress;
 mod run_dir;
 mod scores;

@@ -34,6 +34,12 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
         .and_then(|exif| Orientation::from_exif_chunk(exif))
         .unwrap_or(Orientation::NoTransforms);
 
+    if ends_in_zeros(bytes) {
+        return Err(DecodeError::Truncated {
+            format: "JPEG",
+            problem: "zeros where the picture should go on".to_owned(),
+        });
+    }
     let mut pixels = vec![0u8; width as usize * height as usize * 3];
     if decoder.output_buffer_size() != Some(pixels.len()) {
         return Err(corrupt("unexpected size of the decoded picture".to_owned()));
@@ -43,6 +49,23 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
     let picture = RgbImage::from_raw(width, height, pixels)
         .expect("the buffer was allocated with three bytes a pixel");
     Ok(upright(picture, orientation))
+}
+
+/// Whether the last scan runs into zeros instead of a marker: a file whose rest was never written.
+///
+/// Zeros are valid codes, so a decoder makes a smear of them. They never stand in a row in a
+/// picture: an encoder that has nothing more to say ends the block.
+fn ends_in_zeros(bytes: &[u8]) -> bool {
+    const FEWEST: usize = 32;
+    const START_OF_SCAN: [u8; 2] = [0xff, 0xda];
+    const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
+    let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    if !bytes.last_chunk::<FEWEST>().is_some_and(|end| is_zero(end)) {
+        return false;
+    }
+    // Within a scan 0xff is always followed by 0, so both are what they look like.
+    let last_scan = bytes.windows(2).rposition(|pair| pair == START_OF_SCAN);
+    last_scan.is_some_and(|at| !bytes[at..].windows(2).any(|pair| pair == END_OF_IMAGE))
 }
 
 fn corrupt(problem: String) -> DecodeError {

@@ -6,6 +6,11 @@ use std::time::{Duration, Instant};
 use super::tests::{busy, encoded, jpeg, with_orientation};
 use super::*;
 
+#[path = "../../../../tests/common/mutate.rs"]
+mod mutate;
+
+use mutate::{BOUNDS, Dice, Mutations};
+
 /// Far above what any of these small files needs; a decoder that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -34,43 +39,6 @@ fn corpus() -> Vec<Vec<u8>> {
     files
 }
 
-/// xorshift64*: the mutations need no better numbers.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n.max(1)
-    }
-}
-
-/// One to six changes; most hit the first bytes, where headers and sizes stand.
-fn mutate(bytes: &mut Vec<u8>, other: &[u8], dice: &mut Dice) {
-    for _ in 0..1 + dice.below(6) {
-        let reach = if dice.below(3) > 0 { 80 } else { bytes.len() };
-        let at = dice.below(reach.min(bytes.len()));
-        let end = (at + 1 + dice.below(24)).min(bytes.len());
-        match dice.below(8) {
-            0 | 1 if !bytes.is_empty() => bytes[at] ^= 1 << dice.below(8),
-            2 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][dice.below(5)],
-            3 => bytes[at..end].fill([0, 0xff][dice.below(2)]),
-            4 => drop(bytes.drain(at..end)),
-            5 => {
-                let piece = bytes[at..end].to_vec();
-                bytes.splice(at..at, piece);
-            }
-            6 => bytes.truncate(dice.below(bytes.len() + 1)),
-            _ => {
-                let from = dice.below(other.len());
-                let to = (from + 1 + dice.below(200)).min(other.len());
-                bytes.splice(at..end, other[from..to].iter().copied());
-            }
-        }
-    }
-}
-
 /// Decodes mutations until `enough` says so; the count of each outcome.
 fn fuzz(seed: u64, mut enough: impl FnMut(u64) -> bool) -> BTreeMap<&'static str, u64> {
     let limits = Limits {
@@ -78,12 +46,17 @@ fn fuzz(seed: u64, mut enough: impl FnMut(u64) -> bool) -> BTreeMap<&'static str
         ..Limits::default()
     };
     let files = corpus();
+    let mutations = Mutations {
+        telling: BOUNDS,
+        header: 80,
+    };
     let mut dice = Dice(seed);
     let mut outcomes = BTreeMap::new();
     let mut done = 0;
     while !enough(done) {
         let mut bytes = files[dice.below(files.len())].clone();
-        mutate(&mut bytes, &files[dice.below(files.len())], &mut dice);
+        let other = &files[dice.below(files.len())];
+        mutations.apply(&mut bytes, other, &mut dice);
         let began = Instant::now();
         let outcome = match decode_bytes(&bytes, &limits) {
             Ok(picture) => {

@@ -148,6 +148,18 @@ fn a_truncated_jpeg_is_an_error_wherever_it_is_cut() {
 }
 
 #[test]
+fn a_jpeg_whose_rest_was_never_written_is_truncated_and_padding_does_no_harm() {
+    let whole = jpeg(&busy(64));
+    let mut cut = whole.clone();
+    let from = cut.len() / 2;
+    cut[from..].fill(0);
+    assert_eq!(decode(&cut).unwrap_err().reason(), "truncated");
+    let mut padded = whole.clone();
+    padded.extend([0; 4096]);
+    assert_eq!(decode(&padded).unwrap(), decode(&whole).unwrap());
+}
+
+#[test]
 fn stray_bytes_between_header_segments_do_no_harm() {
     let whole = jpeg(&busy(16));
     let mut stray = whole[..2].to_vec();

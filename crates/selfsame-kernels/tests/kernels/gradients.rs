@@ -305,6 +305,35 @@ fn batch_norm_eval_follows_the_formula() {
 }
 
 #[test]
+fn normalized_linear_has_the_right_gradient() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (3, 7, 5), (9, 33, 70), (40, 256, 300)] {
+        let length = (values(&[outputs, 1], 3, 1.0) + 2.0).unwrap();
+        for length in [None, Some(&length)] {
+            check(
+                "normalized_linear",
+                &|t| kernels::normalized_linear(&t[0], &t[1], length, 1e-12),
+                &|t| composed::normalized_linear(&t[0], &t[1], length, 1e-12),
+                &[
+                    values(&[rows, inputs], 1, 1.0),
+                    values(&[outputs, inputs], 2, 1.0),
+                ],
+                1e-5,
+            );
+        }
+    }
+    // Rows shorter than eps are divided by eps, and their gradient is that of a product.
+    let op = |t: &[Tensor]| kernels::normalized_linear(&t[0], &t[1], None, 0.5);
+    let short = [values(&[2, 4], 1, 1.0), values(&[3, 4], 2, 0.01)];
+    let (ys, grads) = run(&op, &short);
+    let doubled = |t: &[Tensor]| kernels::linear(&t[0], &(&t[1] * 2.0)?, None);
+    let (expected, expected_grads) = run(&doubled, &short);
+    assert!(apart(&ys, &expected) < 1e-6);
+    for (grad, expected) in grads.iter().zip(&expected_grads) {
+        assert!(apart(grad, expected) < 1e-6);
+    }
+}
+
+#[test]
 fn l2_normalize_has_the_right_gradient() {
     for n in [2, 7, 16, 33, 65, 384] {
         check(

@@ -71,6 +71,15 @@ fn row_operations_do_not_depend_on_threads() {
 }
 
 #[test]
+fn normalized_linear_does_not_depend_on_threads() {
+    check(
+        "normalized_linear",
+        &|t| kernels::normalized_linear(&t[0], &t[1], None, 1e-12),
+        &[values(&[300, 64], 1, 1.0), values(&[700, 64], 2, 1.0)],
+    );
+}
+
+#[test]
 fn products_do_not_depend_on_threads() {
     for (rows, inputs, outputs) in [
         (1, 384, 512),

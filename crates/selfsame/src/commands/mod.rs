@@ -11,6 +11,7 @@ mod knn;
 mod linear;
 mod map;
 mod neighbors;
+mod plan;
 mod preview;
 mod replay;
 pub(crate) mod report;
@@ -30,6 +31,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Done> {
         Command::Demo(args) => demo::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Resume(args) => resume::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Config(args) => show_config::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Knn(args) => knn::run(&args),

@@ -6,7 +6,7 @@ use super::train::{Execution, check_size, execute};
 use crate::cli::Resume;
 use crate::config::{refuse_changes, to_toml};
 use crate::exit::Done;
-use crate::{data, device, run_dir, signals};
+use crate::{data, device, memory, run_dir, signals};
 
 pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
     let mut merged = run_dir::read_config(&args.run)?;
@@ -18,12 +18,17 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
     if let Some(threads) = args.threads {
         merged.put("train.threads", Value::Integer(threads as i64), "--threads")?;
     }
+    if let Some(mib) = args.max_memory {
+        let mib = Value::Integer(mib as i64);
+        merged.put("train.max_memory_mib", mib, "--max-memory")?;
+    }
     let config = merged.resolve()?;
     refuse_changes(&before, &config)?;
     device::set_threads(config.train.threads)?;
     let device = device::open(&config.train.device)?;
     let train_data = data::of_run(&config.data.train, &config.data)?;
     check_size(&config, train_data.as_ref())?;
+    memory::check(&config, &device)?;
     let val_data = match config.data.val.as_str() {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),

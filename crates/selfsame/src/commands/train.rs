@@ -14,7 +14,7 @@ use crate::config::{Merged, refuse_changes, to_toml};
 use crate::exit::{Done, usage};
 use crate::progress::TrainProgress;
 use crate::weights::Weights;
-use crate::{data, device, run_dir, signals};
+use crate::{data, device, memory, run_dir, signals};
 
 pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     let merged = Merged::from_settings(&args.settings)?;
@@ -31,6 +31,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     let device = device::open(&config.train.device)?;
     let train_data = data::of_run(&config.data.train, &config.data)?;
     check_size(&config, train_data.as_ref())?;
+    memory::check(&config, &device)?;
     let val_data = match config.data.val.as_str() {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),

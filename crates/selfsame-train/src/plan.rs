@@ -1,0 +1,318 @@
+//! What a run would be: steps, memory, disk, warnings, and how long it takes by a short trial.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use selfsame_data::augment::MultiCrop;
+use selfsame_data::{Dataset, Ledger, Loader, LoaderConfig};
+use selfsame_models::Mode;
+use selfsame_objectives::Schedules;
+use serde::Serialize;
+
+use crate::config::{OptimizerKind, Precision, RunConfig};
+use crate::device_batch::DeviceBatch;
+use crate::error::TrainError;
+use crate::learner::Learner;
+use crate::memory::MemoryEstimate;
+use crate::monitor::Monitor;
+
+/// Images of the larger trial step.
+const TRIAL_IMAGES: usize = 8;
+
+/// Timed turns of each trial step; the fastest counts.
+const TRIAL_TURNS: usize = 2;
+
+/// Fewer steps than this have not been enough for anything here (docs/results.md).
+const FEW_STEPS: u64 = 1_000;
+
+/// What a run would be, told without training.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// Pictures of the training set.
+    pub images: usize,
+    /// Pictures of one optimizer step.
+    pub images_per_step: usize,
+    /// Optimizer steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Pictures that no batch of an epoch takes; other ones in every epoch.
+    pub left_over: usize,
+    /// Optimizer steps until the run ends (`train.max_steps` counts).
+    pub steps: u64,
+    /// Peak of memory.
+    pub memory: MemoryEstimate,
+    /// Bytes of one checkpoint.
+    pub checkpoint_bytes: usize,
+    /// Bytes of all checkpoints that are kept, the one being written, and all snapshots.
+    pub disk_bytes: usize,
+    /// Passes over the labelled pictures for the k-NN score.
+    pub evaluations: usize,
+    /// Pictures of such a pass.
+    pub evaluation_images: usize,
+    /// What will probably disappoint, each text naming its key.
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Plans a run over these pictures.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`], [`TrainError::TooFewImages`] and [`TrainError::Label`], as
+    /// [`crate::train`] would give before its first step.
+    pub fn of(
+        config: &RunConfig,
+        train: &Arc<dyn Dataset>,
+        val: Option<&Arc<dyn Dataset>>,
+    ) -> Result<Self, TrainError> {
+        let problems = config.check();
+        if !problems.is_empty() {
+            return Err(TrainError::Config(problems));
+        }
+        let (images, needed) = (train.len(), config.effective_batch());
+        if images < needed {
+            return Err(TrainError::TooFewImages { images, needed });
+        }
+        let steps_per_epoch = (images / needed) as u64;
+        Schedules::new(&config.schedule(), steps_per_epoch).map_err(TrainError::Config)?;
+        let all_steps = steps_per_epoch * config.train.epochs as u64;
+        let steps = match config.train.max_steps {
+            0 => all_steps,
+            max => max.min(all_steps),
+        };
+        let epochs = (steps / steps_per_epoch) as usize;
+        let every = |epochs_between: usize| epochs.checked_div(epochs_between).unwrap_or(0);
+
+        let memory = MemoryEstimate::of(config)?;
+        let checkpoint_bytes = memory.weights + memory.optimizer;
+        let snapshots = every(config.train.snapshot_every_epochs) * memory.weights / 2;
+        let mut warnings = warnings(config, images, steps, all_steps);
+        let monitor = Monitor::new(config, train, val)?;
+        let (evaluations, evaluation_images) = match &monitor {
+            Ok(monitor) => {
+                let regular = every(config.train.knn_every_epochs);
+                let last = steps == all_steps && !epochs.is_multiple_of(evaluation_period(config));
+                (1 + regular + usize::from(last), monitor.num_images())
+            }
+            Err(why) => {
+                warnings.push(why.clone());
+                (0, 0)
+            }
+        };
+
+        Ok(Self {
+            images,
+            images_per_step: needed,
+            steps_per_epoch,
+            left_over: images % needed,
+            steps,
+            memory,
+            checkpoint_bytes,
+            disk_bytes: (config.train.keep_checkpoints + 1) * checkpoint_bytes + snapshots,
+            evaluations,
+            evaluation_images,
+            warnings,
+        })
+    }
+
+    /// Wall time of the whole run, if every step takes what the trial's did.
+    pub fn duration(&self, trial: &Trial) -> Duration {
+        let steps = trial.step.mul_f64(self.steps as f64);
+        let passes = (self.evaluations * self.evaluation_images) as f64;
+        steps + trial.evaluated_image.mul_f64(passes)
+    }
+}
+
+fn evaluation_period(config: &RunConfig) -> usize {
+    config.train.knn_every_epochs.max(1)
+}
+
+fn warnings(config: &RunConfig, images: usize, steps: u64, all_steps: u64) -> Vec<String> {
+    let mut found = Vec::new();
+    let (train, objective, head) = (&config.train, &config.objective, &config.head);
+    if steps < all_steps {
+        found.push(format!(
+            "train.max_steps: the run ends after {steps} of the {all_steps} steps that its \
+             schedules span"
+        ));
+    }
+    if all_steps < FEW_STEPS {
+        found.push(format!(
+            "train.epochs: {all_steps} steps in all are few; a smaller train.batch_size or more \
+             epochs give more"
+        ));
+    }
+    let averaged = (1.0 / (1.0 - objective.momentum_teacher).max(1e-12)).round();
+    if averaged * 10.0 > all_steps as f64 {
+        found.push(format!(
+            "objective.momentum_teacher: the teacher averages over about {averaged} steps, and the \
+             whole run has {all_steps}; lower it"
+        ));
+    }
+    if head.out_dim > images {
+        found.push(format!(
+            "head.out_dim: {} prototypes are more than {images} pictures",
+            head.out_dim
+        ));
+    }
+    if objective.teacher_temp >= config.objective.student_temp {
+        found.push(format!(
+            "objective.teacher_temp: {} is not below objective.student_temp {}; nothing sharpens \
+             the teacher",
+            objective.teacher_temp, objective.student_temp
+        ));
+    }
+    for (key, epochs) in [
+        ("optim.warmup_epochs", config.optim.warmup_epochs),
+        (
+            "objective.warmup_teacher_temp_epochs",
+            objective.warmup_teacher_temp_epochs,
+        ),
+    ] {
+        if 2 * epochs > train.epochs {
+            found.push(format!(
+                "{key}: {epochs} epochs are more than half of the run's {}",
+                train.epochs
+            ));
+        }
+    }
+    let augment = &config.augment;
+    if augment.local_crops > 0 && augment.local_size > augment.global_size {
+        found.push(format!(
+            "augment.local_size: local crops of {} pixels are larger than the global ones of {}",
+            augment.local_size, augment.global_size
+        ));
+    }
+    let batch_norm = !config.model.arch.is_vit() || head.use_bn;
+    if batch_norm && train.batch_size < 16 {
+        found.push(format!(
+            "train.batch_size: batch norm over {} pictures is noisy; 16 or more are usual",
+            train.batch_size
+        ));
+    }
+    let lr = config.schedule().lr;
+    if config.optim.name == OptimizerKind::AdamW && lr > 5e-3 {
+        found.push(format!(
+            "optim.lr: {lr:.1e} after scaling is high for AdamW; 5e-4 for 256 pictures is usual"
+        ));
+    }
+    if train.checkpoint_every_epochs == 0 && train.checkpoint_every_minutes == 0 {
+        found.push(
+            "train.checkpoint_every_epochs: without checkpoints on the way a machine that dies \
+             takes the whole run with it"
+                .to_owned(),
+        );
+    }
+    if train.precision == Precision::Bf16 && !selfsame_models::Precision::Bf16.is_native() {
+        found.push(
+            "train.precision: this processor has no AVX512-BF16; bf16 is computed by rounding, \
+             slower than f32"
+                .to_owned(),
+        );
+    }
+    found
+}
+
+/// What a short trial measured on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Trial {
+    /// Images of the larger of the two steps that were timed.
+    pub images: usize,
+    /// One optimizer step of the run, pictures included.
+    pub step: Duration,
+    /// The network's part of it.
+    pub compute: Duration,
+    /// Decoding and cropping one picture on one core.
+    pub picture: Duration,
+    /// One picture of a k-NN score.
+    pub evaluated_image: Duration,
+}
+
+impl Trial {
+    /// Runs a few steps over a handful of pictures, on a network that is thrown away.
+    ///
+    /// Time grows with the images of a step by a straight line, which two sizes of steps give.
+    /// On the CPU, loader threads and the network share `cores`; on another device they work side
+    /// by side, and the slower one counts.
+    /// # Errors
+    /// [`TrainError::Data`] if too many pictures cannot be used; [`TrainError::Tensor`].
+    pub fn run(
+        config: &RunConfig,
+        train: &Arc<dyn Dataset>,
+        device: &Device,
+        cores: usize,
+    ) -> Result<Self, TrainError> {
+        let batch = config.train.batch_size;
+        let many = batch.min(TRIAL_IMAGES);
+        let few = many.div_ceil(2);
+        let began = Instant::now();
+        let pictures = crops(config, train, many)?;
+        let picture = began.elapsed() / many as u32;
+
+        let mut learner = Learner::new(config, device)?;
+        let schedules = Schedules::new(&config.schedule(), 1).map_err(TrainError::Config)?;
+        let now = schedules.at(0);
+        let mut timed = |images: usize| -> Result<f64, TrainError> {
+            let part = [DeviceBatch::upload(&crops(config, train, images)?, device)?];
+            let mut fastest = f64::INFINITY;
+            for _ in 0..=TRIAL_TURNS {
+                let began = Instant::now();
+                learner.step(&part, &now, 0, 0)?;
+                fastest = fastest.min(began.elapsed().as_secs_f64());
+            }
+            Ok(fastest)
+        };
+        let (long, short) = (timed(many)?, timed(few)?);
+        let each = match many - few {
+            0 => long,
+            more => ((long - short) / more as f64).max(0.0),
+        };
+        let compute = (long + each * (batch - many) as f64) * config.train.accumulate as f64;
+        let loading = picture.as_secs_f64() * config.effective_batch() as f64;
+        let workers = config.data.workers.max(1);
+        let step = if device.is_cpu() {
+            compute + loading / cores.max(1) as f64
+        } else {
+            compute.max(loading / workers.min(cores.max(1)) as f64)
+        };
+
+        let global = DeviceBatch::upload(&pictures, device)?.global;
+        let began = Instant::now();
+        learner.teacher.backbone().forward(&global, &Mode::Eval)?;
+        let forward = began.elapsed() / (2 * many) as u32;
+        Ok(Self {
+            images: many,
+            step: Duration::from_secs_f64(step),
+            compute: Duration::from_secs_f64(compute),
+            picture,
+            evaluated_image: forward + picture / (cores.max(1) * config.num_crops()) as u32,
+        })
+    }
+}
+
+/// The first images of epoch 0, decoded on this thread.
+fn crops(
+    config: &RunConfig,
+    train: &Arc<dyn Dataset>,
+    images: usize,
+) -> Result<selfsame_data::HostBatch, TrainError> {
+    let multi_crop = MultiCrop::new(config.augment.clone())
+        .map_err(|error| TrainError::Config(vec![error.to_string()]))?;
+    let settings = LoaderConfig {
+        seed: config.seed,
+        batch_size: images,
+        workers: 0,
+        max_bad_fraction: config.data.max_bad_fraction,
+        ..LoaderConfig::default()
+    };
+    let loader = Loader::new(
+        train.clone(),
+        multi_crop,
+        settings,
+        Arc::new(Ledger::default()),
+    )?;
+    let first = loader.epoch(0, 0).next();
+    Ok(first.ok_or(TrainError::TooFewImages {
+        images: train.len(),
+        needed: images,
+    })??)
+}

@@ -1,0 +1,149 @@
+//! Commands that draw.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Settings, WeightsArgs};
+
+#[derive(Debug, Args)]
+pub(crate) struct Preview {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// A picture; else one of --data.
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub(crate) image: Option<PathBuf>,
+    /// Which picture of --data, from 0; the crops are those of its first epoch.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) index: usize,
+    /// Seed of the crops; default: the configuration's.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// The PNG file: single operations above, all views of multi-crop below.
+    #[arg(long, value_name = "F.png")]
+    pub(crate) out: PathBuf,
+}
+
+/// One picture, or some of a data set.
+#[derive(Debug, Args)]
+pub(crate) struct Pictures {
+    /// A picture.
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "data",
+        conflicts_with = "data"
+    )]
+    pub(crate) image: Option<PathBuf>,
+    /// Pictures, some of which are chosen at random.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) data: Option<String>,
+    /// How many of --data.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) count: usize,
+    /// Seed of the choice.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attention {
+    #[command(flatten)]
+    pub(crate) weights: WeightsArgs,
+    #[command(flatten)]
+    pub(crate) pictures: Pictures,
+    /// Transformer block, from 0; default: the last.
+    #[arg(long, value_name = "N")]
+    pub(crate) block: Option<usize>,
+    /// Outline the fewest patches that hold this share of the attention, e.g. 0.6.
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) mass: Option<f64>,
+    /// One column for each snapshot of a run (--weights DIR): how attention grew.
+    #[arg(long)]
+    pub(crate) snapshots: bool,
+    /// The whole picture at its own size, cropped to whole patches, instead of the evaluation
+    /// transform.
+    #[arg(long, conflicts_with = "image_size")]
+    pub(crate) whole: bool,
+    /// The PNG file.
+    #[arg(long, value_name = "F.png")]
+    pub(crate) out: PathBuf,
+}
+
+/// What a map is drawn of.
+#[derive(Debug, Args)]
+pub(crate) struct MapArgs {
+    #[command(flatten)]
+    pub(crate) weights: WeightsArgs,
+    /// Pictures.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) data: String,
+    /// The label that colours the points.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) label: Option<String>,
+    /// Seed of the start.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// F.svg, F.png, or F.csv with the coordinates.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tsne {
+    #[command(flatten)]
+    pub(crate) map: MapArgs,
+    /// About how many neighbours a point has.
+    #[arg(long, default_value_t = 30.0)]
+    pub(crate) perplexity: f64,
+    /// Iterations in all.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) iterations: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pca {
+    #[command(flatten)]
+    pub(crate) map: MapArgs,
+    /// The features of single patches as red, green and blue beside their pictures (a PNG file).
+    #[arg(long)]
+    pub(crate) patches: bool,
+    /// How many pictures with --patches.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) count: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Neighbors {
+    #[command(flatten)]
+    pub(crate) weights: WeightsArgs,
+    /// Pictures to search.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) data: String,
+    /// The picture whose neighbours are shown.
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "index",
+        conflicts_with = "index"
+    )]
+    pub(crate) image: Option<PathBuf>,
+    /// The same, as a picture of --data, from 0; it is not its own neighbour.
+    #[arg(long, value_name = "N")]
+    pub(crate) index: Option<usize>,
+    /// How many neighbours.
+    #[arg(long, default_value_t = 9)]
+    pub(crate) count: usize,
+    /// The PNG file.
+    #[arg(long, value_name = "F.png")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Run directory; the run may be going on.
+    pub(crate) run: PathBuf,
+    /// The page; default: report.html in the run directory.
+    #[arg(long, value_name = "F.html")]
+    pub(crate) out: Option<PathBuf>,
+}

@@ -1,0 +1,130 @@
+//! `selfsame plan`
+
+use anyhow::Context;
+use selfsame_train::{Plan, RunConfig, Trial};
+use serde_json::json;
+
+use crate::config::Merged;
+use crate::exit::{Done, usage};
+use crate::memory::{Budget, budget, in_words};
+use crate::progress::duration;
+use crate::scores::{print_json, print_text};
+use crate::{cli, data, device};
+
+pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
+    let config = Merged::from_settings(&args.settings)?.resolve()?;
+    if config.data.train.is_empty() {
+        return Err(usage("--data SPEC: say which pictures to train on"));
+    }
+    device::set_threads(config.train.threads)?;
+    let device = device::open(&config.train.device)?;
+    let train = data::of_run(&config.data.train, &config.data)?;
+    let val = match config.data.val.as_str() {
+        "" => None,
+        spec => Some(data::of_run(spec, &config.data)?),
+    };
+    let plan = Plan::of(&config, &train, val.as_ref())?;
+    let limit = budget(&config);
+    let fits = !device.is_cpu() || plan.memory.total() as u64 <= limit.bytes;
+    let trial = if fits && !args.no_trial {
+        eprintln!("trying a few steps over a handful of pictures");
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let trial = Trial::run(&config, &train, &device, cores);
+        Some(trial.context("trying a few steps (--no-trial leaves that out)")?)
+    } else {
+        None
+    };
+    if args.json {
+        let seconds = trial.map(|trial| {
+            json!({
+                "total": plan.duration(&trial).as_secs_f64(),
+                "step": trial.step.as_secs_f64(),
+                "compute": trial.compute.as_secs_f64(),
+                "picture": trial.picture.as_secs_f64(),
+                "trial_images": trial.images,
+            })
+        });
+        let memory = json!({
+            "total": plan.memory.total(),
+            "limit": limit.bytes,
+            "parts": plan.memory,
+        });
+        print_json(&json!({
+            "images": plan.images,
+            "images_per_step": plan.images_per_step,
+            "steps_per_epoch": plan.steps_per_epoch,
+            "left_over": plan.left_over,
+            "steps": plan.steps,
+            "memory": memory,
+            "fits": fits,
+            "checkpoint_bytes": plan.checkpoint_bytes,
+            "disk_bytes": plan.disk_bytes,
+            "evaluations": plan.evaluations,
+            "evaluation_images": plan.evaluation_images,
+            "seconds": seconds,
+            "warnings": plan.warnings,
+        }));
+    } else {
+        print(&config, &plan, &limit, trial.as_ref(), fits);
+        if let (true, Some(run)) = (fits, &args.run) {
+            print_text(&format!(
+                "start it: the same flags with `train` instead of `plan` ({})",
+                run.display()
+            ));
+        }
+    }
+    Ok(if fits { Done::Well } else { Done::No })
+}
+
+fn print(config: &RunConfig, plan: &Plan, limit: &Budget, trial: Option<&Trial>, fits: bool) {
+    print_text(&format!(
+        "pictures    {} of {}; {} a step, {} steps an epoch, {} left over in each",
+        plan.images, config.data.train, plan.images_per_step, plan.steps_per_epoch, plan.left_over
+    ));
+    print_text(&format!(
+        "steps       {} ({} epochs); learning rate up to {:.2e}",
+        plan.steps,
+        config.train.epochs,
+        config.schedule().lr
+    ));
+    print_text(&format!(
+        "memory      about {} at the peak of {} ({})",
+        in_words(plan.memory.total() as u64),
+        in_words(limit.bytes),
+        limit.whose
+    ));
+    for (what, bytes) in plan.memory.parts() {
+        if bytes > 0 {
+            print_text(&format!("  {:>9} {what}", in_words(bytes as u64)));
+        }
+    }
+    match trial {
+        Some(trial) => print_text(&format!(
+            "time        about {}: {:.3} s a step, of which the network {:.3} s ({} cores now, \
+             {} trial images)",
+            duration(plan.duration(trial).as_secs_f64()),
+            trial.step.as_secs_f64(),
+            trial.compute.as_secs_f64(),
+            std::thread::available_parallelism().map_or(1, usize::from),
+            trial.images
+        )),
+        None => print_text("time        not tried"),
+    }
+    print_text(&format!(
+        "disk        about {}: checkpoints of {} and snapshots; pictures of the report on top",
+        in_words(plan.disk_bytes as u64),
+        in_words(plan.checkpoint_bytes as u64)
+    ));
+    if plan.evaluations > 0 {
+        print_text(&format!(
+            "k-NN        {} times over {} pictures",
+            plan.evaluations, plan.evaluation_images
+        ));
+    }
+    for warning in &plan.warnings {
+        print_text(&format!("warning     {warning}"));
+    }
+    if !fits {
+        print_text("this run does not fit; `train` would refuse it and say what to set");
+    }
+}
