@@ -413,3 +413,42 @@ fn check_data_says_by_its_exit_code_whether_all_is_usable() {
         0
     );
 }
+
+#[test]
+fn the_reference_gives_the_same_features_and_is_for_looking_only() {
+    let dir = results("reference");
+    let reference = format!("reference:{}", run());
+    let (ours, theirs) = (features(&dir, run(), &[]), features(&dir, &reference, &[]));
+    let (ours, theirs) = (ours.concat(), theirs.concat());
+    assert_eq!(ours.len(), theirs.len());
+    let apart: f32 = ours.iter().zip(&theirs).map(|(a, b)| (a - b).powi(2)).sum();
+    let size: f32 = theirs.iter().map(|b| b.powi(2)).sum();
+    let relative = (apart / size).sqrt();
+    assert!(relative < 1e-5, "{relative:e}");
+    assert!(relative > 0.0, "other code rounds in other places");
+    let out = text(&dir.join("out"));
+    for args in [
+        [
+            "export",
+            "--format",
+            "timm",
+            "--weights",
+            &reference,
+            "--out",
+            &out,
+        ],
+        [
+            "embed",
+            "--data",
+            "synthetic:portraits?count=2&seed=0",
+            "--weights",
+            "reference:random:resnet18",
+            "--out",
+            &out,
+        ],
+    ] {
+        let answer = selfsame(&args);
+        assert_eq!(answer.code, 2, "{args:?}: {}", answer.stderr);
+        assert!(answer.stderr.contains("reference"), "{}", answer.stderr);
+    }
+}

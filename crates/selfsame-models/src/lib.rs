@@ -48,6 +48,8 @@ mod network;
 mod params;
 pub mod pos_embed;
 mod random;
+#[cfg(feature = "reference")]
+mod reference;
 mod resnet;
 mod vit;
 
@@ -65,6 +67,8 @@ pub use interop::{ImportedWeights, InferredModel, Which, infer, read_weights, to
 pub use mode::{Draws, Mode};
 pub use network::{Network, network_specs};
 pub use params::{Gradients, ParamKind, ParamSpec, ParamStore};
+#[cfg(feature = "reference")]
+pub use reference::reference_backbone;
 pub use resnet::ResNet;
 pub use selfsame_kernels::Precision;
 pub use vit::VisionTransformer;

@@ -12,6 +12,7 @@ use selfsame_data::augment::{AugmentConfig, EvalCrop};
 use selfsame_models::interop::{Layout, fit_positions, is_pth};
 use selfsame_models::{
     BackboneModel, ModelConfig, ParamStore, build_backbone, draw_backbone, infer, read_weights,
+    reference_backbone,
 };
 use selfsame_train::{EmbedOptions, Extractor, INPUT_KEY, MODEL_KEY};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ use beside::Beside;
 
 /// Side in pixels of the `pixels` baseline.
 const PIXELS_SIZE: usize = 64;
+
+/// Before weights that candle-transformers is to run.
+const REFERENCE: &str = "reference:";
 
 /// Where features come from.
 pub(crate) enum Weights {
@@ -122,6 +126,10 @@ impl Weights {
     ) -> anyhow::Result<Self> {
         if spec == "pixels" {
             return Ok(Self::Pixels);
+        }
+        if let Some(inner) = spec.strip_prefix(REFERENCE) {
+            return by_reference(inner, which, arch, device)
+                .with_context(|| format!("--weights {spec}"));
         }
         let loaded = if let Some(text) = spec.strip_prefix("random:") {
             random(text, device)?
@@ -246,6 +254,39 @@ impl Weights {
             Self::Backbone(loaded) => Ok(loaded),
         }
     }
+}
+
+/// Refuses `reference:`, where weights are to be changed or written.
+///
+/// # Errors
+/// A usage error that names the flag.
+pub(crate) fn refuse_reference(flag: &str, spec: &str) -> anyhow::Result<()> {
+    match spec.strip_prefix(REFERENCE) {
+        None => Ok(()),
+        Some(inner) => Err(usage(format!(
+            "{flag} {spec}: the reference is a frozen baseline for scores and maps; use {inner}"
+        ))),
+    }
+}
+
+/// The same weights, run by candle-transformers: frozen, at their native size.
+fn by_reference(
+    spec: &str,
+    which: Which,
+    arch: Option<&str>,
+    device: &Device,
+) -> anyhow::Result<Weights> {
+    let mut weights = Weights::open(spec, which, arch, device)?;
+    match &mut weights {
+        Weights::Pixels => return Err(usage("reference:pixels: pixels need no network")),
+        Weights::Backbone(loaded) => {
+            loaded.backbone = reference_backbone(&loaded.model, &loaded.params)
+                .map_err(|error| usage(error.to_string()))?;
+            loaded.layout = "candle-transformers";
+            loaded.input.image_size = loaded.model.image_size;
+        }
+    }
+    Ok(weights)
 }
 
 /// "vit_small/16", or "resnet50".

@@ -15,9 +15,10 @@ pub(super) use timm::timm;
 
 use crate::cli::{Export, Format};
 use crate::exit::Done;
-use crate::weights::{Loaded, Weights};
+use crate::weights::{Loaded, Weights, refuse_reference};
 
 pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
+    refuse_reference("--weights", &args.weights)?;
     let weights = Weights::open(&args.weights, args.which, None, &Device::Cpu)?;
     let loaded = weights.backbone()?;
     match args.format {

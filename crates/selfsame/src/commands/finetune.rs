@@ -10,7 +10,7 @@ use crate::cli::Finetune;
 use crate::exit::{Done, usage};
 use crate::run_dir;
 use crate::scores::{Sets, print_json, print_text};
-use crate::weights::Weights;
+use crate::weights::{Weights, refuse_reference};
 
 pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     let flags = &args.data.weights;
@@ -19,6 +19,7 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     }
     let sets = Sets::open(&args.data)?;
     sets.need_classes(&args.data.label)?;
+    refuse_reference("--weights", &args.data.weights.weights)?;
     let weights = Weights::open(
         &flags.weights,
         flags.which,

@@ -13,7 +13,7 @@ use crate::cli::{Train, Which};
 use crate::config::{Merged, refuse_changes, to_toml};
 use crate::exit::{Done, usage};
 use crate::progress::TrainProgress;
-use crate::weights::Weights;
+use crate::weights::{Weights, refuse_reference};
 use crate::{data, device, memory, run_dir, signals};
 
 pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
@@ -67,6 +67,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
 
 /// Opens the weights to start from, if they fit, before a run directory exists.
 fn start_weights(spec: &str, config: &RunConfig, device: &Device) -> anyhow::Result<Weights> {
+    refuse_reference("--init", spec)?;
     let mut weights = Weights::open(spec, Which::Teacher, None, device)?;
     weights
         .fit_to(&config.model, device)
