@@ -221,7 +221,7 @@ pub struct Trial {
     pub step: Duration,
     /// The network's part of it.
     pub compute: Duration,
-    /// Decoding and cropping one picture on one core.
+    /// Decoding and cropping one picture on one core, as in every epoch but the first.
     pub picture: Duration,
     /// One picture of a k-NN score.
     pub evaluated_image: Duration,
@@ -244,6 +244,8 @@ impl Trial {
         let batch = config.train.batch_size;
         let many = batch.min(TRIAL_IMAGES);
         let few = many.div_ceil(2);
+        // The first time they may come from the disk and be decoded for good (`data.cache_mib`).
+        crops(config, train, many)?;
         let began = Instant::now();
         let pictures = crops(config, train, many)?;
         let picture = began.elapsed() / many as u32;
