@@ -1,7 +1,7 @@
 //! A linear layer over weight rows of a fixed length, without a copy of the weights.
 
 use crate::composed;
-use crate::gemm::{Mat, Threads, View, multiply_add};
+use crate::gemm::{Mat, Threads, View, multiply_add, multiply_into};
 use crate::host::{self, for_each_chunk, fused, rows_per_chunk, slice, sum_over_rows, with_slice};
 use crate::sink;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
@@ -105,7 +105,7 @@ impl CustomOp2 for NormalizedLinear {
         let mut ys = vec![0.0; rows * outputs];
         let x = Mat(xs, View::row_major(rows, inputs));
         let w = Mat(weight, View::row_major(outputs, inputs).t());
-        multiply_add(&mut ys, View::row_major(rows, outputs), x, w, Threads::Pool);
+        multiply_into(&mut ys, View::row_major(rows, outputs), x, w, Threads::Pool);
         scale_columns(&mut ys, &scales);
         Ok((CpuStorage::F32(ys), (rows, outputs).into()))
     }
@@ -140,7 +140,7 @@ impl CustomOp2 for NormalizedLinear {
                 let mut dx = vec![0.0; rows * inputs];
                 let view = View::row_major(rows, inputs);
                 let w = Mat(weight, View::row_major(outputs, inputs));
-                multiply_add(&mut dx, view, scaled, w, Threads::Pool);
+                multiply_into(&mut dx, view, scaled, w, Threads::Pool);
                 host::tensor(dx, xs.shape())
             })?),
         };

@@ -262,6 +262,17 @@ impl RunConfig {
         self.train.batch_size * self.train.accumulate
     }
 
+    /// Says if this processor computes the chosen precision slowly.
+    pub(crate) fn slow_precision(&self) -> Option<String> {
+        let emulated = self.train.precision == Precision::Bf16
+            && !selfsame_models::Precision::Bf16.is_native();
+        emulated.then(|| {
+            "train.precision: this processor has no AVX512-BF16; bf16 is computed by rounding, \
+             slower than f32"
+                .to_owned()
+        })
+    }
+
     /// Most bytes that a part of a batch keeps for its backward pass.
     pub(crate) fn part_bytes(&self) -> usize {
         usize::try_from(self.train.part_mib.saturating_mul(1 << 20)).unwrap_or(usize::MAX)

@@ -31,6 +31,7 @@ mod metrics;
 mod monitor;
 mod plan;
 mod replay;
+mod run_length;
 mod snapshot;
 mod tensorboard;
 mod trainer;
@@ -54,6 +55,7 @@ pub use metrics::{EvalLine, METRICS_FILE, MetricsFile, MetricsLine, StepLine, re
 pub use monitor::Monitor;
 pub use plan::{Plan, Trial};
 pub use replay::{ReplayLine, replay};
+pub use run_length::RunLength;
 pub use snapshot::{INPUT_KEY, MODEL_KEY, backbone_tensors, weights_metadata};
 pub use tensorboard::{EventFile, Scalar, read_events, scalars};
 pub use trainer::{Init, Observer, Outcome, Progress, Run, RunFacts, StopFlag, capture_dir, train};

@@ -106,7 +106,8 @@ impl MemoryEstimate {
             activations,
             outputs: FLOAT * (rows * config.head.out_dim + copies),
             crops: FLOAT * pixels * (ahead + config.train.accumulate + 2),
-            cache: usize::try_from(config.data.cache_mib << 20).unwrap_or(usize::MAX),
+            cache: usize::try_from(config.data.cache_mib.saturating_mul(1 << 20))
+                .unwrap_or(usize::MAX),
         })
     }
 

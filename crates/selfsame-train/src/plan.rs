@@ -10,12 +10,13 @@ use selfsame_models::Mode;
 use selfsame_objectives::Schedules;
 use serde::Serialize;
 
-use crate::config::{OptimizerKind, Precision, RunConfig};
+use crate::config::{OptimizerKind, RunConfig};
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
 use crate::learner::Learner;
 use crate::memory::MemoryEstimate;
 use crate::monitor::Monitor;
+use crate::run_length::RunLength;
 
 /// Images of the larger trial step.
 const TRIAL_IMAGES: usize = 8;
@@ -64,33 +65,22 @@ impl Plan {
         train: &Arc<dyn Dataset>,
         val: Option<&Arc<dyn Dataset>>,
     ) -> Result<Self, TrainError> {
-        let problems = config.check();
-        if !problems.is_empty() {
-            return Err(TrainError::Config(problems));
-        }
-        let (images, needed) = (train.len(), config.effective_batch());
-        if images < needed {
-            return Err(TrainError::TooFewImages { images, needed });
-        }
-        let steps_per_epoch = (images / needed) as u64;
-        Schedules::new(&config.schedule(), steps_per_epoch).map_err(TrainError::Config)?;
-        let all_steps = steps_per_epoch * config.train.epochs as u64;
-        let steps = match config.train.max_steps {
-            0 => all_steps,
-            max => max.min(all_steps),
-        };
-        let epochs = (steps / steps_per_epoch) as usize;
+        let images = train.len();
+        let length = RunLength::of(config, images)?;
+        length.schedules(config)?;
+        let epochs = (length.steps / length.steps_per_epoch) as usize;
         let every = |epochs_between: usize| epochs.checked_div(epochs_between).unwrap_or(0);
 
         let memory = MemoryEstimate::of(config)?;
         let checkpoint_bytes = memory.weights + memory.optimizer;
         let snapshots = every(config.train.snapshot_every_epochs) * memory.weights / 2;
-        let mut warnings = warnings(config, images, steps, all_steps);
+        let mut warnings = warnings(config, images, &length);
         let monitor = Monitor::new(config, train, val)?;
         let (evaluations, evaluation_images) = match &monitor {
             Ok(monitor) => {
                 let regular = every(config.train.knn_every_epochs);
-                let last = steps == all_steps && !epochs.is_multiple_of(evaluation_period(config));
+                let is_due = epochs.is_multiple_of(config.train.knn_every_epochs);
+                let last = length.steps == length.scheduled_steps && !is_due;
                 (1 + regular + usize::from(last), monitor.num_images())
             }
             Err(why) => {
@@ -101,10 +91,10 @@ impl Plan {
 
         Ok(Self {
             images,
-            images_per_step: needed,
-            steps_per_epoch,
-            left_over: images % needed,
-            steps,
+            images_per_step: length.images_per_step,
+            steps_per_epoch: length.steps_per_epoch,
+            left_over: images % length.images_per_step,
+            steps: length.steps,
             memory,
             checkpoint_bytes,
             disk_bytes: (config.train.keep_checkpoints + 1) * checkpoint_bytes + snapshots,
@@ -122,11 +112,8 @@ impl Plan {
     }
 }
 
-fn evaluation_period(config: &RunConfig) -> usize {
-    config.train.knn_every_epochs.max(1)
-}
-
-fn warnings(config: &RunConfig, images: usize, steps: u64, all_steps: u64) -> Vec<String> {
+fn warnings(config: &RunConfig, images: usize, length: &RunLength) -> Vec<String> {
+    let (steps, all_steps) = (length.steps, length.scheduled_steps);
     let mut found = Vec::new();
     let (train, objective, head) = (&config.train, &config.objective, &config.head);
     if steps < all_steps {
@@ -202,13 +189,7 @@ fn warnings(config: &RunConfig, images: usize, steps: u64, all_steps: u64) -> Ve
                 .to_owned(),
         );
     }
-    if train.precision == Precision::Bf16 && !selfsame_models::Precision::Bf16.is_native() {
-        found.push(
-            "train.precision: this processor has no AVX512-BF16; bf16 is computed by rounding, \
-             slower than f32"
-                .to_owned(),
-        );
-    }
+    found.extend(config.slow_precision());
     found
 }
 

@@ -9,16 +9,16 @@ use candle_core::Device;
 use selfsame_checkpoint::Checkpoint;
 use selfsame_data::augment::MultiCrop;
 use selfsame_data::{Dataset, Ledger, Loader, LoaderConfig};
-use selfsame_objectives::Schedules;
 
 use crate::capture::{CaptureInfo, write_capture};
-use crate::config::{NonFinite, Precision, RunConfig};
+use crate::config::{NonFinite, RunConfig};
 use crate::data_record::DataRecord;
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
 use crate::learner::Learner;
 use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine, read_metrics};
 use crate::monitor::Monitor;
+use crate::run_length::RunLength;
 use crate::snapshot::save_snapshot;
 use crate::verdict::Watch;
 
@@ -147,27 +147,12 @@ fn run_epochs(
     observer: &mut dyn Observer,
 ) -> Result<Outcome, TrainError> {
     let config = run.config;
-    let problems = config.check();
-    if !problems.is_empty() {
-        return Err(TrainError::Config(problems));
-    }
-    let accumulate = config.train.accumulate;
-    let effective_batch = config.effective_batch();
     let images = run.train.len();
-    if images < effective_batch {
-        return Err(TrainError::TooFewImages {
-            images,
-            needed: effective_batch,
-        });
-    }
-    let steps_per_epoch = (images / effective_batch) as u64;
-    let schedules =
-        Schedules::new(&config.schedule(), steps_per_epoch).map_err(TrainError::Config)?;
-    let total_steps = steps_per_epoch * config.train.epochs as u64;
-    let last_step = match config.train.max_steps {
-        0 => total_steps,
-        max => max.min(total_steps),
-    };
+    let length = RunLength::of(config, images)?;
+    let schedules = length.schedules(config)?;
+    let accumulate = config.train.accumulate;
+    let (steps_per_epoch, total_steps) = (length.steps_per_epoch, length.scheduled_steps);
+    let last_step = length.steps;
 
     ledger.read_csv(&run.run_dir.join(SKIPPED_FILE))?;
     let loader = loader(run, ledger)?;
@@ -199,11 +184,8 @@ fn run_epochs(
     if let Err(why) = &monitor {
         observer.note(why);
     }
-    if config.train.precision == Precision::Bf16 && !selfsame_models::Precision::Bf16.is_native() {
-        observer.note(
-            "warning: this processor has no AVX512-BF16; bf16 is computed by rounding, slower \
-             than f32",
-        );
+    if let Some(slow) = config.slow_precision() {
+        observer.note(&format!("warning: {slow}"));
     }
     if step == 0 && last_step > 0 {
         evaluate(
@@ -276,7 +258,7 @@ fn run_epochs(
                 Err(error) => return Err(error),
             };
 
-            pace.stepped(effective_batch);
+            pace.stepped(length.images_per_step);
             let is_last = step + 1 == last_step;
             let due_line = step.is_multiple_of(config.train.log_every_steps) || is_last;
             if let (Some(figures), true) = (figures, due_line) {

@@ -143,6 +143,9 @@ pub(crate) struct Plan {
     /// Run directory of `train`; only its place in the command to start is taken from it.
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
+    /// Weights to start from; whether they fit is told here too.
+    #[arg(long, value_name = "W")]
+    pub(crate) init: Option<String>,
     /// Estimate no time: no trial steps on a network that is thrown away.
     #[arg(long)]
     pub(crate) no_trial: bool,

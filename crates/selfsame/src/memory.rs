@@ -17,7 +17,7 @@ pub(crate) fn budget(config: &RunConfig) -> Budget {
     match config.train.max_memory_mib {
         0 => of_machine(),
         mib => Budget {
-            bytes: mib << 20,
+            bytes: mib.saturating_mul(1 << 20),
             whose: "--max-memory",
         },
     }

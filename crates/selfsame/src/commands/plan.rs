@@ -4,6 +4,7 @@ use anyhow::Context;
 use selfsame_train::{Plan, RunConfig, Trial};
 use serde_json::json;
 
+use super::train::start_weights;
 use crate::config::Merged;
 use crate::exit::{Done, usage};
 use crate::memory::{Budget, budget, in_words};
@@ -24,6 +25,9 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
         spec => Some(data::of_run(spec, &config.data)?),
     };
     let plan = Plan::of(&config, &train, val.as_ref())?;
+    if let Some(spec) = &args.init {
+        start_weights(spec, &config, &device)?;
+    }
     let limit = budget(&config);
     let fits = !device.is_cpu() || plan.memory.total() as u64 <= limit.bytes;
     let trial = if fits && !args.no_trial {

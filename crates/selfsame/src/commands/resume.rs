@@ -2,11 +2,11 @@
 
 use toml::Value;
 
-use super::train::{Execution, check_size, execute};
+use super::train::{Execution, check_room, execute};
 use crate::cli::Resume;
 use crate::config::{refuse_changes, to_toml};
 use crate::exit::Done;
-use crate::{data, device, memory, run_dir, signals};
+use crate::{data, device, run_dir, signals};
 
 pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
     let mut merged = run_dir::read_config(&args.run)?;
@@ -27,8 +27,7 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
     device::set_threads(config.train.threads)?;
     let device = device::open(&config.train.device)?;
     let train_data = data::of_run(&config.data.train, &config.data)?;
-    check_size(&config, train_data.as_ref())?;
-    memory::check(&config, &device)?;
+    check_room(&config, train_data.as_ref(), &device)?;
     let val_data = match config.data.val.as_str() {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),

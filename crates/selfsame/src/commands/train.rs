@@ -6,7 +6,9 @@ use std::sync::Arc;
 use candle_core::Device;
 use selfsame_data::Dataset;
 use selfsame_models::ModelError;
-use selfsame_train::{Init, Learner, Outcome, Run, RunConfig, StopFlag, TrainError, train};
+use selfsame_train::{
+    Init, Learner, Outcome, Run, RunConfig, RunLength, StopFlag, TrainError, train,
+};
 
 use super::report::{self, Facts, REPORT_FILE};
 use crate::cli::{Train, Which};
@@ -30,8 +32,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     device::set_threads(config.train.threads)?;
     let device = device::open(&config.train.device)?;
     let train_data = data::of_run(&config.data.train, &config.data)?;
-    check_size(&config, train_data.as_ref())?;
-    memory::check(&config, &device)?;
+    check_room(&config, train_data.as_ref(), &device)?;
     let val_data = match config.data.val.as_str() {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),
@@ -66,7 +67,11 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
 }
 
 /// Opens the weights to start from, if they fit, before a run directory exists.
-fn start_weights(spec: &str, config: &RunConfig, device: &Device) -> anyhow::Result<Weights> {
+pub(super) fn start_weights(
+    spec: &str,
+    config: &RunConfig,
+    device: &Device,
+) -> anyhow::Result<Weights> {
     refuse_reference("--init", spec)?;
     let mut weights = Weights::open(spec, Which::Teacher, None, device)?;
     weights
@@ -78,13 +83,14 @@ fn start_weights(spec: &str, config: &RunConfig, device: &Device) -> anyhow::Res
     Ok(weights)
 }
 
-/// Refuses fewer images than one step needs, before a run directory exists.
-pub(super) fn check_size(config: &RunConfig, data: &dyn Dataset) -> anyhow::Result<()> {
-    let (images, needed) = (data.len(), config.effective_batch());
-    if images < needed {
-        return Err(TrainError::TooFewImages { images, needed }.into());
-    }
-    Ok(())
+/// Refuses too few images or too little memory, before a run directory exists.
+pub(super) fn check_room(
+    config: &RunConfig,
+    data: &dyn Dataset,
+    device: &Device,
+) -> anyhow::Result<()> {
+    RunLength::of(config, data.len())?;
+    memory::check(config, device)
 }
 
 /// What a run is made of, for `train`, `resume` and `demo`.
