@@ -406,3 +406,24 @@ fn non_finite_steps_may_be_left_out_but_not_for_ever() {
     let captures = std::fs::read_dir(run.join("captures")).unwrap();
     assert_eq!(captures.count(), 1, "the first of them is captured");
 }
+
+#[test]
+fn steps_left_out_are_counted_over_a_resume() {
+    let run = scratch("skipping-resumed").join("run");
+    let sets = [
+        "optim.lr=1e30",
+        "optim.lr_scaling=none",
+        "train.non_finite=skip",
+        "train.max_steps=4",
+    ];
+    let answer = selfsame(&tiny_run(&run, &sets));
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    let answer = resume(&run, &["train.max_steps=0"]);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    // Steps 2 and 3 were left out before the resume, so that step 4 is the last that may be.
+    assert!(
+        answer.stderr.contains("error: step 5: the loss is NaN"),
+        "{}",
+        answer.stderr
+    );
+}

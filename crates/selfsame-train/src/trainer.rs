@@ -9,6 +9,7 @@ use candle_core::Device;
 use selfsame_checkpoint::Checkpoint;
 use selfsame_data::augment::MultiCrop;
 use selfsame_data::{Dataset, Ledger, Loader, LoaderConfig};
+use serde_json::Value;
 
 use crate::capture::{CaptureInfo, write_capture};
 use crate::config::{NonFinite, RunConfig};
@@ -159,14 +160,14 @@ fn run_epochs(
     let monitor = Monitor::new(config, &run.train, run.val.as_ref())?;
     let mut learner = Learner::new(config, run.device)?;
     let mut data = DataRecord::of(run.train.as_ref());
-    let mut step = match restore(run, &mut learner, &mut data, observer)? {
-        Some(step) => step,
+    let (mut step, mut skips) = match restore(run, &mut learner, &mut data, observer)? {
+        Some(restored) => restored,
         None => {
             data.begin(run.train.as_ref(), run.run_dir)?;
             if let Some(init) = run.init {
                 init(&mut learner)?;
             }
-            0
+            (0, SkipsInARow::default())
         }
     };
     let mut metrics = MetricsFile::open(run.run_dir, step)?;
@@ -202,7 +203,6 @@ fn run_epochs(
 
     let mut saved_at = Instant::now();
     let mut pace = Pace::start();
-    let mut skips = SkipsInARow::default();
     'run: while step < last_step {
         let epoch = (step / steps_per_epoch) as usize;
         let steps_into_epoch = (step % steps_per_epoch) as usize;
@@ -319,7 +319,7 @@ fn run_epochs(
             let by_epoch = epoch_done && due(epochs_done, config.train.checkpoint_every_epochs);
             let stop = run.stop.requested();
             if by_time || by_epoch || is_last || stop.is_some() {
-                save(run, &learner, step, epochs_done, &data, ledger)?;
+                save(run, &learner, step, epochs_done, &data, &skips, ledger)?;
                 saved_at = Instant::now();
             }
             if let (Some(signal), false) = (stop, is_last) {
@@ -345,11 +345,24 @@ pub fn capture_dir(run_dir: &Path, step: u64) -> PathBuf {
 
 /// Steps that were left out one after the other because something in them was not finite.
 #[derive(Debug, Default)]
-struct SkipsInARow(u32);
+struct SkipsInARow(u64);
 
 impl SkipsInARow {
     /// A network that gives nothing finite any more will not recover.
-    const MOST: u32 = 3;
+    const MOST: u64 = 3;
+    /// Where a checkpoint keeps the count, if there is something to count.
+    const KEY: &str = "skipped_in_a_row";
+
+    /// As a checkpoint kept it.
+    fn of(extra: &Value) -> Self {
+        Self(extra[Self::KEY].as_u64().unwrap_or(0))
+    }
+
+    fn keep_in(&self, extra: &mut Value) {
+        if !self.are_none() {
+            extra[Self::KEY] = self.0.into();
+        }
+    }
 
     fn are_none(&self) -> bool {
         self.0 == 0
@@ -362,7 +375,7 @@ impl SkipsInARow {
     /// Counts one more, if the policy lets it be left out.
     fn allow_another(&mut self, policy: NonFinite) -> bool {
         let allowed = policy == NonFinite::Skip && self.0 < Self::MOST;
-        self.0 += u32::from(allowed);
+        self.0 += u64::from(allowed);
         allowed
     }
 }
@@ -391,13 +404,14 @@ fn loader(run: &Run<'_>, ledger: &Arc<Ledger>) -> Result<Loader, TrainError> {
     )?)
 }
 
-/// Loads the newest good checkpoint; the number of steps it has done.
+/// Loads the newest good checkpoint; the number of steps it has done and how many of the last ones
+/// were left out.
 fn restore(
     run: &Run<'_>,
     learner: &mut Learner,
     data: &mut DataRecord,
     observer: &mut dyn Observer,
-) -> Result<Option<u64>, TrainError> {
+) -> Result<Option<(u64, SkipsInARow)>, TrainError> {
     let Some((checkpoint, warnings)) = selfsame_checkpoint::load_newest(run.run_dir, run.device)?
     else {
         return Ok(None);
@@ -417,7 +431,8 @@ fn restore(
     }
     learner.load_tensors(&checkpoint.files)?;
     observer.note(&format!("continuing after {} steps", checkpoint.step));
-    Ok(Some(checkpoint.step))
+    let skips = SkipsInARow::of(&checkpoint.extra);
+    Ok(Some((checkpoint.step, skips)))
 }
 
 fn save(
@@ -426,13 +441,16 @@ fn save(
     step: u64,
     epochs_done: usize,
     data: &DataRecord,
+    skips: &SkipsInARow,
     ledger: &Ledger,
 ) -> Result<(), TrainError> {
+    let mut extra = data.to_json();
+    skips.keep_in(&mut extra);
     let checkpoint = Checkpoint {
         step,
         epoch: epochs_done as u64,
         config: run.config_text.to_owned(),
-        extra: data.to_json(),
+        extra,
         files: learner.tensors()?,
     };
     selfsame_checkpoint::save(run.run_dir, &checkpoint, run.config.train.keep_checkpoints)?;
