@@ -1,15 +1,16 @@
 """DINO training in plain PyTorch, as one would write it: the other side of a speed comparison.
 
-    python train_dino.py --images DIR [--recipe cpu|notebook] [--steps 20] [--threads 2] [--workers 2]
+    python train_dino.py --images DIR [--recipe cpu|notebook|official] [--steps 20] [--threads 2]
+        [--workers 2] [--device cpu|cuda] [--amp] [--compile] [--reuse-batch]
 
 Images are decoded by Pillow and augmented by torchvision in DataLoader workers; the model is timm's.
-Prints one JSON line per step on stdout: step, loss, seconds (a whole step, waiting for data
-included), wait_seconds (of it, waiting for data), images_per_s. A last line sums up all steps but
-the first two, which pay for start-up.
+Prints one JSON line per step, or per --steps-a-line of them, on stdout: step, loss, seconds (a
+whole step, waiting for data included), wait_seconds (of it, waiting for data), images_per_s. Only
+then is the device waited for. A last line sums up all lines but the first two, which pay for
+start-up.
 """
 
 import argparse
-import copy
 import json
 import math
 import pathlib
@@ -71,6 +72,25 @@ RECIPES = {
         warmup_epochs=10,
         epochs=100,
         min_lr=0.0,
+    ),
+    "official": dict(
+        arch="vit_small",
+        patch=16,
+        global_size=224,
+        local_size=96,
+        local_crops=8,
+        batch=64,
+        out_dim=65536,
+        head="official",
+        interpolation="bicubic",
+        per_parameter_clip=True,
+        decay_all=False,
+        freeze_epochs=1,
+        temps=(0.04, 0.04, 0),
+        warmup_epochs=10,
+        epochs=100,
+        min_lr=1e-6,
+        drop_path=0.1,
     ),
 }
 
@@ -173,11 +193,12 @@ class Head(nn.Module):
 class Model(nn.Module):
     """Backbone and head; one backbone pass per crop size, one head pass over all."""
 
-    def __init__(self, recipe):
+    def __init__(self, recipe, drop_path=0.0):
         super().__init__()
         options = {}
         if recipe["arch"].startswith("vit"):
             options = dict(
+                drop_path_rate=drop_path,
                 img_size=recipe["global_size"],
                 patch_size=recipe["patch"],
                 dynamic_img_size=recipe["local_size"] != recipe["global_size"],
@@ -224,15 +245,22 @@ def train(args, recipe):
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(args.seed),
     )
-    student = Model(recipe).to(device).train()
-    teacher = copy.deepcopy(student).requires_grad_(False)
+    student = Model(recipe, recipe.get("drop_path", 0.0)).to(device).train()
+    teacher = Model(recipe).to(device).train().requires_grad_(False)
+    teacher.load_state_dict(student.state_dict())
+    if args.channels_last:
+        student, teacher = (net.to(memory_format=torch.channels_last) for net in (student, teacher))
+    run_student, run_teacher = student, teacher
+    if args.compile:
+        run_student, run_teacher = torch.compile(student), torch.compile(teacher)
     center = torch.zeros(1, recipe["out_dim"], device=device)
     views = 2 + recipe["local_crops"]
 
     named = list(student.named_parameters())
     plain = [p for _, p in named if p.ndim < 2 and not recipe["decay_all"]]
     decayed = [p for _, p in named if p.ndim > 1 or recipe["decay_all"]]
-    optimizer = torch.optim.AdamW([{"params": decayed}, {"params": plain, "weight_decay": 0.0}])
+    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, fused=device.type == "cuda")
 
     n = len(loader)
     warmup, total = recipe["warmup_epochs"] * n, max(recipe["epochs"] * n, args.steps)
@@ -240,11 +268,18 @@ def train(args, recipe):
     cold, warm, temp_epochs = recipe["temps"]
     times, waits = [], []
     batches = iter(endless(loader))
+    kept = None
+    started, waited = time.perf_counter(), 0.0
     for step in range(args.steps):
-        started = time.perf_counter()
-        crops = next(batches)
-        waited = time.perf_counter() - started
-        crops = [crop.to(device, non_blocking=True) for crop in crops]
+        waiting = time.perf_counter()
+        crops = kept if kept is not None else next(batches)
+        waited += time.perf_counter() - waiting
+        if kept is None:
+            crops = [crop.to(device, non_blocking=True) for crop in crops]
+            if args.channels_last:
+                crops = [crop.to(memory_format=torch.channels_last) for crop in crops]
+        if args.reuse_batch:
+            kept = crops
 
         epoch = step // n
         lr = base_lr * step / max(warmup - 1, 1)
@@ -260,8 +295,8 @@ def train(args, recipe):
 
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
             with torch.no_grad():
-                teacher_logits = teacher(crops[:2])
-            student_logits = student(crops)
+                teacher_logits = run_teacher(crops[:2])
+            student_logits = run_student(crops)
         loss = dino_loss(student_logits, teacher_logits, center, views, temp)
         optimizer.zero_grad()
         loss.backward()
@@ -276,17 +311,21 @@ def train(args, recipe):
 
         with torch.no_grad():
             momentum = cosine(0.996, 1.0, step, total)
-            for ours, average in zip(student.parameters(), teacher.parameters(), strict=True):
-                average.mul_(momentum).add_(ours, alpha=1 - momentum)
+            averages = list(teacher.parameters())
+            torch._foreach_mul_(averages, momentum)
+            torch._foreach_add_(averages, list(student.parameters()), alpha=1 - momentum)
             center.mul_(0.9).add_(teacher_logits.float().mean(0, keepdim=True), alpha=0.1)
 
+        if (step + 1) % args.steps_a_line > 0:
+            continue
         value = loss.item()  # waits for the device
-        times.append(time.perf_counter() - started)
-        waits.append(waited)
-        line = {"step": step, "loss": value, "seconds": round(times[-1], 4)}
-        line["wait_seconds"] = round(waited, 4)
+        times.append((time.perf_counter() - started) / args.steps_a_line)
+        waits.append(waited / args.steps_a_line)
+        line = {"step": step, "loss": value, "seconds": round(times[-1], 5)}
+        line["wait_seconds"] = round(waits[-1], 5)
         line["images_per_s"] = round(recipe["batch"] / times[-1], 2)
         print(json.dumps(line), flush=True)
+        started, waited = time.perf_counter(), 0.0
 
     settled = times[2:] or times
     summary = {
@@ -300,6 +339,7 @@ def train(args, recipe):
         "workers": args.workers,
         "amp": args.amp,
         "device": args.device,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         **{key: recipe[key] for key in ("arch", "patch", "global_size", "local_size")},
         **{key: recipe[key] for key in ("local_crops", "batch", "out_dim", "head")},
     }
@@ -324,6 +364,10 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--amp", action="store_true", help="bf16 autocast")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps-a-line", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--reuse-batch", action="store_true", help="the first batch again and again")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     recipe = dict(RECIPES[args.recipe])

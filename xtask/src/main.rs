@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "what a chore found is its output")]
 
+mod bench_gpu;
 mod bench_peer;
 mod bench_train;
 mod ci;
@@ -12,6 +13,7 @@ mod prepare;
 mod prepare_agedb;
 mod prepare_utkface;
 mod tidy;
+mod turns;
 
 use std::process::ExitCode;
 
@@ -38,6 +40,8 @@ enum Command {
     /// Compare the speed with the same work in Python, in turns.
     #[command(subcommand)]
     BenchPeer(bench_peer::Peer),
+    /// Compare whole training steps on a GPU with PyTorch, in turns, within some minutes.
+    BenchGpu(bench_gpu::Args),
     /// Everything that has to pass before a change is merged.
     Ci,
 }
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         Command::PrepareUtkface(args) => prepare_utkface::run(&args),
         Command::Golden(args) => golden::run(&args),
         Command::BenchPeer(peer) => bench_peer::run(&peer),
+        Command::BenchGpu(args) => bench_gpu::run(&args),
         Command::Tidy => tidy::run(),
         Command::Ci => ci::run(),
     };

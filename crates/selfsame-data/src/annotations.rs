@@ -5,13 +5,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 use csv::StringRecord;
+use foldhash::fast::RandomState;
 
-use crate::dataset::{FileSample, Files, OpenOptions, SharedTexts};
+use crate::dataset::{FileSample, Files, OpenOptions};
 use crate::decode::Limits;
 use crate::error::DataError;
+use crate::label_table::LabelTable;
 
 /// Header of AgeDB annotations, as the notebook writes it.
 pub const AGEDB_HEADER: [&str; 4] = ["Images", "Name", "Age", "Gender"];
@@ -44,7 +45,7 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
     let root = Root::new(path, options)?;
 
     let mut samples = Vec::new();
-    let mut texts = SharedTexts::default();
+    let mut labels = LabelTable::new(columns.labels.iter().map(|(_, name)| name.clone()));
     let mut record = StringRecord::new();
     while reader
         .read_record(&mut record)
@@ -61,8 +62,8 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
                 "the image path contains a zero byte".to_owned(),
             ));
         }
-        let labels = columns
-            .labels(&record, &mut texts)
+        labels
+            .push_row(|position, name| columns.value(&record, position, name))
             .map_err(|problem| wrong(line, problem))?;
         if !root.admits(image) {
             return Err(DataError::Outside {
@@ -75,14 +76,13 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
         samples.push(FileSample {
             name: image.to_owned(),
             path: None,
-            labels,
+            row: samples.len(),
         });
     }
     let samples = in_order(samples);
-    let label_names = columns.labels.into_iter().map(|(_, name)| name).collect();
     Ok(Files {
         samples,
-        label_names,
+        labels,
         folder: root.folder,
         limits: Limits::default(),
     })
@@ -160,23 +160,22 @@ impl Columns {
         })
     }
 
-    /// The row's value of each label; an empty cell is no label.
-    fn labels(
+    /// The row's value of a label, by its position among the labels; an empty cell is no label.
+    fn value<'r>(
         &self,
-        record: &StringRecord,
-        texts: &mut SharedTexts,
-    ) -> Result<Box<[Option<Arc<str>>]>, String> {
-        let value_of = |(column, name): &(usize, String)| {
-            let value = record.get(*column).unwrap_or_default().trim();
-            if value.is_empty() {
-                return Ok(None);
-            }
-            if self.age_is_number && name == "age" && value.parse::<f64>().is_err() {
-                return Err(format!("age {value:?} is not a number"));
-            }
-            Ok(Some(texts.share(value)))
-        };
-        self.labels.iter().map(value_of).collect()
+        record: &'r StringRecord,
+        position: usize,
+        name: &str,
+    ) -> Result<Option<&'r str>, String> {
+        let (column, _) = self.labels[position];
+        let value = record.get(column).unwrap_or_default().trim();
+        if value.is_empty() {
+            return Ok(None);
+        }
+        if self.age_is_number && name == "age" && value.parse::<f64>().is_err() {
+            return Err(format!("age {value:?} is not a number"));
+        }
+        Ok(Some(value))
     }
 }
 
@@ -187,23 +186,25 @@ struct Root {
     real: PathBuf,
     allow_outside: bool,
     /// Parent folders already looked up: images share few of them.
-    parents: RefCell<HashMap<String, Parent>>,
+    parents: RefCell<HashMap<String, Parent, RandomState>>,
 }
 
 /// What is known of a folder that images lie in.
 struct Parent {
-    /// Without links and `..`; nothing if it does not exist.
-    real: Option<PathBuf>,
+    /// Whether it lies within the root, links and `..` followed; nothing if it does not exist.
+    is_inside: Option<bool>,
     /// The entries that are symbolic links. One listing is cheaper than asking for every image.
     links: BTreeSet<OsString>,
 }
 
 impl Parent {
-    fn look_up(folder: &Path) -> Self {
+    fn look_up(folder: &Path, root: &Path) -> Self {
         let links = fs::read_dir(folder).into_iter().flatten().flatten();
         let links = links.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
         Self {
-            real: fs::canonicalize(folder).ok(),
+            is_inside: fs::canonicalize(folder)
+                .ok()
+                .map(|real| real.starts_with(root)),
             links: links.map(|entry| entry.file_name()).collect(),
         }
     }
@@ -284,20 +285,26 @@ impl Root {
         let Some((folder, name)) = folder_and_name(image) else {
             return false;
         };
-        let mut parents = self.parents.borrow_mut();
-        if !parents.contains_key(folder) {
-            let parent = Parent::look_up(&self.folder.join(folder));
-            parents.insert(folder.to_owned(), parent);
+        if let Some(parent) = self.parents.borrow().get(folder) {
+            return self.admits_in(parent, image, name);
         }
-        let parent = &parents[folder];
+        let parent = Parent::look_up(&self.folder.join(folder), &self.real);
+        let admitted = self.admits_in(&parent, image, name);
+        let mut parents = self.parents.borrow_mut();
+        parents.insert(folder.to_owned(), parent);
+        admitted
+    }
+
+    fn admits_in(&self, parent: &Parent, image: &str, name: &str) -> bool {
         let path = || self.folder.join(image);
-        if parent.links.contains(OsStr::new(name))
+        if !parent.links.is_empty()
+            && parent.links.contains(OsStr::new(name))
             && let Ok(real) = fs::canonicalize(path())
         {
             return real.starts_with(&self.real);
         }
-        match &parent.real {
-            Some(real) => real.starts_with(&self.real),
+        match parent.is_inside {
+            Some(is_inside) => is_inside,
             None => {
                 let all_normal = Path::new(image)
                     .components()

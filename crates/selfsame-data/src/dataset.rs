@@ -1,6 +1,6 @@
 //! A data set: images with names and labels, decoded on demand.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use image::RgbImage;
 use crate::decode::{self, DecodeError, Limits};
 use crate::error::DataError;
 use crate::fingerprint::{Fingerprint, sampled};
+use crate::label_table::LabelTable;
 use crate::portraits::Portraits;
 use crate::{annotations, image_folder};
 
@@ -148,36 +149,21 @@ pub fn open(spec: &str, options: &OpenOptions) -> Result<Arc<dyn Dataset>, DataE
     Ok(Arc::new(files))
 }
 
-/// One image file and what is known about it.
+/// One image file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileSample {
     pub(crate) name: String,
     /// The file, if it is not [`Files::folder`] and the name.
     pub(crate) path: Option<PathBuf>,
-    /// A value, or none, for each of [`Files::label_names`].
-    pub(crate) labels: Box<[Option<Arc<str>>]>,
-}
-
-/// Texts that many samples have in common, kept once.
-#[derive(Debug, Default)]
-pub(crate) struct SharedTexts(HashSet<Arc<str>>);
-
-impl SharedTexts {
-    pub(crate) fn share(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
-            return known.clone();
-        }
-        let new: Arc<str> = text.into();
-        self.0.insert(new.clone());
-        new
-    }
+    /// Its row in [`Files::labels`].
+    pub(crate) row: usize,
 }
 
 /// A data set of image files.
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     pub(crate) samples: Vec<FileSample>,
-    pub(crate) label_names: Vec<String>,
+    pub(crate) labels: LabelTable,
     /// What names start from.
     pub(crate) folder: PathBuf,
     pub(crate) limits: Limits,
@@ -202,21 +188,19 @@ impl Dataset for Files {
     }
 
     fn labels(&self, index: usize) -> BTreeMap<String, String> {
-        let labels = self.label_names.iter().zip(&self.samples[index].labels);
+        let labels = self.labels.row(self.samples[index].row);
         labels
-            .filter_map(|(name, value)| Some((name.clone(), value.as_deref()?.to_owned())))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect()
     }
 
     fn label(&self, index: usize, name: &str) -> Option<String> {
-        let column = self.label_names.iter().position(|known| known == name)?;
-        self.samples[index].labels[column]
-            .as_deref()
-            .map(str::to_owned)
+        let value = self.labels.value(self.samples[index].row, name);
+        value.map(str::to_owned)
     }
 
     fn label_names(&self) -> Vec<String> {
-        self.label_names.clone()
+        self.labels.names().map(str::to_owned).collect()
     }
 
     fn decode(&self, index: usize) -> Result<RgbImage, DecodeError> {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::dataset::{FileSample, Files, Layout, SharedTexts};
+use crate::dataset::{FileSample, Files, Layout};
 use crate::decode::Limits;
 use crate::error::DataError;
 use crate::file_name::{AgeDbName, UtkFaceName};
+use crate::label_table::LabelTable;
 use crate::walk::{self, Found};
 
 /// Lists the folder and reads the labels that its layout gives.
@@ -24,27 +25,25 @@ pub(crate) fn read(folder: &Path, layout: Layout) -> Result<Files, DataError> {
         Layout::Classes => &["class"],
         Layout::Auto | Layout::Flat => &[],
     };
-    let mut texts = SharedTexts::default();
-    let samples = found
-        .into_iter()
-        .map(|found| {
-            let Found {
-                path,
-                name,
-                is_utf8,
-            } = found;
-            let values = labels(&name, layout);
-            let value_of = |label: &&str| values.get(*label).map(|value| texts.share(value));
-            FileSample {
-                labels: label_names.iter().map(value_of).collect(),
-                path: (!is_utf8).then_some(path),
-                name,
-            }
-        })
-        .collect();
+    let mut table = LabelTable::new(label_names.iter().map(|&name| name.to_owned()));
+    let mut samples = Vec::with_capacity(found.len());
+    for (row, found) in found.into_iter().enumerate() {
+        let Found {
+            path,
+            name,
+            is_utf8,
+        } = found;
+        let values = labels(&name, layout);
+        table.push_row(|_, label| Ok::<_, DataError>(values.get(label).map(String::as_str)))?;
+        samples.push(FileSample {
+            path: (!is_utf8).then_some(path),
+            name,
+            row,
+        });
+    }
     Ok(Files {
         samples,
-        label_names: label_names.iter().map(|&name| name.to_owned()).collect(),
+        labels: table,
         folder: folder.to_path_buf(),
         limits: Limits::default(),
     })

@@ -52,6 +52,7 @@ mod eval_loader;
 mod file_name;
 mod fingerprint;
 mod image_folder;
+mod label_table;
 mod ledger;
 mod loader;
 mod ordered;
