@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 
-use crate::bench_train;
+use crate::{bench_train, bench_updates};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Peer {
@@ -19,6 +19,8 @@ pub(crate) enum Peer {
     Augment(Augment),
     /// Whole training steps, against a training script in PyTorch.
     Train(bench_train::Args),
+    /// Clipping, AdamW and the momentum teacher, against foreach and fused operations of PyTorch.
+    Updates(bench_updates::Args),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -65,12 +67,13 @@ pub(crate) fn run(peer: &Peer) -> anyhow::Result<()> {
     match peer {
         Peer::Augment(args) => augment(args),
         Peer::Train(args) => bench_train::run(args),
+        Peer::Updates(args) => bench_updates::run(args),
     }
 }
 
 fn augment(args: &Augment) -> anyhow::Result<()> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/augment.py");
-    let server = build_server()?;
+    let server = build_server("selfsame-data", "serve_crops")?;
     let drawn = std::env::temp_dir().join(format!("selfsame-bench-{}", std::process::id()));
     let images = match &args.images {
         Some(images) => images.clone(),
@@ -94,16 +97,10 @@ fn augment(args: &Augment) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds the bench that is our side and finds it.
-fn build_server() -> anyhow::Result<PathBuf> {
+/// Builds a bench that is our side and finds it.
+pub(crate) fn build_server(package: &str, bench: &str) -> anyhow::Result<PathBuf> {
     let output = Command::new(env!("CARGO"))
-        .args([
-            "bench",
-            "--package",
-            "selfsame-data",
-            "--bench",
-            "serve_crops",
-        ])
+        .args(["bench", "--package", package, "--bench", bench])
         .args(["--no-run", "--message-format", "json"])
         .stderr(Stdio::inherit())
         .output()
@@ -112,24 +109,28 @@ fn build_server() -> anyhow::Result<PathBuf> {
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "serve_crops")
+        .filter(|message| message["target"]["name"] == bench)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo names no executable of serve_crops")
+        .with_context(|| format!("cargo names no executable of {bench}"))
 }
 
-/// A process that does images on request.
-struct Side {
-    name: String,
+/// A process that does images, or steps, on request.
+pub(crate) struct Side {
+    pub(crate) name: String,
     is_ours: bool,
     process: Child,
     requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     /// Milliseconds per image of each turn.
-    times: Vec<f64>,
+    pub(crate) times: Vec<f64>,
 }
 
 impl Side {
-    fn start(name: String, is_ours: bool, command: &mut Command) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        name: String,
+        is_ours: bool,
+        command: &mut Command,
+    ) -> anyhow::Result<Self> {
         let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -159,7 +160,7 @@ impl Side {
         Ok(line.trim().to_owned())
     }
 
-    fn take_turn(&mut self, count: usize) -> anyhow::Result<f64> {
+    pub(crate) fn take_turn(&mut self, count: usize) -> anyhow::Result<f64> {
         let requests = self.requests.as_mut().context("the side has ended")?;
         writeln!(requests, "{count}").with_context(|| format!("writing to {}", self.name))?;
         let answer = self.answer()?;

@@ -7,6 +7,7 @@
 mod bench_gpu;
 mod bench_peer;
 mod bench_train;
+mod bench_updates;
 mod ci;
 mod golden;
 mod prepare;

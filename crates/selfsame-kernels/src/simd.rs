@@ -59,6 +59,7 @@ impl Level {
                 levels.push(Level(Kind::Avx2));
             }
             if avx2
+                && !cfg!(selfsame_no_avx512)
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")

@@ -37,7 +37,8 @@ impl Level {
                 .then_some(Kind::Avx2),
             // The set of Intel's Ice Lake and AMD's Zen 4 and of what came after them.
             #[cfg(target_arch = "x86_64")]
-            (is_x86_feature_detected!("avx512f")
+            (!cfg!(selfsame_no_avx512)
+                && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512dq")

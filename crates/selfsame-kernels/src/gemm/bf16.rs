@@ -20,7 +20,8 @@ pub(super) fn is_native() -> bool {
         use std::sync::OnceLock;
         static NATIVE: OnceLock<bool> = OnceLock::new();
         *NATIVE.get_or_init(|| {
-            is_x86_feature_detected!("avx512bf16")
+            !cfg!(selfsame_no_avx512)
+                && is_x86_feature_detected!("avx512bf16")
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")

@@ -1,0 +1,59 @@
+//! `cargo xtask bench-peer updates`: clipping, AdamW and the momentum teacher here and in PyTorch.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::bench_peer::{Side, build_server, quantile};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// An interpreter with torch and timm.
+    #[arg(long, default_value = "python3")]
+    python: PathBuf,
+    /// Compute threads of every side.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Turns of every side; the first is not counted.
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// Steps of a turn.
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/updates.py");
+    let threads = args.threads.to_string();
+    let server = build_server("selfsame-train", "serve_updates")?;
+    let ours = Side::start("ours".to_owned(), true, Command::new(server).arg(&threads))?;
+    let mut sides = vec![ours];
+    for variant in ["foreach", "fused"] {
+        let mut command = Command::new(&args.python);
+        command.arg(&script).args([variant, &threads]);
+        sides.push(Side::start(variant.to_owned(), false, &mut command)?);
+    }
+    for round in 0..=args.rounds {
+        for side in &mut sides {
+            let time = side.take_turn(args.steps)?;
+            if round > 0 {
+                side.times.push(time);
+            }
+        }
+    }
+    println!("clipping, AdamW and teacher of a ViT-S/16, {threads} threads");
+    let (ours, peers) = sides.split_first().expect("ours was put in first");
+    for side in &sides {
+        let median = quantile(&side.times, 0.5);
+        println!("{:8} {median:8.2} ms a step in the middle", side.name);
+    }
+    for peer in peers {
+        let pairs = ours.times.iter().zip(&peer.times);
+        let shares: Vec<f64> = pairs.map(|(ours, peer)| ours / peer).collect();
+        let [low, middle, high] = [0.25, 0.5, 0.75].map(|at| quantile(&shares, at));
+        println!(
+            "ours takes {middle:.2} of the time of {} (quartiles {low:.2} to {high:.2})",
+            peer.name
+        );
+    }
+    Ok(())
+}
