@@ -32,7 +32,10 @@ mod buffers;
 mod bundle;
 pub mod composed;
 mod conv2d;
+mod crops;
 mod cross_entropy;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 mod gelu;
 mod gemm;
 mod host;
@@ -54,6 +57,7 @@ pub use attention::{attention, attention_weights};
 pub use batch_norm::{batch_norm_eval, batch_norm_train};
 pub use blocks::{BlockOptions, BlockWeights, BranchFactors, transformer_blocks};
 pub use conv2d::conv2d;
+pub use crops::normalize_crops;
 pub use cross_entropy::{soft_cross_entropy, soft_cross_entropy_rows};
 pub use gelu::gelu;
 pub use gemm::Precision;
