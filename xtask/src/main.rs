@@ -7,6 +7,8 @@
 mod bench_peer;
 mod bench_train;
 mod ci;
+mod cuda_check;
+mod cuda_env;
 mod golden;
 mod prepare;
 mod prepare_agedb;
@@ -38,6 +40,10 @@ enum Command {
     /// Compare the speed with the same work in Python, in turns.
     #[command(subcommand)]
     BenchPeer(bench_peer::Peer),
+    /// Fetch what a CUDA build needs as Python packages and print the environment for it.
+    CudaEnv(cuda_env::Args),
+    /// Check our CUDA kernels without a GPU: emulated by g++, and compiled by NVRTC on request.
+    CudaCheck(cuda_check::Args),
     /// Everything that has to pass before a change is merged.
     Ci,
 }
@@ -48,6 +54,8 @@ fn main() -> ExitCode {
         Command::PrepareUtkface(args) => prepare_utkface::run(&args),
         Command::Golden(args) => golden::run(&args),
         Command::BenchPeer(peer) => bench_peer::run(&peer),
+        Command::CudaEnv(args) => cuda_env::run(&args),
+        Command::CudaCheck(args) => cuda_check::run(&args),
         Command::Tidy => tidy::run(),
         Command::Ci => ci::run(),
     };

@@ -1,8 +1,9 @@
 //! Differentiable operations that candle lacks or does slowly on a CPU, and in-place updates of
 //! parameters.
 //! In f32 on a CPU each has a hand-written forward and backward pass, compiled for several
-//! instruction sets and chosen at run time; elsewhere it is composed of candle's operations
-//! ([`composed`]).
+//! instruction sets and chosen at run time; with the feature `cuda` those of transformers, their
+//! loss and their optimizer have kernels in f32 and bf16. Elsewhere they are composed of candle's
+//! operations ([`composed`]).
 //!
 //! ```
 //! use candle_core::{Device, Result, Tensor, Var};
@@ -69,4 +70,4 @@ pub use normalized_linear::normalized_linear;
 pub use patchify::patchify;
 pub use relu::relu;
 pub use sink::GradSink;
-pub use softmax::{log_softmax_last_dim, softmax_last_dim};
+pub use softmax::{centered_softmax, log_softmax_last_dim, softmax_last_dim};

@@ -103,8 +103,7 @@ impl Memory {
     /// Runs the launches in order.
     fn run(&mut self, launches: &[Launch<u32>]) {
         let mut request = Vec::new();
-        let mut put = |word: u32| request.extend(word.to_le_bytes());
-        put(self.buffers.len() as u32);
+        request.extend((self.buffers.len() as u32).to_le_bytes());
         for buffer in &self.buffers {
             request.extend((buffer.len() as u64).to_le_bytes());
             request.extend(buffer);
@@ -117,8 +116,7 @@ impl Memory {
         }
         request.extend((launches.len() as u32).to_le_bytes());
         for launch in launches {
-            let mut put = |word: u32| request.extend(word.to_le_bytes());
-            put(launch.kernel.len() as u32);
+            request.extend((launch.kernel.len() as u32).to_le_bytes());
             request.extend(launch.kernel.bytes());
             let mut put = |word: u32| request.extend(word.to_le_bytes());
             for word in launch.grid.into_iter().chain(launch.block) {
@@ -140,15 +138,15 @@ impl Memory {
         let mut process = Command::new(runner())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         // The answer comes only after the request was read to its end.
-        process.stdin.take().unwrap().write_all(&request).unwrap();
+        // If it ended early, it says why.
+        let _ = process.stdin.take().unwrap().write_all(&request);
         let output = process.wait_with_output().unwrap();
-        assert!(
-            output.status.success(),
-            "the emulation failed: {launches:?}"
-        );
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}\nof {launches:?}");
         let mut rest = output.stdout.as_slice();
         for buffer in &mut self.buffers {
             let (own, others) = rest.split_at(buffer.len());

@@ -80,11 +80,6 @@ impl Step {
         })
     }
 
-    /// Words of the [`table`].
-    pub(crate) fn num_words(&self) -> usize {
-        self.num_weights as usize * WORDS
-    }
-
     /// Sums of squares, one for each chunk.
     pub(crate) fn num_squares(&self) -> usize {
         self.num_chunks as usize

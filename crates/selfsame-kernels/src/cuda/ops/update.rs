@@ -42,12 +42,13 @@ pub(crate) fn adamw_ema_step(
         });
     }
     let step = Step::new(rows.iter().map(|row| row.len))?;
-    let words = table(&rows).into_iter().map(|word| match word {
+    let as_i64 = |word| match word {
         Word::Place(address) => address as i64,
         Word::Value(value) => value as i64,
-    });
-    let words = device.storage_from_cpu_storage_owned(CpuStorage::I64(words.collect()))?;
-    let num_words = step.num_words();
+    };
+    let words: Vec<i64> = table(&rows).into_iter().map(as_i64).collect();
+    let num_words = words.len();
+    let words = device.storage_from_cpu_storage_owned(CpuStorage::I64(words))?;
     let words = Tensor::from_storage(Storage::Cuda(words), num_words, BackpropOp::none(), false);
     let constants = [options.beta1, options.beta2, options.eps, momentum];
     with_inputs([&words], |[words]| {
