@@ -9,6 +9,8 @@ mod bench_peer;
 mod bench_train;
 mod bench_updates;
 mod ci;
+mod cuda_check;
+mod cuda_env;
 mod golden;
 mod prepare;
 mod prepare_agedb;
@@ -43,6 +45,10 @@ enum Command {
     BenchPeer(bench_peer::Peer),
     /// Compare whole training steps on a GPU with PyTorch, in turns, within some minutes.
     BenchGpu(bench_gpu::Args),
+    /// Fetch what a CUDA build needs as Python packages and print the environment for it.
+    CudaEnv(cuda_env::Args),
+    /// Check our CUDA kernels without a GPU: emulated by g++, and compiled by NVRTC on request.
+    CudaCheck(cuda_check::Args),
     /// Everything that has to pass before a change is merged.
     Ci,
 }
@@ -54,6 +60,8 @@ fn main() -> ExitCode {
         Command::Golden(args) => golden::run(&args),
         Command::BenchPeer(peer) => bench_peer::run(&peer),
         Command::BenchGpu(args) => bench_gpu::run(&args),
+        Command::CudaEnv(args) => cuda_env::run(&args),
+        Command::CudaCheck(args) => cuda_check::run(&args),
         Command::Tidy => tidy::run(),
         Command::Ci => ci::run(),
     };

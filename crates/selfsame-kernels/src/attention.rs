@@ -19,6 +19,10 @@ use std::sync::Mutex;
 /// If the width does not split into three times `num_heads`.
 pub fn attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
     let sizes = Sizes::new(qkv.shape(), num_heads)?;
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes(qkv) && crate::cuda::ops::has_kernel(sizes.head_dim) {
+        return crate::cuda::ops::attention(qkv, num_heads);
+    }
     if !fused(&[qkv]) {
         return composed::attention(qkv, num_heads);
     }

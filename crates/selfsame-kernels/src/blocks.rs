@@ -74,7 +74,8 @@ pub struct BlockOptions {
     /// Only the first token leaves the last block, which therefore needs no other's queries,
     /// projection or MLP; exact where nothing else is looked at.
     pub class_token_only: bool,
-    /// What the products of the linear layers are computed in; CPU only.
+    /// What the products of the linear layers are computed in. On a CUDA device bf16 also holds what
+    /// goes from one to the next, attention included; elsewhere only the fused CPU passes know it.
     pub precision: Precision,
 }
 

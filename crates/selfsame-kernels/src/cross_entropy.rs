@@ -57,6 +57,17 @@ pub fn soft_cross_entropy_rows(
         student_temp,
     )?;
     let teacher_probs = teacher_probs.detach();
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes(student_logits) {
+        return crate::cuda::ops::soft_cross_entropy_rows(
+            student_logits,
+            &teacher_probs,
+            batch,
+            num_crops,
+            first_row,
+            student_temp,
+        );
+    }
     if !fused(&[student_logits, &teacher_probs]) {
         return composed::soft_cross_entropy_rows(
             student_logits,

@@ -9,6 +9,10 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 ///
 /// Within 5e-7 · max(1, |x|) of the exact value; candle's `Tensor::gelu` is the tanh form.
 pub fn gelu(xs: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes(xs) {
+        return crate::cuda::ops::bias_gelu(xs, None);
+    }
     if !fused(&[xs]) {
         return composed::gelu(xs);
     }

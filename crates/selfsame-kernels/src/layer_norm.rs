@@ -3,25 +3,41 @@
 use crate::host::{self, for_each_chunk, fused, rows_per_chunk, slice, with_slice};
 use crate::simd::{Level, norm};
 use crate::{composed, host::written_by};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
 
 /// Layer normalisation over the last dimension: `(xs − mean) / √(var + eps) · weight + bias`.
 ///
-/// The variance is the biased one, as in PyTorch.
+/// The variance is the biased one, as in PyTorch. Weights of another type than `xs` (f32 beside
+/// bf16) are taken as they are, and all is computed in f32.
 ///
 /// # Shape
-/// `xs`: `[…, C]`, `weight` and `bias`: `[C]`; the result is shaped as `xs`.
+/// `xs`: `[…, C]`, `weight` and `bias`: `[C]`; the result is shaped as `xs` and of its type.
 /// # Errors
 /// If the shapes do not fit.
 pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    layer_norm_as(xs, weight, bias, eps, xs.dtype())
+}
+
+/// [`layer_norm`] with a result of another type, without a pass of its own where a kernel does it.
+pub(crate) fn layer_norm_as(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    dtype: DType,
+) -> Result<Tensor> {
     let width = weight.dims1()?;
     if xs.dims().last() != Some(&width) || bias.dims() != [width] {
         let (xs, bias) = (xs.dims(), bias.dims());
         bail!("layer_norm: weight [{width}] and bias {bias:?} do not fit {xs:?}");
     }
-    if !fused(&[xs, weight, bias]) {
-        return composed::layer_norm(xs, weight, bias, eps);
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes(xs) && [xs.dtype(), DType::BF16].contains(&dtype) {
+        return crate::cuda::ops::layer_norm(xs, weight, bias, eps, dtype);
+    }
+    if !fused(&[xs, weight, bias]) || dtype != DType::F32 {
+        return composed_as(xs, weight, bias, eps, dtype);
     }
     let op = LayerNorm {
         eps: eps as f32,
@@ -29,6 +45,21 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
     };
     xs.contiguous()?
         .apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
+}
+
+/// Out of candle's operations, in f32 where types are mixed.
+fn composed_as(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    dtype: DType,
+) -> Result<Tensor> {
+    if [weight, bias].iter().all(|t| t.dtype() == xs.dtype()) {
+        return composed::layer_norm(xs, weight, bias, eps)?.to_dtype(dtype);
+    }
+    let [xs, weight, bias] = [xs, weight, bias].map(|t| t.to_dtype(DType::F32));
+    composed::layer_norm(&xs?, &weight?, &bias?, eps)?.to_dtype(dtype)
 }
 
 struct LayerNorm {

@@ -1,8 +1,9 @@
 //! Differentiable operations that candle lacks or does slowly on a CPU, and in-place updates of
 //! parameters.
 //! In f32 on a CPU each has a hand-written forward and backward pass, compiled for several
-//! instruction sets and chosen at run time; elsewhere it is composed of candle's operations
-//! ([`composed`]).
+//! instruction sets and chosen at run time; with the feature `cuda` those of transformers, their
+//! loss and their optimizer have kernels in f32 and bf16. Elsewhere they are composed of candle's
+//! operations ([`composed`]).
 //!
 //! ```
 //! use candle_core::{Device, Result, Tensor, Var};
@@ -32,7 +33,10 @@ mod buffers;
 mod bundle;
 pub mod composed;
 mod conv2d;
+mod crops;
 mod cross_entropy;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 mod gelu;
 mod gemm;
 mod host;
@@ -54,6 +58,7 @@ pub use attention::{attention, attention_weights};
 pub use batch_norm::{batch_norm_eval, batch_norm_train};
 pub use blocks::{BlockOptions, BlockWeights, BranchFactors, transformer_blocks};
 pub use conv2d::conv2d;
+pub use crops::normalize_crops;
 pub use cross_entropy::{soft_cross_entropy, soft_cross_entropy_rows};
 pub use gelu::gelu;
 pub use gemm::Precision;
@@ -65,4 +70,4 @@ pub use normalized_linear::normalized_linear;
 pub use patchify::patchify;
 pub use relu::relu;
 pub use sink::GradSink;
-pub use softmax::{log_softmax_last_dim, softmax_last_dim};
+pub use softmax::{centered_softmax, log_softmax_last_dim, softmax_last_dim};

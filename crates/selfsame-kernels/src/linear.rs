@@ -13,6 +13,9 @@ use std::sync::Mutex;
 
 /// `xs · weightᵀ + bias`, PyTorch's `nn.Linear`.
 ///
+/// A weight of another type than `xs` (f32 beside bf16) is rounded to it, and its gradient is of its
+/// own type.
+///
 /// # Shape
 /// `xs`: `[…, in]`, `weight`: `[out, in]`, `bias`: `[out]`; the result is `[…, out]`.
 /// # Errors
@@ -25,8 +28,19 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
             xs.apply_op3(&weight, &bias.contiguous()?, Linear)
         }
         None if fused(&[&xs, &weight]) => xs.apply_op2(&weight, Linear),
-        _ => composed::linear(&xs, &weight, bias),
+        #[cfg(feature = "cuda")]
+        Some(bias) if crate::cuda::takes(&xs) => {
+            crate::cuda::ops::add_bias(&mixed(&xs, &weight, None)?, bias)
+        }
+        _ => mixed(&xs, &weight, bias),
     }
+}
+
+/// Out of candle's operations, in the type of `xs`.
+fn mixed(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let weight = weight.to_dtype(xs.dtype())?;
+    let bias = bias.map(|bias| bias.to_dtype(xs.dtype())).transpose()?;
+    composed::linear(xs, &weight, bias.as_ref())
 }
 
 /// `gelu(linear(xs, weight, bias))` in one pass over the hidden layer.
@@ -50,6 +64,8 @@ pub fn linear_gelu(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resul
             xs.contiguous()?
                 .apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
         }
+        #[cfg(feature = "cuda")]
+        _ if crate::cuda::takes(xs) => crate::cuda::ops::bias_gelu(&mixed(xs, weight, None)?, bias),
         _ => crate::gelu(&linear(xs, weight, bias)?),
     }
 }

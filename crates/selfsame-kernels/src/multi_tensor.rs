@@ -4,6 +4,10 @@
 //! teachers built on [`candle_core::Var::as_detached_tensor`].
 //! Two arguments that share a storage are refused: the call would wait for its own lock.
 
+mod step;
+
+pub use step::{Clip, StepWeight, adamw_ema_step};
+
 use crate::composed;
 use crate::host::{CHUNK, for_each_chunk, fused, storage_address, with_slice, with_slice_mut};
 use crate::simd::update::{AdamWScalars, MomentumScalars};

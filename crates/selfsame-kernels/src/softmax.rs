@@ -5,13 +5,17 @@
 use crate::composed;
 use crate::host::{self, for_each_chunk, fused, rows_per_chunk, slice, with_slice};
 use crate::simd::{Level, softmax};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 
 /// Softmax over the last dimension, with a gradient.
 ///
 /// # Errors
 /// If `xs` has no dimension.
 pub fn softmax_last_dim(xs: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes(xs) && xs.rank() > 0 {
+        return crate::cuda::ops::softmax(xs, false);
+    }
     if !fused(&[xs]) || xs.rank() == 0 {
         return composed::softmax_last_dim(xs);
     }
@@ -23,10 +27,34 @@ pub fn softmax_last_dim(xs: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If `xs` has no dimension.
 pub fn log_softmax_last_dim(xs: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes(xs) && xs.rank() > 0 {
+        return crate::cuda::ops::softmax(xs, true);
+    }
     if !fused(&[xs]) || xs.rank() == 0 {
         return composed::log_softmax_last_dim(xs);
     }
     xs.contiguous()?.apply_op1(Softmax { log: true })
+}
+
+/// Softmax of `(logits − center) / temp` over the last dimension, without a gradient.
+///
+/// # Shape
+/// `logits`: `[N, K]`, `center`: `[1, K]`; the result is `[N, K]`, f32.
+/// # Errors
+/// If the shapes do not fit.
+pub fn centered_softmax(logits: &Tensor, center: &Tensor, temp: f64) -> Result<Tensor> {
+    let logits = logits.detach().to_dtype(DType::F32)?;
+    let center = center.detach().to_dtype(DType::F32)?;
+    if center.dims() != [1, logits.dims2()?.1] {
+        let (center, logits) = (center.dims(), logits.dims());
+        bail!("centered_softmax: a centre of {center:?} does not fit {logits:?}");
+    }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes(&logits) {
+        return crate::cuda::ops::centered_softmax(&logits, &center, (1.0 / temp) as f32);
+    }
+    softmax_last_dim(&(logits.broadcast_sub(&center)? / temp)?)
 }
 
 struct Softmax {

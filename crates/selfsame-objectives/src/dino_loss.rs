@@ -1,7 +1,7 @@
 //! The DINO loss.
 
 use candle_core::{D, DType, Result, Tensor, bail};
-use selfsame_kernels::{soft_cross_entropy, soft_cross_entropy_rows, softmax_last_dim};
+use selfsame_kernels::{centered_softmax, soft_cross_entropy, soft_cross_entropy_rows};
 
 /// The loss of one batch, and the targets it was taken against.
 #[derive(Debug, Clone)]
@@ -103,11 +103,7 @@ pub fn teacher_probs(
     center: &Tensor,
     teacher_temp: f64,
 ) -> Result<Tensor> {
-    let centred = teacher_logits
-        .detach()
-        .to_dtype(DType::F32)?
-        .broadcast_sub(&center.detach().to_dtype(DType::F32)?)?;
-    Ok(softmax_last_dim(&(centred / teacher_temp)?)?.detach())
+    centered_softmax(teacher_logits, center, teacher_temp)
 }
 
 /// Mean entropy of the teacher's distributions in nats: the floor of the DINO loss.

@@ -8,12 +8,15 @@ use crate::exit::usage;
 /// Opens `auto`, `cpu`, `cuda` or `cuda:N`.
 ///
 /// # Errors
-/// A usage error for another name or if this build has no CUDA; the driver's error if it fails.
+/// A usage error for another name or if this build has no CUDA; one sentence if no GPU can be used.
 pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
     match name {
         "cpu" => Ok(Device::Cpu),
         "auto" if !cfg!(feature = "cuda") => Ok(Device::Cpu),
-        "auto" => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
+        "auto" => Ok(open_cuda(0).unwrap_or_else(|error| {
+            eprintln!("note: {error:#}; running on the CPU");
+            Device::Cpu
+        })),
         _ => {
             let index = match name {
                 "cuda" => 0,
@@ -32,9 +35,20 @@ pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
                      --features cuda or use --device cpu"
                 )));
             }
-            Device::new_cuda(index).with_context(|| format!("opening device {name:?}"))
+            open_cuda(index).with_context(|| format!("device {name:?}"))
         }
     }
+}
+
+/// Opens a GPU, or says that there is none or what the driver has against it.
+fn open_cuda(index: usize) -> anyhow::Result<Device> {
+    Device::new_cuda(index).map_err(|error| {
+        let cause = error.to_string();
+        match cause.contains("CUDA_ERROR_NO_DEVICE") {
+            true => anyhow::anyhow!("this machine has no NVIDIA GPU or no driver for it"),
+            false => anyhow::anyhow!("GPU {index} cannot be used: {cause}"),
+        }
+    })
 }
 
 /// Limits the compute threads of this process; 0 leaves one per core. Results do not depend on it.

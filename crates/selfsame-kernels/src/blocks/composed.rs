@@ -1,9 +1,11 @@
 //! A stack of transformer blocks out of this crate's other operations.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::{BlockOptions, BlockWeights, BranchFactors};
-use crate::{attention, gelu, layer_norm, linear};
+use crate::gemm::Precision;
+use crate::layer_norm::layer_norm_as;
+use crate::{attention, linear, linear_gelu};
 
 /// See [`crate::transformer_blocks`].
 pub fn transformer_blocks(
@@ -32,7 +34,14 @@ fn transformer_block(
     options: BlockOptions,
     class_only: bool,
 ) -> Result<Tensor> {
-    let norm = |xs: &Tensor, (w, b): &(Tensor, Tensor)| layer_norm(xs, w, b, options.eps);
+    // What goes into matrix products; the branches are added up in the type that came in.
+    let factors_dtype = match options.precision {
+        Precision::Bf16 if xs.device().is_cuda() => DType::BF16,
+        _ => xs.dtype(),
+    };
+    let norm = |xs: &Tensor, (w, b): &(Tensor, Tensor)| {
+        layer_norm_as(xs, w, b, options.eps, factors_dtype)
+    };
     let dense = |xs: &Tensor, (w, b): &(Tensor, Tensor)| linear(xs, w, Some(b));
 
     let qkv = dense(&norm(xs, &block.norm1)?, &block.qkv)?;
@@ -44,9 +53,11 @@ fn transformer_block(
             mixed.narrow(1, 0, 1)?.contiguous()?,
         ),
     };
-    let xs = (xs + scaled(dense(&mixed, &block.proj)?, factors.attention.as_deref())?)?;
-    let ys = dense(&norm(&xs, &block.norm2)?, &block.fc1)?;
-    let ys = dense(&gelu(&ys)?, &block.fc2)?;
+    let mixed = dense(&mixed, &block.proj)?.to_dtype(xs.dtype())?;
+    let xs = (xs + scaled(mixed, factors.attention.as_deref())?)?;
+    let (weight, bias) = &block.fc1;
+    let ys = linear_gelu(&norm(&xs, &block.norm2)?, weight, Some(bias))?;
+    let ys = dense(&ys, &block.fc2)?.to_dtype(xs.dtype())?;
     xs + scaled(ys, factors.mlp.as_deref())?
 }
 

@@ -1,0 +1,13 @@
+//! CUDA: kernels in `cuda/*.cu`, what is launched with which parameters, and the tests of both on
+//! machines without a GPU.
+
+#[cfg(feature = "cuda")]
+mod device;
+#[cfg(test)]
+mod emulated;
+mod launch;
+#[cfg(feature = "cuda")]
+pub(crate) mod ops;
+
+#[cfg(feature = "cuda")]
+pub(crate) use device::takes;

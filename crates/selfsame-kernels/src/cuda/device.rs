@@ -1,0 +1,180 @@
+//! Launches on a device, and tensors as the addresses that they take.
+//!
+//! candle keeps one stream for each device and thread: what is launched runs in that order, and
+//! memory is freed in that order too. Nothing here waits for the device.
+#![expect(unsafe_code, reason = "kernels take addresses")]
+
+use candle_core::backend::BackendDevice;
+use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
+use candle_core::op::BackpropOp;
+use candle_core::{CudaDevice, CudaStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
+
+use super::launch::{Arg, Element, Launch, Source};
+
+/// Whether the kernels can run on this tensor: on a device, f32 or bf16, not empty.
+pub(crate) fn takes(xs: &Tensor) -> bool {
+    xs.device().is_cuda() && element(xs.dtype()).is_ok() && xs.elem_count() > 0
+}
+
+/// The element type of activations.
+pub(super) fn element(dtype: DType) -> Result<Element> {
+    match dtype {
+        DType::F32 => Ok(Element::F32),
+        DType::BF16 => Ok(Element::Bf16),
+        other => bail!("cuda: no kernel for {other:?}"),
+    }
+}
+
+/// The PTX that the build script made.
+fn ptx(source: Source) -> (&'static str, &'static str) {
+    macro_rules! made {
+        ($name:literal) => {
+            (
+                concat!("selfsame-", $name),
+                include_str!(concat!(env!("OUT_DIR"), "/", $name, ".ptx")),
+            )
+        };
+    }
+    match source {
+        Source::Attention => made!("attention"),
+        Source::Crops => made!("crops"),
+        Source::Gelu => made!("gelu"),
+        Source::LayerNorm => made!("layer_norm"),
+        Source::Softmax => made!("softmax"),
+        Source::Sums => made!("sums"),
+        Source::Update => made!("update"),
+    }
+}
+
+/// An address on the device.
+pub(super) type Address = u64;
+
+/// A contiguous tensor on a device, as kernels read it.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    pub(super) device: &'a CudaDevice,
+    pub(super) address: Address,
+    pub(super) dtype: DType,
+}
+
+impl<'a> Input<'a> {
+    /// # Errors
+    /// If the layout is not contiguous or no kernel takes the type.
+    pub(super) fn new(storage: &'a CudaStorage, layout: &Layout) -> Result<Self> {
+        let Some((start, _)) = layout.contiguous_offsets() else {
+            bail!("expected a contiguous tensor, got {layout:?}")
+        };
+        let dtype = storage.dtype();
+        Ok(Input {
+            device: &storage.device,
+            address: address(storage)? + (start * dtype.size_in_bytes()) as u64,
+            dtype,
+        })
+    }
+
+    pub(super) fn element(&self) -> Result<Element> {
+        element(self.dtype)
+    }
+
+    /// The address, if the elements are f32.
+    pub(super) fn f32(&self) -> Result<Address> {
+        match self.dtype {
+            DType::F32 => Ok(self.address),
+            other => bail!("cuda: expected f32, got {other:?}"),
+        }
+    }
+
+    /// The address, if the elements are of this type.
+    pub(super) fn of(&self, element: Element) -> Result<Address> {
+        if self.element()? != element {
+            bail!("cuda: expected {element:?}, got {:?}", self.dtype);
+        }
+        Ok(self.address)
+    }
+}
+
+/// Where a storage begins. The events that cudarc keeps for other streams are not needed: whoever
+/// writes on another stream makes this one wait.
+fn address(storage: &CudaStorage) -> Result<Address> {
+    let stream = storage.device.cuda_stream();
+    match &storage.slice {
+        CudaStorageSlice::U8(slice) => Ok(slice.device_ptr(&stream).0),
+        CudaStorageSlice::I64(slice) => Ok(slice.device_ptr(&stream).0),
+        CudaStorageSlice::F32(slice) => Ok(slice.device_ptr(&stream).0),
+        CudaStorageSlice::BF16(slice) => Ok(slice.device_ptr(&stream).0),
+        _ => bail!("cuda: no kernel for {:?}", storage.dtype()),
+    }
+}
+
+/// Runs `f` on contiguous tensors of one device.
+pub(super) fn with_inputs<const N: usize, R>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([Input<'_>; N]) -> Result<R>,
+) -> Result<R> {
+    let mut contiguous = Vec::with_capacity(N);
+    for tensor in tensors {
+        contiguous.push(tensor.contiguous()?);
+    }
+    let stored: Vec<_> = contiguous.iter().map(Tensor::storage_and_layout).collect();
+    let mut inputs = Vec::with_capacity(N);
+    for (storage, layout) in &stored {
+        match &**storage {
+            Storage::Cuda(storage) => inputs.push(Input::new(storage, layout)?),
+            _ => bail!("expected a tensor on a cuda device"),
+        }
+    }
+    match <[Input<'_>; N]>::try_from(inputs) {
+        Ok(inputs) => f(inputs),
+        Err(_) => bail!("an input is missing"),
+    }
+}
+
+/// Memory that a launch writes.
+pub(super) struct Output {
+    pub(super) storage: CudaStorage,
+    pub(super) address: Address,
+}
+
+impl Output {
+    /// Memory for so many elements, all of which a kernel must write.
+    pub(super) fn new(device: &CudaDevice, dtype: DType, len: usize) -> Result<Output> {
+        // SAFETY: the caller's launch writes every element before anything can read one, as the
+        // stream runs in order; the emulation's tests fill such memory with NaN to see that it does.
+        let storage = unsafe { device.alloc_uninit(&Shape::from(len), dtype)? };
+        let address = address(&storage)?;
+        Ok(Output { storage, address })
+    }
+
+    /// A tensor without a graph.
+    pub(super) fn tensor(self, shape: impl Into<Shape>) -> Tensor {
+        let storage = Storage::Cuda(self.storage);
+        Tensor::from_storage(storage, shape, BackpropOp::none(), false)
+    }
+}
+
+/// Launches a kernel and does not wait for it.
+pub(super) fn run(device: &CudaDevice, launch: &Launch<Address>) -> Result<()> {
+    let (module, ptx) = ptx(launch.source);
+    let function = device.get_or_load_custom_func(launch.kernel, module, ptx)?;
+    let mut builder = function.builder();
+    for arg in &launch.args {
+        match arg {
+            Arg::Pointer(address) => builder.arg(address),
+            Arg::Null => builder.arg(&0u64),
+            Arg::U32(value) => builder.arg(value),
+            Arg::F32(value) => builder.arg(value),
+        };
+    }
+    let config = LaunchConfig {
+        grid_dim: (launch.grid[0], launch.grid[1], 1),
+        block_dim: (launch.block[0], launch.block[1], 1),
+        shared_mem_bytes: launch.shared_bytes,
+    };
+    // SAFETY: kinds and number of the arguments, and that the kernel stays within buffers of the
+    // sizes that the ops allocate, is what the tests in `emulated` check for these very launches.
+    // The addresses belong to storages that their callers borrow; freed memory is handed out again
+    // only behind this launch on the same stream.
+    unsafe { builder.launch(config) }.w()?;
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! The optimizer's step, and crops that travelled as bytes.
+
+use super::{Arg, Element, Launch, Source, size};
+use crate::multi_tensor::Clip;
+use candle_core::{Result, bail};
+
+/// Elements that a block updates (`CHUNK` in update.cu).
+const CHUNK: usize = 8192;
+/// Threads of a block of the three kernels.
+const THREADS: u32 = 256;
+/// 8-byte words of a [`Weight`] on the device.
+const WORDS: usize = 9;
+
+/// One weight of a step, and what its update needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weight<P> {
+    pub(crate) param: P,
+    pub(crate) grad: Option<P>,
+    pub(crate) exp_avg: Option<P>,
+    pub(crate) exp_avg_sq: Option<P>,
+    pub(crate) teacher: Option<P>,
+    pub(crate) len: usize,
+    pub(crate) decay: f32,
+    pub(crate) minus_step_size: f32,
+    pub(crate) bias2_sqrt: f32,
+    pub(crate) is_applied: bool,
+}
+
+/// A word of the table of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word<P> {
+    Place(P),
+    Value(u64),
+}
+
+/// The table of all weights, as `struct Weight` of update.cu lays it out.
+pub(crate) fn table<P: Copy>(weights: &[Weight<P>]) -> Vec<Word<P>> {
+    let two = |low: u32, high: u32| Word::Value(u64::from(low) | u64::from(high) << 32);
+    let place = |place: Option<P>| place.map_or(Word::Value(0), Word::Place);
+    let mut words = Vec::with_capacity(weights.len() * WORDS);
+    let mut first_chunk = 0;
+    for weight in weights {
+        words.extend([
+            Word::Place(weight.param),
+            place(weight.grad),
+            place(weight.exp_avg),
+            place(weight.exp_avg_sq),
+            place(weight.teacher),
+            Word::Value(weight.len as u64),
+            Word::Value(first_chunk),
+            two(weight.decay.to_bits(), weight.minus_step_size.to_bits()),
+            two(weight.bias2_sqrt.to_bits(), u32::from(weight.is_applied)),
+        ]);
+        first_chunk += weight.len.div_ceil(CHUNK) as u64;
+    }
+    words
+}
+
+/// One step over all weights.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    num_weights: u32,
+    num_chunks: u32,
+}
+
+impl Step {
+    /// `lens`: elements of each weight, none of them 0.
+    pub(crate) fn new(lens: impl IntoIterator<Item = usize>) -> Result<Step> {
+        let (mut num_weights, mut num_chunks) = (0, 0);
+        for len in lens {
+            if len == 0 {
+                bail!("cuda: a weight without elements cannot be updated");
+            }
+            num_weights += 1;
+            num_chunks += len.div_ceil(CHUNK);
+        }
+        Ok(Step {
+            num_weights: size(num_weights)?,
+            num_chunks: size(num_chunks)?,
+        })
+    }
+
+    /// Sums of squares, one for each chunk.
+    pub(crate) fn num_squares(&self) -> usize {
+        self.num_chunks as usize
+    }
+
+    /// Norm, whether it is finite, and a factor for each weight.
+    pub(crate) fn num_controls(&self) -> usize {
+        2 + self.num_weights as usize
+    }
+
+    fn launch<P>(&self, kernel: &'static str, blocks: u32, args: Vec<Arg<P>>) -> Launch<P> {
+        Launch {
+            source: Source::Update,
+            kernel,
+            grid: [blocks, 1],
+            block: [THREADS, 1],
+            shared_bytes: 0,
+            args,
+        }
+    }
+
+    pub(crate) fn squares<P>(&self, table: P, squares: P) -> Launch<P> {
+        let mut args: Vec<_> = [table, squares].map(Arg::Pointer).into();
+        args.push(Arg::U32(self.num_weights));
+        self.launch("gradient_squares", self.num_chunks, args)
+    }
+
+    pub(crate) fn clip<P>(&self, table: P, squares: P, control: P, clip: Clip) -> Launch<P> {
+        let (mode, limit) = match clip {
+            Clip::Nothing => (0, 0.0),
+            Clip::Global(limit) => (1, limit),
+            Clip::Each(limit) => (2, limit),
+        };
+        let mut args: Vec<_> = [table, squares, control].map(Arg::Pointer).into();
+        args.extend([self.num_weights, self.num_chunks, mode].map(Arg::U32));
+        args.push(Arg::F32(limit as f32));
+        Launch {
+            // An f64 for each thread.
+            shared_bytes: 8 * THREADS,
+            ..self.launch("clip_factors", 1, args)
+        }
+    }
+
+    /// `[beta1, beta2, eps, momentum]` as the host knows them.
+    pub(crate) fn update<P>(
+        &self,
+        table: P,
+        control: P,
+        [beta1, beta2, eps, momentum]: [f64; 4],
+    ) -> Launch<P> {
+        let mut args: Vec<_> = [table, control].map(Arg::Pointer).into();
+        args.push(Arg::U32(self.num_weights));
+        let scalars = [
+            1.0 - beta1,
+            beta2,
+            1.0 - beta2,
+            eps,
+            momentum,
+            1.0 - momentum,
+        ];
+        args.extend(scalars.map(|scalar| Arg::F32(scalar as f32)));
+        self.launch("adamw_ema", self.num_chunks, args)
+    }
+}
+
+/// `[n, 3, height, width]` bytes to `(bytes / 255 − mean) / std`.
+pub(crate) fn normalize_crops<P>(
+    element: Element,
+    bytes: P,
+    ys: P,
+    images: usize,
+    plane: usize,
+    mean: [f32; 3],
+    std: [f32; 3],
+) -> Result<Launch<P>> {
+    let plane = size(plane)?;
+    let mut args: Vec<_> = [bytes, ys].map(Arg::Pointer).into();
+    args.push(Arg::U32(plane));
+    args.extend(mean.map(Arg::F32));
+    args.extend(std.map(Arg::F32));
+    Ok(Launch {
+        source: Source::Crops,
+        kernel: element.pick("normalize_crops_f32", "normalize_crops_bf16"),
+        // Four pixels for each thread, or more in very large pictures.
+        grid: [size(3 * images)?, plane.div_ceil(4 * THREADS).min(1024)],
+        block: [THREADS, 1],
+        shared_bytes: 0,
+        args,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weight(len: usize) -> Weight<u32> {
+        Weight {
+            param: 1,
+            grad: None,
+            exp_avg: Some(2),
+            exp_avg_sq: Some(3),
+            teacher: Some(4),
+            len,
+            decay: 1.0,
+            minus_step_size: -0.5,
+            bias2_sqrt: 2.0,
+            is_applied: true,
+        }
+    }
+
+    #[test]
+    fn the_table_counts_chunks_and_packs_floats_in_pairs() {
+        let words = table(&[weight(8193), weight(5)]);
+        assert_eq!(words.len(), 2 * WORDS);
+        assert_eq!(words[1], Word::Value(0));
+        assert_eq!(words[WORDS + 4], Word::Place(4));
+        // The first weight has two chunks.
+        assert_eq!([words[6], words[WORDS + 6]], [0, 2].map(Word::Value));
+        let floats = u64::from(1f32.to_bits()) | u64::from((-0.5f32).to_bits()) << 32;
+        assert_eq!(words[7], Word::Value(floats));
+        assert_eq!(words[8], Word::Value(u64::from(2f32.to_bits()) | 1 << 32));
+    }
+
+    #[test]
+    fn a_step_is_one_launch_over_the_chunks_of_all_weights() {
+        let step = Step::new([8193, 5]).unwrap();
+        assert_eq!((step.num_squares(), step.num_controls()), (3, 4));
+        assert_eq!(step.squares(0, 1).grid, [3, 1]);
+        assert_eq!(step.clip(0, 1, 2, Clip::Nothing).grid, [1, 1]);
+        assert_eq!(step.update(0, 1, [0.9, 0.999, 1e-8, 0.996]).grid, [3, 1]);
+        assert!(Step::new([5, 0]).is_err());
+    }
+}
