@@ -73,7 +73,7 @@ pub(crate) fn run(peer: &Peer) -> anyhow::Result<()> {
 
 fn augment(args: &Augment) -> anyhow::Result<()> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/augment.py");
-    let server = build_server("selfsame-data", "serve_crops")?;
+    let server = build_server("serve_crops")?;
     let drawn = std::env::temp_dir().join(format!("selfsame-bench-{}", std::process::id()));
     let images = match &args.images {
         Some(images) => images.clone(),
@@ -97,10 +97,11 @@ fn augment(args: &Augment) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds a bench that is our side and finds it.
-pub(crate) fn build_server(package: &str, bench: &str) -> anyhow::Result<PathBuf> {
+/// Builds a bench that is our side and finds it. With the whole workspace, so that what is built
+/// already serves.
+pub(crate) fn build_server(bench: &str) -> anyhow::Result<PathBuf> {
     let output = Command::new(env!("CARGO"))
-        .args(["bench", "--package", package, "--bench", bench])
+        .args(["bench", "--workspace", "--bench", bench])
         .args(["--no-run", "--message-format", "json"])
         .stderr(Stdio::inherit())
         .output()

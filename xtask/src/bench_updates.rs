@@ -24,7 +24,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/updates.py");
     let threads = args.threads.to_string();
-    let server = build_server("selfsame-train", "serve_updates")?;
+    let server = build_server("serve_updates")?;
     let ours = Side::start("ours".to_owned(), true, Command::new(server).arg(&threads))?;
     let mut sides = vec![ours];
     for variant in ["foreach", "fused"] {

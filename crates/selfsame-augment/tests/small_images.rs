@@ -2,10 +2,6 @@
 //!
 //! `cargo +nightly miri test -p selfsame-augment --test small_images` checks that for the scalar
 //! level, the only one that Miri has; the levels themselves are compared in `levels.rs`.
-#![expect(
-    clippy::unwrap_used,
-    reason = "helpers of tests stand outside test functions"
-)]
 
 use image::RgbImage;
 use selfsame_augment::{

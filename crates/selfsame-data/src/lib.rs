@@ -63,7 +63,7 @@ pub mod sampler;
 pub mod split;
 pub mod walk;
 
-pub use batch::{EvalBatch, HostBatch};
+pub use batch::{EvalBatch, HostBatch, PixelType, Pixels};
 pub use cached::Cached;
 pub use check::{CheckReport, LabelBalance, check};
 pub use dataset::{Dataset, Layout, OpenOptions, open};

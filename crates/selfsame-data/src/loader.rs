@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use image::RgbImage;
-use selfsame_augment::{MultiCrop, SampleKey, Workspace};
+use selfsame_augment::{AugmentError, MultiCrop, SampleKey, Workspace};
 
-use crate::batch::HostBatch;
+use crate::batch::{HostBatch, PixelType, Pixels};
 use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::ledger::{Ledger, LedgerEntry};
@@ -30,6 +30,8 @@ pub struct LoaderConfig {
     pub prefetch_batches: usize,
     /// Fraction of the data set that may be undecodable.
     pub max_bad_fraction: f64,
+    /// What pixels are handed out as.
+    pub pixels: PixelType,
     /// This process, from 0.
     pub rank: usize,
     /// Number of processes.
@@ -45,6 +47,7 @@ impl Default for LoaderConfig {
             workers: 2,
             prefetch_batches: 4,
             max_bad_fraction: 0.05,
+            pixels: PixelType::Normalized,
             rank: 0,
             world_size: 1,
         }
@@ -66,6 +69,13 @@ struct Inner {
     bad: Mutex<BTreeSet<usize>>,
     /// Buffers that no thread is using; as many as have ever been used at once.
     workspaces: Mutex<Vec<Workspace>>,
+}
+
+/// Images of a batch and the pixels of their views.
+struct Crops<T> {
+    samples: Vec<usize>,
+    global: Vec<T>,
+    local: Vec<T>,
 }
 
 impl Loader {
@@ -220,18 +230,67 @@ impl Inner {
         failed: &mut Vec<(usize, LedgerEntry)>,
     ) -> Result<HostBatch, DataError> {
         let views = &self.multi_crop;
+        let (samples, [global, local]) = match self.config.pixels {
+            PixelType::Normalized => {
+                let write = |image: &_, key, out: &mut [&mut [f32]], workspace: &mut _| {
+                    views.write_crops(image, key, out, workspace).map(drop)
+                };
+                let crops = self.crops(epoch, index, order, failed, write)?;
+                let pixels = [crops.global, crops.local].map(Pixels::Normalized);
+                (crops.samples, pixels)
+            }
+            PixelType::Bytes => {
+                let write = |image: &_, key, out: &mut [&mut [u8]], workspace: &mut _| {
+                    views.write_crops_u8(image, key, out, workspace).map(drop)
+                };
+                let crops = self.crops(epoch, index, order, failed, write)?;
+                let pixels = [crops.global, crops.local].map(Pixels::Bytes);
+                (crops.samples, pixels)
+            }
+        };
+        let config = views.config();
+        Ok(HostBatch {
+            epoch,
+            index,
+            samples,
+            batch_size: self.config.batch_size,
+            num_global: MultiCrop::NUM_GLOBAL,
+            global_size: views.view_size(0),
+            global,
+            num_local: views.num_views() - MultiCrop::NUM_GLOBAL,
+            local_size: config.local_size,
+            local,
+            mean: config.mean,
+            std: config.std,
+            wait: Duration::ZERO,
+        })
+    }
+
+    /// Samples, global and local crops of a batch, each image's written by `write`.
+    fn crops<T: Clone + Default>(
+        &self,
+        epoch: u64,
+        index: usize,
+        order: &[usize],
+        failed: &mut Vec<(usize, LedgerEntry)>,
+        write: impl Fn(
+            &RgbImage,
+            SampleKey,
+            &mut [&mut [T]],
+            &mut Workspace,
+        ) -> Result<(), AugmentError>,
+    ) -> Result<Crops<T>, DataError> {
+        let views = &self.multi_crop;
         let (b, num_views) = (self.config.batch_size, views.num_views());
         let num_local = num_views - MultiCrop::NUM_GLOBAL;
-        let global_size = views.view_size(0);
-        let local_size = views.config().local_size;
-        let global_len = 3 * global_size * global_size;
-        let local_len = 3 * local_size * local_size;
-        let mut global = vec![0f32; MultiCrop::NUM_GLOBAL * b * global_len];
-        let mut local = vec![0f32; num_local * b * local_len];
+        let global_len = 3 * views.view_size(0).pow(2);
+        let local_len = 3 * views.config().local_size.pow(2);
+        let mut global = vec![T::default(); MultiCrop::NUM_GLOBAL * b * global_len];
+        let mut local = vec![T::default(); num_local * b * local_len];
         let mut samples = Vec::with_capacity(b);
 
         // The slices of each image, one of each view.
-        let mut slices: Vec<Vec<&mut [f32]>> =
+        let mut slices: Vec<Vec<&mut [T]>> =
             (0..b).map(|_| Vec::with_capacity(num_views)).collect();
         let all = global.chunks_exact_mut(global_len);
         let all = all.chain(local.chunks_exact_mut(local_len.max(1)));
@@ -246,22 +305,14 @@ impl Inner {
                 epoch,
                 sample: sample as u64,
             };
-            views.write_crops(&image, key, &mut out, &mut workspace)?;
+            write(&image, key, &mut out, &mut workspace)?;
             samples.push(sample);
         }
         self.lock_workspaces().push(workspace);
-        Ok(HostBatch {
-            epoch,
-            index,
+        Ok(Crops {
             samples,
-            batch_size: b,
-            num_global: MultiCrop::NUM_GLOBAL,
-            global_size,
             global,
-            num_local,
-            local_size,
             local,
-            wait: Duration::ZERO,
         })
     }
 

@@ -158,7 +158,10 @@ fn broken_files_are_counted_by_reason_and_never_reach_a_batch() {
         for batch in loader.epoch(0, 0) {
             let batch = batch.unwrap();
             let pixels = [(&batch.global, 3 * 16 * 16), (&batch.local, 3 * 8 * 8)];
-            for crop in pixels.iter().flat_map(|(all, size)| all.chunks(*size)) {
+            let crops = pixels
+                .iter()
+                .flat_map(|(all, size)| all.normalized().unwrap().chunks(*size));
+            for crop in crops {
                 let mean = crop.iter().sum::<f32>() / crop.len() as f32;
                 let squares = crop.iter().map(|x| (x - mean).powi(2)).sum::<f32>();
                 let spread = (squares / crop.len() as f32).sqrt();

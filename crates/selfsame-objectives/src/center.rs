@@ -46,6 +46,22 @@ impl Center {
         Ok(())
     }
 
+    /// [`Center::update`] where `done` is not 0; else the centre stays as it is. The host does not
+    /// wait for the device.
+    ///
+    /// # Shape
+    /// `done`: one number, on the centre's device.
+    /// # Errors
+    /// As [`Center::update`].
+    pub fn update_if(&mut self, done: &Tensor, batch_mean: &Tensor) -> Result<()> {
+        let before = self.tensor.clone();
+        self.update(batch_mean)?;
+        let done = done.reshape((1, 1))?.ne(0f32)?;
+        let done = done.broadcast_as(before.shape())?;
+        self.tensor = done.where_cond(&self.tensor, &before)?;
+        Ok(())
+    }
+
     /// Replaces the centre by a saved one, `[1, K]`.
     ///
     /// # Errors
@@ -97,6 +113,17 @@ mod tests {
         for (got, want) in values(&center).iter().zip(expected) {
             assert!((got - want).abs() < 1e-6, "{got} is not {want}");
         }
+    }
+
+    #[test]
+    fn a_step_that_was_not_done_leaves_the_center() {
+        let mut center = Center::new(2, 0.5, &Device::Cpu).unwrap();
+        let flag = |done: f32| Tensor::new(&[done], &Device::Cpu).unwrap();
+        center.update_if(&flag(1.0), &row(&[2.0, 4.0])).unwrap();
+        assert_eq!(values(&center), [1.0, 2.0]);
+        let nothing = row(&[f32::NAN, f32::INFINITY]);
+        center.update_if(&flag(0.0), &nothing).unwrap();
+        assert_eq!(values(&center), [1.0, 2.0]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! DINO can fail in two ways with a falling loss: all images share one prototype (entropy → 0),
 //! or the teacher says nothing about any of them (entropy → ln K). Either way the features of
 //! different images become the same, and their spread goes to 0.
-//! These functions wait for the device: call them when a line is logged, not at every step.
+//! These functions but [`feature_spread`] wait for the device: call them when a line is logged, not
+//! at every step.
 
 use std::collections::BTreeSet;
 
@@ -53,12 +54,20 @@ impl Signs {
 /// # Errors
 /// [`candle_core::Error`] if `features` is not a float matrix.
 pub fn feature_std(features: &Tensor) -> Result<f64> {
+    feature_spread(features)?.to_scalar::<f64>()
+}
+
+/// [`feature_std`] as a scalar on the device, in f64, without waiting for it.
+///
+/// # Errors
+/// As [`feature_std`].
+pub fn feature_spread(features: &Tensor) -> Result<Tensor> {
     let (n, d) = features.dims2()?;
-    if n < 2 {
-        return Ok(0.0);
-    }
     // In f64: the spread of a collapsed batch is a difference of nearly equal numbers.
     let features = features.detach().to_dtype(DType::F64)?;
+    if n < 2 {
+        return Tensor::zeros((), DType::F64, features.device());
+    }
     // 1e-12 as in torch.nn.functional.normalize: a row of zeros stays a row of zeros.
     let norms = features
         .sqr()?
@@ -68,7 +77,7 @@ pub fn feature_std(features: &Tensor) -> Result<f64> {
     let directions = features.broadcast_div(&norms)?;
     let centred = directions.broadcast_sub(&directions.mean_keepdim(0)?)?;
     let std = (centred.sqr()?.sum(0)? / (n - 1) as f64)?.sqrt()?;
-    Ok((d as f64).sqrt() * std.mean_all()?.to_scalar::<f64>()?)
+    std.mean_all()? * (d as f64).sqrt()
 }
 
 /// Number of different prototypes that are the largest of some row.

@@ -25,11 +25,24 @@ pub(crate) struct AdamW {
 }
 
 #[derive(Debug)]
-struct Moments {
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
+pub(crate) struct Moments {
+    pub(crate) exp_avg: Tensor,
+    pub(crate) exp_avg_sq: Tensor,
     /// Updates done.
-    step: u64,
+    pub(crate) step: u64,
+}
+
+/// PyTorch's defaults but for these three.
+pub(crate) fn options(lr: f64, weight_decay: f64, step: u64) -> multi_tensor::AdamW {
+    multi_tensor::AdamW {
+        lr,
+        beta1: BETA1,
+        beta2: BETA2,
+        eps: EPS,
+        weight_decay,
+        step,
+        grad_scale: 1.0,
+    }
 }
 
 impl AdamW {
@@ -42,36 +55,33 @@ impl AdamW {
         lr: f64,
         weight_decay: f64,
     ) -> Result<()> {
-        if !self.moments.contains_key(name) {
-            let (exp_avg, exp_avg_sq) = (param.zeros_like()?, param.zeros_like()?);
-            self.moments.insert(
-                name.to_owned(),
-                Moments {
-                    exp_avg,
-                    exp_avg_sq,
-                    step: 0,
-                },
-            );
-        }
-        let moments = self.moments.get_mut(name).expect("inserted just above");
+        self.begin_update(name, param)?;
+        let moments = &self.moments[name];
         let options = multi_tensor::AdamW {
-            lr,
-            beta1: BETA1,
-            beta2: BETA2,
-            eps: EPS,
-            weight_decay,
-            step: moments.step + 1,
             grad_scale: grad.factor,
+            ..options(lr, weight_decay, moments.step)
         };
-        adamw_step(
-            param,
-            &grad.tensor,
-            &moments.exp_avg,
-            &moments.exp_avg_sq,
-            options,
-        )?;
-        moments.step += 1;
+        let (exp_avg, exp_avg_sq) = (&moments.exp_avg, &moments.exp_avg_sq);
+        adamw_step(param, &grad.tensor, exp_avg, exp_avg_sq, options)
+    }
+
+    /// Counts an update of a parameter; moments that are not there yet are zeros.
+    pub(crate) fn begin_update(&mut self, name: &str, param: &Var) -> Result<()> {
+        if let Some(moments) = self.moments.get_mut(name) {
+            moments.step += 1;
+            return Ok(());
+        }
+        let moments = Moments {
+            exp_avg: param.zeros_like()?,
+            exp_avg_sq: param.zeros_like()?,
+            step: 1,
+        };
+        self.moments.insert(name.to_owned(), moments);
         Ok(())
+    }
+
+    pub(crate) fn moments(&self, name: &str) -> Option<&Moments> {
+        self.moments.get(name)
     }
 
     pub(crate) fn state(&self) -> Result<BTreeMap<String, Tensor>> {

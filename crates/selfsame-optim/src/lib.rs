@@ -35,6 +35,7 @@ mod optimizer;
 mod param_group;
 mod sgd;
 mod state;
+mod whole_step;
 
 pub use clip::ClipMode;
 pub use grads::{GradSum, Grads};
@@ -42,3 +43,4 @@ pub use lr_scaling::{LrScaling, scaled_lr};
 pub use optimizer::{Optimizer, OptimizerKind};
 pub use param_group::is_decayed;
 pub use state::StateError;
+pub use whole_step::WholeStep;

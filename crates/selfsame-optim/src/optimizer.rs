@@ -28,12 +28,12 @@ pub enum OptimizerKind {
 /// Moves weights along their gradients, and keeps what it has to remember by parameter name.
 #[derive(Debug)]
 pub struct Optimizer {
-    rule: Rule,
-    specs: BTreeMap<String, Spec>,
+    pub(crate) rule: Rule,
+    pub(crate) specs: BTreeMap<String, Spec>,
 }
 
 #[derive(Debug)]
-enum Rule {
+pub(crate) enum Rule {
     AdamW(AdamW),
     Sgd(Sgd),
     Lars(Lars),
@@ -128,7 +128,7 @@ impl Optimizer {
     }
 
     /// One sentence for every gradient that cannot be applied.
-    fn misfits(&self, weights: &BTreeMap<String, Var>, grads: &Grads) -> Vec<String> {
+    pub(crate) fn misfits(&self, weights: &BTreeMap<String, Var>, grads: &Grads) -> Vec<String> {
         let mut problems = Vec::new();
         for (name, grad) in grads.entries() {
             match (weights.get(name), self.specs.get(name)) {

@@ -265,6 +265,7 @@ impl RunConfig {
     /// Says if this processor computes the chosen precision slowly.
     pub(crate) fn slow_precision(&self) -> Option<String> {
         let emulated = self.train.precision == Precision::Bf16
+            && !is_cuda(&self.train.device)
             && !selfsame_models::Precision::Bf16.is_native();
         emulated.then(|| {
             "train.precision: this processor has no AVX512-BF16; bf16 is computed by rounding, \
@@ -377,9 +378,6 @@ impl RunConfig {
             problems.push(
                 "train.precision: bf16 is for vision transformers; use f32 for ResNets".to_owned(),
             );
-        }
-        if t.precision == Precision::Bf16 && is_cuda(&t.device) {
-            problems.push("train.precision: bf16 is for the CPU only; use f32".to_owned());
         }
         if !(t.device == "auto" || t.device == "cpu" || is_cuda(&t.device)) {
             problems.push(format!(

@@ -1,7 +1,8 @@
 //! The one place where host pixels become tensors.
 
-use candle_core::{Device, Result, Tensor};
-use selfsame_data::{EvalBatch, HostBatch};
+use candle_core::{DType, Device, Result, Tensor};
+use selfsame_data::{EvalBatch, HostBatch, Pixels};
+use selfsame_models::normalize_crops;
 
 /// The crops of one micro-batch on the device, view-major: all images of view 0, then of view 1.
 #[derive(Clone, Debug)]
@@ -19,8 +20,15 @@ impl DeviceBatch {
     /// [`candle_core::Error`] if the device is out of memory.
     pub fn upload(batch: &HostBatch, device: &Device) -> Result<Self> {
         let b = batch.batch_size;
-        let images = |pixels: &[f32], views: usize, size: usize| {
-            Tensor::from_slice(pixels, (views * b, 3, size, size), device)
+        let images = |pixels: &Pixels, views: usize, size: usize| {
+            let shape = (views * b, 3, size, size);
+            match pixels {
+                Pixels::Normalized(values) => Tensor::from_slice(values, shape, device),
+                Pixels::Bytes(bytes) => {
+                    let bytes = Tensor::from_slice(bytes, shape, device)?;
+                    normalize_crops(&bytes, batch.mean, batch.std, DType::F32)
+                }
+            }
         };
         let local = match batch.num_local {
             0 => None,
@@ -113,7 +121,38 @@ pub(crate) fn upload_picture(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::DType;
+    use std::time::Duration;
+
+    #[test]
+    fn bytes_become_the_tensors_of_normalised_pixels() {
+        let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+        let bytes: Vec<u8> = (0..2 * 3 * 3 * 16).map(|i| (i * 37 % 256) as u8).collect();
+        let value = |(i, byte): (usize, &u8)| {
+            let channel = i / 16 % 3;
+            (f32::from(*byte) / 255.0 - mean[channel] as f32) / std[channel] as f32
+        };
+        let normalized: Vec<f32> = bytes.iter().enumerate().map(value).collect();
+        let batch = |global| HostBatch {
+            epoch: 0,
+            index: 0,
+            samples: vec![0, 1, 2],
+            batch_size: 3,
+            num_global: 2,
+            global_size: 4,
+            global,
+            num_local: 0,
+            local_size: 4,
+            local: Pixels::Bytes(Vec::new()),
+            mean,
+            std,
+            wait: Duration::ZERO,
+        };
+        let upload = |pixels| DeviceBatch::upload(&batch(pixels), &Device::Cpu).unwrap();
+        let [one, other] = [Pixels::Bytes(bytes), Pixels::Normalized(normalized)].map(upload);
+        assert_eq!(one.global.dims(), [6, 3, 4, 4]);
+        let values = |batch: &DeviceBatch| batch.global.flatten_all()?.to_vec1::<f32>();
+        assert_eq!(values(&one).unwrap(), values(&other).unwrap());
+    }
 
     fn zeros(n: usize, size: usize) -> Tensor {
         Tensor::zeros((n, 3, size, size), DType::F32, &Device::Cpu).unwrap()

@@ -1,5 +1,7 @@
 //! Student, teacher, centre and optimizer, and the one training step that moves them.
 
+mod figures;
+
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
@@ -7,11 +9,17 @@ use selfsame_models::{Draws, Mode, Network, ParamStore};
 use selfsame_objectives::{
     Center, Now, collapse, dino_loss_part, teacher_entropy, teacher_probs, update_teacher,
 };
-use selfsame_optim::{GradSum, Optimizer};
+use selfsame_optim::{GradSum, Grads, Optimizer, WholeStep};
 
-use crate::config::{Precision, RunConfig};
+use crate::config::{NonFinite, Precision, RunConfig};
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
+
+pub use figures::{Pending, StepFigures};
+use figures::{Sum, Sums};
+
+/// Weights that stay as they are for `optim.freeze_last_layer_epochs`.
+const LAST_LAYER: &str = "head.last_layer";
 
 /// All that training changes, apart from the count of steps done.
 pub struct Learner {
@@ -30,6 +38,10 @@ pub struct Learner {
     config: RunConfig,
     /// Most bytes that a part of a batch keeps for its backward pass.
     part_bytes: usize,
+    /// Whether steps are handed to the device without waiting for any of their numbers.
+    defers: bool,
+    /// `[1]`: 1 while every deferred step was done.
+    all_done: Option<Tensor>,
 }
 
 /// Crops that go forward and backward together.
@@ -48,26 +60,6 @@ enum PartCrops {
     Some(Tensor),
     /// All of the batch, by resolution.
     All(Vec<Tensor>),
-}
-
-/// Figures of one step, as host numbers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepFigures {
-    /// Mean cross-entropy over all pairs of different views.
-    pub loss: f64,
-    /// Mean entropy of the teacher's distributions: what the loss cannot fall below.
-    pub loss_floor: f64,
-    /// Norm of all gradients before clipping and freezing.
-    pub grad_norm: f64,
-    /// Spread of the teacher's L2-normalised features over the batch.
-    pub feature_std: f64,
-}
-
-impl StepFigures {
-    /// What the student can still learn from this teacher: loss minus its floor.
-    pub fn kl(&self) -> f64 {
-        self.loss - self.loss_floor
-    }
 }
 
 impl Learner {
@@ -93,6 +85,12 @@ impl Learner {
             &student_params.trainable(),
             config.optim.decay_bias_and_norm,
         )?;
+        // Running statistics move in the forward pass and would have to be put back, and steps may
+        // only be left out by somebody who sees them.
+        let defers = device.is_cuda()
+            && optimizer.has_whole_step()
+            && student_params.buffers().is_empty()
+            && config.train.non_finite == NonFinite::Stop;
         let config = config.clone();
         let part_bytes = config.part_bytes();
         Ok(Self {
@@ -104,13 +102,17 @@ impl Learner {
             optimizer,
             config,
             part_bytes,
+            defers,
+            all_done: None,
         })
     }
 
     /// One optimizer step of DINO, in the paper's order.
     ///
     /// `micro_batches` are `train.accumulate` batches of equal size; the centre is fixed while
-    /// they run. Nothing is applied when the loss or the gradient is not finite.
+    /// they run. Nothing is applied when the loss or the gradient is not finite: on a CPU that is an
+    /// error of this call; a CUDA device finds it out by itself and leaves the step out, and
+    /// [`Pending::read`] tells.
     ///
     /// # Errors
     /// [`TrainError::NonFinite`] before any update; [`TrainError::Tensor`] from the maths.
@@ -120,7 +122,7 @@ impl Learner {
         now: &Now,
         epoch: usize,
         step: u64,
-    ) -> Result<StepFigures, TrainError> {
+    ) -> Result<Pending, TrainError> {
         // Batch norm moves its running statistics in the forward pass, before anything is known
         // to be finite.
         let before = [
@@ -145,17 +147,12 @@ impl Learner {
         now: &Now,
         epoch: usize,
         step: u64,
-    ) -> Result<StepFigures, TrainError> {
+    ) -> Result<Pending, TrainError> {
         let share = 1.0 / micro_batches.len() as f64;
         let trainable = self.student_params.trainable();
         let mut grads = GradSum::default();
         let mut batch_mean: Option<Tensor> = None;
-        let mut figures = StepFigures {
-            loss: 0.0,
-            loss_floor: 0.0,
-            grad_norm: 0.0,
-            feature_std: 0.0,
-        };
+        let mut sums = Sums::new(self.defers);
 
         for (micro_batch, crops) in (0..).zip(micro_batches) {
             let draws = Draws {
@@ -185,20 +182,20 @@ impl Learner {
                     part.first_of_all,
                     self.config.objective.student_temp,
                 )?; // Eq. 2 and 3, the share of these rows
-                figures.loss += share * scalar(&loss)?;
-                if !figures.loss.is_finite() {
-                    return Err(TrainError::NonFinite {
-                        step,
-                        what: "loss",
-                        value: figures.loss,
-                    });
+                sums.add(Sum::Loss, &loss, share)?;
+                if let Some(value) = sums.known(Sum::Loss)
+                    && !value.is_finite()
+                {
+                    let what = "loss";
+                    return Err(TrainError::NonFinite { step, what, value });
                 }
                 let loss = if share < 1.0 { (loss * share)? } else { loss };
                 grads.backward(&loss, &trainable)?;
             }
 
-            figures.loss_floor += share * scalar(&teacher_entropy(&targets)?)?;
-            figures.feature_std += share * collapse::feature_std(&teacher_features)?;
+            sums.add(Sum::Floor, &teacher_entropy(&targets)?, share)?;
+            let spread = collapse::feature_spread(&teacher_features)?;
+            sums.add(Sum::Spread, &spread, share)?;
             let mean = (teacher_logits.mean_keepdim(0)? * share)?;
             batch_mean = Some(match batch_mean {
                 None => mean,
@@ -206,19 +203,36 @@ impl Learner {
             });
         }
 
-        let mut grads = grads.finish(&trainable)?;
-        figures.grad_norm = grads.clip(self.config.optim.clip_grad, self.config.optim.clip_mode)?;
-        if !figures.grad_norm.is_finite() {
-            let value = figures.grad_norm;
+        let grads = grads.finish(&trainable)?;
+        let batch_mean = batch_mean.expect("a step has a micro-batch");
+        match self.defers {
+            true => self.hand_over(grads, &batch_mean, sums, now, epoch, step),
+            false => self.apply(grads, &batch_mean, &sums, now, epoch, step),
+        }
+    }
+
+    /// Clips, updates weights, teacher and centre, looking at the norm in between.
+    fn apply(
+        &mut self,
+        mut grads: Grads,
+        batch_mean: &Tensor,
+        sums: &Sums,
+        now: &Now,
+        epoch: usize,
+        step: u64,
+    ) -> Result<Pending, TrainError> {
+        let grad_norm = grads.clip(self.config.optim.clip_grad, self.config.optim.clip_mode)?;
+        if !grad_norm.is_finite() {
             return Err(TrainError::NonFinite {
                 step,
                 what: "gradient norm",
-                value,
+                value: grad_norm,
             });
         }
         if epoch < self.config.optim.freeze_last_layer_epochs {
-            grads.drop_prefix("head.last_layer");
+            grads.drop_prefix(LAST_LAYER);
         }
+        let trainable = self.student_params.trainable();
         self.optimizer
             .step(&trainable, &grads, now.lr, now.weight_decay)?;
         update_teacher(
@@ -226,10 +240,47 @@ impl Learner {
             self.student_params.weights(),
             now.momentum,
         )?; // EMA
-        if let Some(mean) = batch_mean {
-            self.center.update(&mean)?; // Eq. 4
-        }
-        Ok(figures)
+        self.center.update(batch_mean)?; // Eq. 4
+        let known = |sum| sums.known(sum).unwrap_or(f64::NAN);
+        let figures = StepFigures {
+            loss: known(Sum::Loss),
+            loss_floor: known(Sum::Floor),
+            grad_norm,
+            feature_std: known(Sum::Spread),
+        };
+        Ok(Pending::known(step, figures))
+    }
+
+    /// The same without waiting for a number: the device leaves out what is not finite.
+    fn hand_over(
+        &mut self,
+        grads: Grads,
+        batch_mean: &Tensor,
+        sums: Sums,
+        now: &Now,
+        epoch: usize,
+        step: u64,
+    ) -> Result<Pending, TrainError> {
+        let freezes = epoch < self.config.optim.freeze_last_layer_epochs;
+        let whole = WholeStep {
+            lr: now.lr,
+            weight_decay: now.weight_decay,
+            max_norm: self.config.optim.clip_grad,
+            clip_mode: self.config.optim.clip_mode,
+            frozen: freezes.then_some(LAST_LAYER),
+            teacher: self.teacher_params.weights(),
+            momentum: now.momentum,
+        };
+        let weights = self.student_params.weights();
+        let figures = self.optimizer.whole_step(weights, &grads, &whole)?; // EMA too
+        let (norm, done) = (figures.narrow(0, 0, 1)?, figures.narrow(0, 1, 1)?);
+        self.center.update_if(&done, batch_mean)?; // Eq. 4
+        let all_done = match self.all_done.take() {
+            None => done,
+            Some(before) => (before * done)?,
+        };
+        self.all_done = Some(all_done.clone());
+        Ok(Pending::on_device(step, sums, &norm, &all_done)?)
     }
 
     /// Features and logits of the global crops, without a graph.
@@ -337,10 +388,6 @@ fn buffers(params: &ParamStore) -> candle_core::Result<BTreeMap<String, Tensor>>
         .collect()
 }
 
-fn scalar(tensor: &Tensor) -> candle_core::Result<f64> {
-    tensor.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()
-}
-
 #[cfg(test)]
 mod parts_tests;
 
@@ -430,6 +477,61 @@ mod tests {
             bits(&learner) == before,
             "a weight that is NaN moved something"
         );
+    }
+
+    /// The configuration above without batch norm, whose steps can be deferred.
+    fn learner_without_buffers(defers: bool) -> Learner {
+        let mut config = config();
+        config.head.use_bn = false;
+        config.optim.freeze_last_layer_epochs = 1;
+        let mut learner = Learner::new(&config, &Device::Cpu).unwrap();
+        assert!(!learner.defers, "a CPU does not defer by itself");
+        learner.defers = defers;
+        learner
+    }
+
+    #[test]
+    fn deferred_steps_give_the_bits_of_steps_that_wait() {
+        let (mut waiting, mut deferring) = (
+            learner_without_buffers(false),
+            learner_without_buffers(true),
+        );
+        for step in 0..4 {
+            let batches = [crops(0.5), crops(-0.1 * step as f32)];
+            let epoch = step as usize / 2;
+            let [one, other] = [&mut waiting, &mut deferring]
+                .map(|learner| learner.step(&batches, &now(), epoch, step).unwrap());
+            assert_eq!((one.waits(), other.waits()), (false, true));
+            let (one, other) = (one.read().unwrap(), other.read().unwrap());
+            assert!((one.loss - other.loss).abs() < 1e-6 * one.loss);
+            assert!((one.loss_floor - other.loss_floor).abs() < 1e-6);
+            assert!((one.feature_std - other.feature_std).abs() < 1e-6);
+            assert_eq!(one.grad_norm as f32, other.grad_norm as f32);
+            assert!(bits(&waiting) == bits(&deferring), "after step {step}");
+        }
+    }
+
+    #[test]
+    fn a_deferred_step_that_is_not_finite_moves_nothing_and_is_told_later_too() {
+        let mut learner = learner_without_buffers(true);
+        let step = |learner: &mut Learner, value, step| {
+            learner.step(&[crops(value)], &now(), 0, step).unwrap()
+        };
+        step(&mut learner, 0.5, 0).read().unwrap();
+        let state = |learner: &Learner| {
+            let all = bits(learner).into_iter();
+            all.filter(|(name, _)| !name.contains("step."))
+                .collect::<Vec<_>>()
+        };
+        let before = state(&learner);
+        let bad = step(&mut learner, f32::NAN, 1);
+        assert!(state(&learner) == before);
+        let later = step(&mut learner, 0.5, 2);
+        assert!(state(&learner) != before);
+        for pending in [bad, later] {
+            let error = pending.read().unwrap_err();
+            assert!(matches!(error, TrainError::NonFinite { .. }), "{error}");
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub use device_batch::{DeviceBatch, upload_eval};
 pub use embed::{EmbedOptions, Embedded, Extractor, embed, embed_picture};
 pub use error::TrainError;
 pub use finetune::{FinetuneConfig, FinetuneResult, LabelledSamples, finetune};
-pub use learner::{Learner, StepFigures};
+pub use learner::{Learner, Pending, StepFigures};
 pub use linear::{LinearScores, classes_of, official_linear};
 pub use memory::MemoryEstimate;
 pub use metrics::{EvalLine, METRICS_FILE, MetricsFile, MetricsLine, StepLine, read_metrics};

@@ -74,7 +74,7 @@ pub fn replay(
             .collect::<Result<Vec<_>, _>>()?;
         let now = schedules.at(step);
         let epoch = (step / capture.info.steps_per_epoch) as usize;
-        let figures = learner.step(&batches, &now, epoch, step)?;
+        let figures = learner.step(&batches, &now, epoch, step)?.read()?;
         on_step(&ReplayLine {
             step,
             loss: figures.loss,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use selfsame_checkpoint::Checkpoint;
 use selfsame_data::augment::MultiCrop;
-use selfsame_data::{Dataset, Ledger, Loader, LoaderConfig};
+use selfsame_data::{Dataset, Ledger, Loader, LoaderConfig, PixelType};
 use serde_json::Value;
 
 use crate::capture::{CaptureInfo, write_capture};
@@ -16,7 +16,7 @@ use crate::config::{NonFinite, RunConfig};
 use crate::data_record::DataRecord;
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
-use crate::learner::Learner;
+use crate::learner::{Learner, Pending};
 use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine, read_metrics};
 use crate::monitor::Monitor;
 use crate::run_length::RunLength;
@@ -25,6 +25,9 @@ use crate::verdict::Watch;
 
 /// Name of the list of unusable pictures in a run directory.
 const SKIPPED_FILE: &str = "skipped.csv";
+/// Said when a device tells of a step that was not finite after others have been done.
+const UNREAD: &str = "the step was not looked at when it was done; go on from the last checkpoint \
+                      with --set train.log_every_steps=1 to have it captured";
 
 /// Changes a learner before its first step, for example by loading weights to start from.
 pub type Init<'a> = dyn Fn(&mut Learner) -> Result<(), TrainError> + 'a;
@@ -118,7 +121,7 @@ pub struct Progress {
     pub total_steps: u64,
     /// Epoch of the step, from 0.
     pub epoch: usize,
-    /// Loss of the step.
+    /// Loss of the step, or of the last one whose loss was looked at; NaN if it was left out.
     pub loss: f64,
     /// Images per second over the last line's span.
     pub images_per_s: f64,
@@ -185,7 +188,9 @@ fn run_epochs(
     if let Err(why) = &monitor {
         observer.note(why);
     }
-    if let Some(slow) = config.slow_precision() {
+    if run.device.is_cpu()
+        && let Some(slow) = config.slow_precision()
+    {
         observer.note(&format!("warning: {slow}"));
     }
     if step == 0 && last_step > 0 {
@@ -203,6 +208,7 @@ fn run_epochs(
 
     let mut saved_at = Instant::now();
     let mut pace = Pace::start();
+    let (mut unread, mut last_loss) = (None::<Pending>, f64::NAN);
     'run: while step < last_step {
         let epoch = (step / steps_per_epoch) as usize;
         let steps_into_epoch = (step % steps_per_epoch) as usize;
@@ -233,13 +239,32 @@ fn run_epochs(
                 )?;
             }
 
-            let figures = match learner.step(&micro_batches, &now, epoch, step) {
-                Ok(figures) => {
+            let is_last = step + 1 == last_step;
+            let due_line = step.is_multiple_of(config.train.log_every_steps) || is_last;
+            let result = learner.step(&micro_batches, &now, epoch, step);
+            let result = match result {
+                // The device works on while the next step is prepared.
+                Ok(pending) if pending.waits() && !due_line => {
+                    unread = Some(pending);
+                    Ok(None)
+                }
+                Ok(pending) => pending.read().map(Some),
+                Err(error) => Err(error),
+            };
+            let figures = match result {
+                Ok(Some(figures)) => {
                     skips.end();
+                    unread = None;
+                    last_loss = figures.loss;
                     Some(figures)
                 }
+                Ok(None) => None,
                 Err(error @ TrainError::NonFinite { .. }) => {
-                    if skips.are_none() {
+                    last_loss = f64::NAN;
+                    // If steps before it were not looked at, it need not be the first.
+                    if unread.is_some() {
+                        observer.note(UNREAD);
+                    } else if skips.are_none() {
                         capture(
                             run,
                             step,
@@ -259,8 +284,6 @@ fn run_epochs(
             };
 
             pace.stepped(length.images_per_step);
-            let is_last = step + 1 == last_step;
-            let due_line = step.is_multiple_of(config.train.log_every_steps) || is_last;
             if let (Some(figures), true) = (figures, due_line) {
                 let figures = StepLine {
                     step,
@@ -290,7 +313,7 @@ fn run_epochs(
                 steps_done: step,
                 total_steps: last_step,
                 epoch,
-                loss: figures.map_or(f64::NAN, |figures| figures.loss),
+                loss: last_loss,
                 images_per_s: pace.images_per_s(),
                 data_wait_frac: pace.data_wait_frac(),
             });
@@ -319,6 +342,9 @@ fn run_epochs(
             let by_epoch = epoch_done && due(epochs_done, config.train.checkpoint_every_epochs);
             let stop = run.stop.requested();
             if by_time || by_epoch || is_last || stop.is_some() {
+                if let Some(pending) = unread.take() {
+                    pending.read().inspect_err(|_| observer.note(UNREAD))?;
+                }
                 save(run, &learner, step, epochs_done, &data, &skips, ledger)?;
                 saved_at = Instant::now();
             }
@@ -394,6 +420,11 @@ fn loader(run: &Run<'_>, ledger: &Arc<Ledger>) -> Result<Loader, TrainError> {
         workers: config.data.workers,
         prefetch_batches: config.data.prefetch_batches,
         max_bad_fraction: config.data.max_bad_fraction,
+        // A quarter of the bytes to carry there.
+        pixels: match run.device.is_cpu() {
+            true => PixelType::Normalized,
+            false => PixelType::Bytes,
+        },
         ..LoaderConfig::default()
     };
     Ok(Loader::new(

@@ -82,6 +82,10 @@ fn loader(dataset: Fake, config: LoaderConfig) -> (Loader, Arc<Ledger>) {
     )
 }
 
+fn floats(pixels: &Pixels) -> &[f32] {
+    pixels.normalized().unwrap()
+}
+
 /// All of an epoch, the waiting time aside.
 fn epoch_of(loader: &Loader, epoch: u64, first_batch: usize) -> Vec<HostBatch> {
     loader
@@ -143,10 +147,38 @@ fn batches_are_view_major_and_equal_the_single_crops() {
         );
         for (view, crop) in crops.iter().enumerate() {
             let got = match view {
-                0 | 1 => &batch.global[(view * 4 + place) * 3 * 144..][..3 * 144],
-                _ => &batch.local[((view - 2) * 4 + place) * 3 * 64..][..3 * 64],
+                0 | 1 => &floats(&batch.global)[(view * 4 + place) * 3 * 144..][..3 * 144],
+                _ => &floats(&batch.local)[((view - 2) * 4 + place) * 3 * 64..][..3 * 64],
             };
             assert_eq!(got, crop.data, "view {view}");
+        }
+    }
+}
+
+#[test]
+fn bytes_are_the_same_crops_before_normalisation() {
+    let bytes = LoaderConfig {
+        pixels: PixelType::Bytes,
+        ..config(1)
+    };
+    let bytes = epoch_of(&loader(Fake::new(9, &[]), bytes).0, 0, 0);
+    let floats_of = epoch_of(&loader(Fake::new(9, &[]), config(1)).0, 0, 0);
+    for (bytes, normalized) in bytes.iter().zip(&floats_of) {
+        assert_eq!(bytes.samples, normalized.samples);
+        for (bytes, values, size) in [
+            (&bytes.global, floats(&normalized.global), 144),
+            (&bytes.local, floats(&normalized.local), 64),
+        ] {
+            let Pixels::Bytes(bytes) = bytes else {
+                panic!("not bytes");
+            };
+            assert_eq!(bytes.len(), values.len());
+            for (i, (byte, value)) in bytes.iter().zip(values).enumerate() {
+                let channel = i / size % 3;
+                let (mean, std) = (normalized.mean[channel], normalized.std[channel]);
+                let expected = (f64::from(*byte) / 255.0 - mean) / std;
+                assert!((expected - f64::from(*value)).abs() < 1e-6);
+            }
         }
     }
 }
@@ -171,8 +203,10 @@ fn two_ranks_make_the_halves_of_one_ranks_batches() {
             batch.samples,
             [&*halves[0][i].samples, &*halves[1][i].samples].concat()
         );
-        assert_eq!(batch.global[..size], halves[0][i].global[..size]);
-        assert_eq!(batch.global[size..2 * size], halves[1][i].global[..size]);
+        let global = floats(&batch.global);
+        let [first, second] = [0, 1].map(|rank| floats(&halves[rank][i].global));
+        assert_eq!(global[..size], first[..size]);
+        assert_eq!(global[size..2 * size], second[..size]);
     }
 }
 
@@ -331,8 +365,7 @@ fn portraits_go_through_the_loader() {
     let batches = epoch_of(&loader, 0, 0);
     assert_eq!(batches.len(), 2);
     assert!(
-        batches[0]
-            .global
+        floats(&batches[0].global)
             .iter()
             .all(|value| value.is_finite() && value.abs() < 4.0)
     );

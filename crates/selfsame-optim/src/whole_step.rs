@@ -1,0 +1,256 @@
+//! Everything that follows the gradients of a step, in one go and without a look at any number.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Result, Tensor, Var, bail};
+use selfsame_kernels::multi_tensor::{Clip, StepWeight, adamw_ema_step};
+
+use crate::optimizer::Rule;
+use crate::{ClipMode, Grads, Optimizer, adamw};
+
+/// What [`Optimizer::whole_step`] does with the gradients.
+#[derive(Debug, Clone, Copy)]
+pub struct WholeStep<'a> {
+    /// Learning rate.
+    pub lr: f64,
+    /// Weight decay of the decayed group.
+    pub weight_decay: f64,
+    /// Limit on the gradient's norm; 0 clips nothing.
+    pub max_norm: f64,
+    /// What the limit is about.
+    pub clip_mode: ClipMode,
+    /// Weights whose names begin so count in the norm and stay as they are.
+    pub frozen: Option<&'a str>,
+    /// The teacher's weights, by the student's names.
+    pub teacher: &'a BTreeMap<String, Var>,
+    /// Share of itself that the teacher keeps.
+    pub momentum: f64,
+}
+
+impl Optimizer {
+    /// Whether there is a [`Optimizer::whole_step`] for this rule: for AdamW.
+    pub fn has_whole_step(&self) -> bool {
+        matches!(self.rule, Rule::AdamW(_))
+    }
+
+    /// [`Grads::clip`], [`Optimizer::step`] and the momentum teacher's update, all without the host
+    /// waiting for the device.
+    ///
+    /// `weights` are all of the student's, those without a gradient too: the teacher follows them.
+    /// If the norm of the gradients is not finite, no weight, moment or average moves; the count of
+    /// steps that bias correction uses does, so that training must not go on after such a step.
+    ///
+    /// # Shape
+    /// The result is `[2]`, f32: the norm of all gradients before clipping, and 1 if the step was
+    /// done, else 0.
+    /// # Errors
+    /// [`candle_core::Error`] that lists every gradient that does not fit its weight and every
+    /// weight that the teacher lacks, if the rule is not AdamW, or if a gradient was scaled; in that
+    /// case nothing was changed.
+    pub fn whole_step(
+        &mut self,
+        weights: &BTreeMap<String, Var>,
+        grads: &Grads,
+        step: &WholeStep<'_>,
+    ) -> Result<Tensor> {
+        if !(0.0..=1.0).contains(&step.momentum) {
+            bail!(
+                "the teacher's momentum {} is not between 0 and 1",
+                step.momentum
+            );
+        }
+        let mut problems = self.misfits(weights, grads);
+        for (name, weight) in weights {
+            match step.teacher.get(name) {
+                None => problems.push(format!("{name} is not in the teacher")),
+                Some(average) if average.dims() != weight.dims() => {
+                    problems.push(format!("{name} is {:?} in the teacher", average.dims()))
+                }
+                Some(_) => {}
+            }
+        }
+        let scaled = grads
+            .entries()
+            .iter()
+            .filter(|(_, grad)| grad.factor != 1.0);
+        problems.extend(scaled.map(|(name, _)| format!("the gradient of {name} is scaled")));
+        if !problems.is_empty() {
+            bail!("a step cannot be done: {}", problems.join("; "));
+        }
+        let Self { rule, specs } = self;
+        let Rule::AdamW(rule) = rule else {
+            bail!("only AdamW has a step in one go");
+        };
+        let is_frozen = |name: &str| step.frozen.is_some_and(|prefix| name.starts_with(prefix));
+        let moving = grads.entries().keys().filter(|name| !is_frozen(name));
+        for name in moving {
+            rule.begin_update(name, &weights[name])?;
+        }
+        let parts: Vec<StepWeight<'_>> = weights
+            .iter()
+            .map(|(name, weight)| {
+                let grad = grads.entries().get(name).map(|grad| &grad.tensor);
+                let decay = match specs.get(name) {
+                    Some(spec) if spec.decayed => step.weight_decay,
+                    _ => 0.0,
+                };
+                let moments = rule
+                    .moments(name)
+                    .filter(|_| grad.is_some() && !is_frozen(name));
+                StepWeight {
+                    param: weight,
+                    grad,
+                    moments: moments.map(|moments| (&moments.exp_avg, &moments.exp_avg_sq)),
+                    teacher: Some(&step.teacher[name]),
+                    options: adamw::options(step.lr, decay, moments.map_or(1, |m| m.step)),
+                }
+            })
+            .collect();
+        let clip = match step.clip_mode {
+            ClipMode::Global => Clip::Global(step.max_norm),
+            ClipMode::PerParameter => Clip::Each(step.max_norm),
+        };
+        adamw_ema_step(&parts, clip, step.momentum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::OptimizerKind;
+
+    fn vars(seed: f32) -> BTreeMap<String, Var> {
+        let value = |i: usize| (i as f32 * 0.37 + seed).sin();
+        ["a.weight", "b.bias", "head.last_layer.weight", "still"]
+            .into_iter()
+            .enumerate()
+            .map(|(i, name)| {
+                let values: Vec<f32> = (0..6).map(|j| value(6 * i + j)).collect();
+                let shape = if name.ends_with("bias") {
+                    vec![6]
+                } else {
+                    vec![2, 3]
+                };
+                let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+                (name.to_owned(), Var::from_tensor(&tensor).unwrap())
+            })
+            .collect()
+    }
+
+    fn grads(weights: &BTreeMap<String, Var>, factor: f64) -> Grads {
+        let with_gradient = weights.iter().filter(|(name, _)| *name != "still");
+        Grads::new(
+            with_gradient
+                .map(|(name, weight)| (name.clone(), (weight.as_tensor() * factor).unwrap()))
+                .collect(),
+        )
+    }
+
+    fn bits(weights: &BTreeMap<String, Var>) -> Vec<u32> {
+        let all = weights.values().flat_map(|weight| {
+            let values = weight.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            values.into_iter().map(f32::to_bits)
+        });
+        all.collect()
+    }
+
+    fn step(teacher: &BTreeMap<String, Var>, mode: ClipMode) -> WholeStep<'_> {
+        WholeStep {
+            lr: 0.1,
+            weight_decay: 0.4,
+            max_norm: 1.0,
+            clip_mode: mode,
+            frozen: Some("head.last_layer"),
+            teacher,
+            momentum: 0.9,
+        }
+    }
+
+    #[test]
+    fn a_whole_step_is_clipping_freezing_updating_and_averaging() {
+        for mode in [ClipMode::Global, ClipMode::PerParameter] {
+            let (whole, parts) = (vars(0.0), vars(0.0));
+            let (whole_teacher, parts_teacher) = (vars(5.0), vars(5.0));
+            let trainable = |weights: &BTreeMap<String, Var>| {
+                let mut weights = weights.clone();
+                weights.remove("still");
+                weights
+            };
+            let new = |weights| Optimizer::new(OptimizerKind::AdamW, &trainable(weights), false);
+            let (mut one, mut other) = (new(&whole).unwrap(), new(&parts).unwrap());
+            for factor in [3.0, 0.01, 7.0] {
+                let gradients = grads(&whole, factor);
+                let figures = one
+                    .whole_step(&whole, &gradients, &step(&whole_teacher, mode))
+                    .unwrap();
+
+                let mut gradients = grads(&parts, factor);
+                let norm = gradients.clip(1.0, mode).unwrap();
+                gradients.drop_prefix("head.last_layer");
+                other
+                    .step(&trainable(&parts), &gradients, 0.1, 0.4)
+                    .unwrap();
+                for (name, average) in &parts_teacher {
+                    selfsame_kernels::multi_tensor::ema(average, &parts[name], 0.9).unwrap();
+                }
+                assert_eq!(figures.to_vec1::<f32>().unwrap(), [norm as f32, 1.0]);
+                assert_eq!(bits(&whole), bits(&parts), "{mode:?}");
+                assert_eq!(bits(&whole_teacher), bits(&parts_teacher), "{mode:?}");
+            }
+            let (one, other) = (one.state().unwrap(), other.state().unwrap());
+            assert!(one.keys().eq(other.keys()));
+            assert!(!one.contains_key("exp_avg.head.last_layer.weight"));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_listed_and_nothing_moves() {
+        let (weights, mut teacher) = (vars(0.0), vars(5.0));
+        teacher.remove("still");
+        let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, false).unwrap();
+        let before = bits(&weights);
+        let error = optimizer
+            .whole_step(
+                &weights,
+                &grads(&weights, 1.0),
+                &step(&teacher, ClipMode::Global),
+            )
+            .unwrap_err();
+        assert!(error.to_string().contains("still is not in the teacher"));
+        let mut scaled = grads(&weights, 50.0);
+        scaled.clip(1.0, ClipMode::Global).unwrap();
+        let teacher = vars(5.0);
+        let error = optimizer
+            .whole_step(&weights, &scaled, &step(&teacher, ClipMode::Global))
+            .unwrap_err();
+        assert!(error.to_string().contains("a.weight is scaled"), "{error}");
+        assert_eq!(bits(&weights), before);
+        assert!(optimizer.state().unwrap().is_empty());
+
+        let mut sgd = Optimizer::new(OptimizerKind::Sgd, &weights, false).unwrap();
+        assert!(!sgd.has_whole_step() && optimizer.has_whole_step());
+        let step = step(&teacher, ClipMode::Global);
+        assert!(
+            sgd.whole_step(&weights, &grads(&weights, 1.0), &step)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn nothing_but_the_count_moves_without_a_finite_norm() {
+        let (weights, teacher) = (vars(0.0), vars(5.0));
+        let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, false).unwrap();
+        let gradients = grads(&weights, f64::NAN);
+        let figures = optimizer
+            .whole_step(&weights, &gradients, &step(&teacher, ClipMode::Global))
+            .unwrap();
+        assert_eq!(figures.to_vec1::<f32>().unwrap()[1], 0.0);
+        assert_eq!(bits(&weights), bits(&vars(0.0)));
+        assert_eq!(bits(&teacher), bits(&vars(5.0)));
+        let state = optimizer.state().unwrap();
+        let moment = state["exp_avg.a.weight"].flatten_all().unwrap();
+        assert_eq!(moment.to_vec1::<f32>().unwrap(), [0.0; 6]);
+    }
+}
