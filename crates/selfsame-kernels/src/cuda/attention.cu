@@ -183,6 +183,10 @@ __device__ void forward(const T *qkv, T *ys, float *lse, unsigned tokens, unsign
         copy_rows<T, D>(k, qkv + heads * D, row_stride, start, OTHER, tokens);
         copy_rows<T, D>(v, qkv + 2 * heads * D, row_stride, start, OTHER, tokens);
         __syncthreads();
+        if (first + warp * TILE >= tokens) {
+            // No row of this warp is a token; it only helps to copy.
+            continue;
+        }
         multiply_rows<T, D>(scores, q, k);
         __syncwarp();
         float own[HALF], largest = max;
@@ -333,6 +337,9 @@ __device__ void backward(const T *qkv, const float *lse, const float *delta, con
             other_delta[threadIdx.x] = delta[start + threadIdx.x];
         }
         __syncthreads();
+        if (first + warp * TILE >= tokens) {
+            continue;
+        }
         multiply_rows<T, D>(scores, own_first, other_first);
         multiply_rows<T, D>(d_scores, own_second, other_second);
         __syncwarp();
