@@ -216,7 +216,11 @@ template <class T> T argument(const Arg &arg, const Memory &memory) {
     std::abort();
 }
 
-typedef std::function<std::function<void()>(const std::vector<Arg> &, const Memory &)> Binder;
+// A kernel, to be bound to the arguments of a request or to those that a driver is handed.
+struct Kernel {
+    std::function<std::function<void()>(const std::vector<Arg> &, const Memory &)> from_request;
+    std::function<std::function<void()>(void **)> from_params;
+};
 
 template <class... T, size_t... I>
 std::function<void()> bind_each(void (*kernel)(T...), const std::vector<Arg> &args,
@@ -228,10 +232,19 @@ std::function<void()> bind_each(void (*kernel)(T...), const std::vector<Arg> &ar
     return [=] { kernel(std::get<I>(values)...); };
 }
 
-template <class... T> Binder binder(void (*kernel)(T...)) {
-    return [kernel](const std::vector<Arg> &args, const Memory &memory) {
-        return bind_each(kernel, args, memory, std::index_sequence_for<T...>());
-    };
+template <class... T, size_t... I>
+std::function<void()> bind_params(void (*kernel)(T...), void **params, std::index_sequence<I...>) {
+    std::tuple<T...> values{*static_cast<T *>(params[I])...};
+    return [=] { kernel(std::get<I>(values)...); };
+}
+
+template <class... T> Kernel binder(void (*kernel)(T...)) {
+    return {[kernel](const std::vector<Arg> &args, const Memory &memory) {
+                return bind_each(kernel, args, memory, std::index_sequence_for<T...>());
+            },
+            [kernel](void **params) {
+                return bind_params(kernel, params, std::index_sequence_for<T...>());
+            }};
 }
 
 #define KERNEL(name) {#name, binder(name)}
@@ -240,7 +253,7 @@ template <class... T> Binder binder(void (*kernel)(T...)) {
 #define ATTENTIONS(name)                                                                           \
     KERNEL(name##_f32_32), KERNEL(name##_f32_64), KERNEL(name##_bf16_32), KERNEL(name##_bf16_64)
 
-static const std::map<std::string, Binder> &kernels() {
+static const std::map<std::string, Kernel> &kernels() {
     using namespace attention;
     using namespace crops;
     using namespace gelu;
@@ -248,7 +261,7 @@ static const std::map<std::string, Binder> &kernels() {
     using namespace softmax;
     using namespace sums;
     using namespace update;
-    static const std::map<std::string, Binder> all = {
+    static const std::map<std::string, Kernel> all = {
         ATTENTIONS(attention),
         ATTENTIONS(attention_keys_grad),
         ATTENTIONS(attention_queries_grad),
@@ -274,37 +287,43 @@ static const std::map<std::string, Binder> &kernels() {
     return all;
 }
 
+// Runs a kernel with its arguments, block by block.
+static void run_bound(const std::function<void()> &kernel, const std::string &name,
+                      emulation::Position grid, emulation::Position block, std::uint32_t bytes,
+                      bool backwards) {
+    emulation::kernel = &kernel;
+    emulation::grid_size = grid;
+    emulation::block_size = block;
+    if (bytes > 48 * 1024 || grid.y > 65535) {
+        fail(name + ": more than every device can launch");
+    }
+    // Its own allocation, so that the sanitizer sees its end; aligned as on a device.
+    unsigned char *shared = nullptr;
+    if (bytes > 0 && posix_memalign(reinterpret_cast<void **>(&shared), 128, bytes) != 0) {
+        fail("out of memory");
+    }
+    emulation::shared_start = shared;
+    const std::uint64_t blocks = std::uint64_t(grid.x) * grid.y;
+    for (std::uint64_t i = 0; i < blocks; i++) {
+        const std::uint64_t at = backwards ? blocks - 1 - i : i;
+        emulation::block = {unsigned(at % grid.x), unsigned(at / grid.x), 0};
+        const float nan = __int_as_float(0x7fc00000);
+        for (size_t byte = 0; byte + 4 <= bytes; byte += 4) {
+            std::memcpy(shared + byte, &nan, 4);
+        }
+        emulation::run_block(backwards);
+    }
+    std::free(shared);
+}
+
 static void run(const Launch &launch, const Memory &memory, bool backwards) {
     emulation::kernel_name = launch.name;
     const auto found = kernels().find(launch.name);
     if (found == kernels().end()) {
         fail("no kernel is called " + launch.name);
     }
-    const std::function<void()> kernel = found->second(launch.args, memory);
-    emulation::kernel = &kernel;
-    emulation::grid_size = launch.grid;
-    emulation::block_size = launch.block;
-    if (launch.shared_bytes > 48 * 1024 || launch.grid.y > 65535) {
-        fail(launch.name + ": more than every device can launch");
-    }
-    // Its own allocation, so that the sanitizer sees its end; aligned as on a device.
-    unsigned char *shared = nullptr;
-    if (launch.shared_bytes > 0 &&
-        posix_memalign(reinterpret_cast<void **>(&shared), 128, launch.shared_bytes) != 0) {
-        fail("out of memory");
-    }
-    emulation::shared_start = shared;
-    const std::uint64_t blocks = std::uint64_t(launch.grid.x) * launch.grid.y;
-    for (std::uint64_t i = 0; i < blocks; i++) {
-        const std::uint64_t at = backwards ? blocks - 1 - i : i;
-        emulation::block = {unsigned(at % launch.grid.x), unsigned(at / launch.grid.x), 0};
-        const float nan = __int_as_float(0x7fc00000);
-        for (size_t byte = 0; byte + 4 <= launch.shared_bytes; byte += 4) {
-            std::memcpy(shared + byte, &nan, 4);
-        }
-        emulation::run_block(backwards);
-    }
-    std::free(shared);
+    run_bound(found->second.from_request(launch.args, memory), launch.name, launch.grid,
+              launch.block, launch.shared_bytes, backwards);
 }
 
 template <class T> T read() {
