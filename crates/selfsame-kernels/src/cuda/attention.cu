@@ -197,7 +197,7 @@ __device__ void forward(const T *qkv, T *ys, float *lse, unsigned tokens, unsign
             largest = Max::of(own[i], largest);
         }
         largest = Max::of(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-        // All lanes have their scores: the shuffle was behind the last read.
+        // The weights go where the scores were, and a shuffle orders no memory.
         __syncwarp();
         float own_sum = 0.0f;
         for (unsigned i = 0; i < HALF; i++) {

@@ -4,7 +4,7 @@
 // (u32 buffer, u64 offset, u32 buffer that the word there is to point to); u32 launches, each u32
 // length and name, 2 u32 grid, 2 u32 block, u32 shared bytes, u32 arguments (u32 kind, u32 value).
 // Kinds: 0 buffer, 1 null, 2 u32, 3 f32. Output: the buffers, one after the other.
-// Everything is run twice, with blocks and threads forwards and backwards, and must not differ.
+// Everything is run twice, with blocks, warps and lanes forwards and backwards, and must not differ.
 
 #include "emulation.h"
 
@@ -133,6 +133,22 @@ static bool release(unsigned first, unsigned end, Barrier barrier) {
     return true;
 }
 
+// Lets each lane of a warp run to its next barrier; whether any could.
+static bool run_warp(unsigned first, bool backwards) {
+    bool progress = false;
+    for (unsigned i = 0; i < LANES; i++) {
+        const unsigned index = first + (backwards ? LANES - 1 - i : i);
+        if (fibers[index].state == State::Ready) {
+            resume(index);
+            progress = true;
+        }
+    }
+    for (Barrier barrier : {Barrier::Warp, Barrier::Exchange, Barrier::ExchangeDone}) {
+        progress |= release(first, first + LANES, barrier);
+    }
+    return progress;
+}
+
 static void run_block(bool backwards) {
     const unsigned threads = block_size.x * block_size.y;
     if (threads == 0 || threads > 1024 || threads % LANES != 0) {
@@ -153,27 +169,22 @@ static void run_block(bool backwards) {
         makecontext(&fiber.context, run_thread, 0);
     }
     for (;;) {
-        unsigned ended = 0;
         bool progress = false;
-        for (unsigned i = 0; i < threads; i++) {
-            const unsigned index = backwards ? threads - 1 - i : i;
-            if (fibers[index].state == State::Ready) {
-                resume(index);
+        for (unsigned i = 0; i < threads; i += LANES) {
+            // A warp goes as far as it can before the next one starts.
+            while (run_warp(backwards ? threads - LANES - i : i, backwards)) {
                 progress = true;
             }
-            ended += fibers[index].state == State::Ended;
+        }
+        unsigned ended = 0;
+        for (unsigned i = 0; i < threads; i++) {
+            ended += fibers[i].state == State::Ended;
         }
         if (ended == threads) {
             return;
         }
         // A barrier of the whole block counts ended threads as missing, stricter than the hardware.
-        progress |= release(0, threads, Barrier::Block);
-        for (unsigned warp = 0; warp < threads; warp += LANES) {
-            for (Barrier barrier : {Barrier::Warp, Barrier::Exchange, Barrier::ExchangeDone}) {
-                progress |= release(warp, warp + LANES, barrier);
-            }
-        }
-        if (!progress) {
+        if (!release(0, threads, Barrier::Block) && !progress) {
             fail(kernel_name + ": a barrier that not all threads reach");
         }
     }
