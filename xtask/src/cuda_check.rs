@@ -12,6 +12,9 @@ pub(crate) struct Args {
     /// Also compile the kernels with NVRTC from this folder, which cuda-env has filled.
     #[arg(long, value_name = "DIR")]
     nvrtc: Option<PathBuf>,
+    /// Also run the tests that need a GPU on an emulated driver; builds with the feature cuda.
+    #[arg(long)]
+    driver: bool,
     /// What NVRTC compiles for.
     #[arg(long, value_delimiter = ',', default_value = "compute_80,sm_90,sm_100")]
     architectures: Vec<String>,
@@ -27,7 +30,63 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .status()
         .context("starting cargo")?;
     ensure!(status.success(), "the emulated kernels failed: {status}");
+    if args.driver { driver() } else { Ok(()) }
+}
+
+/// Compiles the emulated driver and puts it before the real libraries, in the tests' process alone.
+fn driver() -> anyhow::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let source = root.join("crates/selfsame-kernels/tests/cuda_emulation");
+    let folder = std::env::temp_dir().join(format!("selfsame-driver-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).context("making a folder for the driver")?;
+    let library = folder.join("libcuda.so.1");
+    let compiled = Command::new("g++")
+        .args(["-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off"])
+        .arg("-I")
+        .arg(&source)
+        .arg(source.join("driver.cpp"))
+        .arg("-o")
+        .arg(&library)
+        .status()
+        .context("starting g++")?;
+    let tested = if compiled.success() {
+        let (library, folder) = (library.display(), folder.display());
+        let paths = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+        let runner = format!("env LD_PRELOAD={library} LD_LIBRARY_PATH={folder}:{paths}");
+        Command::new(env!("CARGO"))
+            .args(["test", "--release", "--package", "selfsame-kernels"])
+            .args(["--features", "cuda", "--test", "cuda", "--", "--ignored"])
+            // One device, one thread.
+            .arg("--test-threads=1")
+            .env(runner_variable()?, runner)
+            .status()
+            .context("starting cargo")
+    } else {
+        Ok(compiled)
+    };
+    // Left behind only if even this fails.
+    let _ = std::fs::remove_dir_all(&folder);
+    let tested = tested?;
+    ensure!(
+        tested.success(),
+        "the operations on the emulated driver failed: {tested}"
+    );
     Ok(())
+}
+
+/// The variable that tells cargo how to start what it has built for this machine.
+fn runner_variable() -> anyhow::Result<String> {
+    let output = Command::new("rustc")
+        .arg("-vV")
+        .output()
+        .context("starting rustc")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host = text
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc does not name its host")?;
+    let host = host.to_uppercase().replace('-', "_");
+    Ok(format!("CARGO_TARGET_{host}_RUNNER"))
 }
 
 fn nvrtc(folder: &Path, architectures: &[String]) -> anyhow::Result<()> {

@@ -155,8 +155,7 @@ fn driver_functions(bindings: &str) -> BTreeSet<&str> {
     bindings
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix("pub "))
-        .filter_map(|line| line.strip_prefix("unsafe ").or(Some(line)))
-        .filter_map(|line| line.strip_prefix("fn "))
+        .filter_map(|line| Some(line.split_once("fn ")?.1))
         .filter_map(|line| line.split(['(', '<']).next())
         .filter(|name| {
             name.strip_prefix("cu")
@@ -207,9 +206,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn functions_of_the_driver_are_found_in_both_spellings() {
+    fn functions_of_the_driver_are_told_from_others() {
         let bindings = "extern \"C\" {\n    pub fn cuInit(Flags: u32) -> CUresult;\n}\n\
-                        pub unsafe fn cuMemAlloc_v2(\n pub fn culib() -> u8;\n fn cuHidden();";
+                        pub extern fn cuMemAlloc_v2(\n pub fn culib() -> u8;\n fn cuHidden();";
         let names = driver_functions(bindings);
         assert_eq!(
             names.into_iter().collect::<Vec<_>>(),

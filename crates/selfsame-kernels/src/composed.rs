@@ -323,10 +323,11 @@ pub fn normalized_linear(
 ) -> Result<Tensor> {
     let direction = l2_normalize_last_dim(weight, eps)?;
     match length {
-        None => linear(xs, &direction, None),
+        None => linear(xs, &direction.to_dtype(xs.dtype())?, None),
         Some(length) => {
             let length = length.to_dtype(direction.dtype())?;
-            linear(xs, &direction.broadcast_mul(&length)?, None)
+            let weight = direction.broadcast_mul(&length)?;
+            linear(xs, &weight.to_dtype(xs.dtype())?, None)
         }
     }
 }

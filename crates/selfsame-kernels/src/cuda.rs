@@ -8,6 +8,10 @@ mod emulated;
 mod launch;
 #[cfg(feature = "cuda")]
 pub(crate) mod ops;
+#[cfg(feature = "cuda")]
+mod upload;
 
 #[cfg(feature = "cuda")]
 pub(crate) use device::takes;
+#[cfg(feature = "cuda")]
+pub(crate) use upload::Lanes;

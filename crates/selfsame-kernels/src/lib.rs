@@ -53,6 +53,7 @@ mod sink;
 mod softmax;
 #[cfg(test)]
 mod testing;
+mod upload;
 
 pub use attention::{attention, attention_weights};
 pub use batch_norm::{batch_norm_eval, batch_norm_train};
@@ -71,3 +72,4 @@ pub use patchify::patchify;
 pub use relu::relu;
 pub use sink::GradSink;
 pub use softmax::{centered_softmax, log_softmax_last_dim, softmax_last_dim};
+pub use upload::CropUploader;

@@ -4,12 +4,17 @@
 use crate::composed;
 use crate::host::{self, for_each_chunk, fused, rows_per_chunk, slice, with_slice, written_by};
 use crate::simd::{Level, reduce};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
 /// Divides each row (the last dimension) by its Euclidean norm, or by `eps` if that is larger.
 ///
-/// PyTorch's `F.normalize(xs, dim=-1, eps=eps)`, whose default `eps` is 1e-12.
+/// PyTorch's `F.normalize(xs, dim=-1, eps=eps)`, whose default `eps` is 1e-12. Norms of bf16 rows are
+/// taken in f32.
 pub fn l2_normalize_last_dim(xs: &Tensor, eps: f64) -> Result<Tensor> {
+    if xs.dtype() == DType::BF16 {
+        let ys = composed::l2_normalize_last_dim(&xs.to_dtype(DType::F32)?, eps)?;
+        return ys.to_dtype(DType::BF16);
+    }
     if !fused(&[xs]) || xs.rank() == 0 {
         return composed::l2_normalize_last_dim(xs, eps);
     }

@@ -183,6 +183,10 @@ __device__ void forward(const T *qkv, T *ys, float *lse, unsigned tokens, unsign
         copy_rows<T, D>(k, qkv + heads * D, row_stride, start, OTHER, tokens);
         copy_rows<T, D>(v, qkv + 2 * heads * D, row_stride, start, OTHER, tokens);
         __syncthreads();
+        if (first + warp * TILE >= tokens) {
+            // No row of this warp is a token; it only helps to copy.
+            continue;
+        }
         multiply_rows<T, D>(scores, q, k);
         __syncwarp();
         float own[HALF], largest = max;
@@ -193,7 +197,7 @@ __device__ void forward(const T *qkv, T *ys, float *lse, unsigned tokens, unsign
             largest = Max::of(own[i], largest);
         }
         largest = Max::of(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-        // All lanes have their scores: the shuffle was behind the last read.
+        // The weights go where the scores were, and a shuffle orders no memory.
         __syncwarp();
         float own_sum = 0.0f;
         for (unsigned i = 0; i < HALF; i++) {
@@ -333,6 +337,9 @@ __device__ void backward(const T *qkv, const float *lse, const float *delta, con
             other_delta[threadIdx.x] = delta[start + threadIdx.x];
         }
         __syncthreads();
+        if (first + warp * TILE >= tokens) {
+            continue;
+        }
         multiply_rows<T, D>(scores, own_first, other_first);
         multiply_rows<T, D>(d_scores, own_second, other_second);
         __syncwarp();

@@ -4,7 +4,7 @@
 //! memory is freed in that order too. Nothing here waits for the device.
 #![expect(unsafe_code, reason = "kernels take addresses")]
 
-use candle_core::backend::BackendDevice;
+use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::op::BackpropOp;

@@ -4,7 +4,7 @@
 // (u32 buffer, u64 offset, u32 buffer that the word there is to point to); u32 launches, each u32
 // length and name, 2 u32 grid, 2 u32 block, u32 shared bytes, u32 arguments (u32 kind, u32 value).
 // Kinds: 0 buffer, 1 null, 2 u32, 3 f32. Output: the buffers, one after the other.
-// Everything is run twice, with blocks and threads forwards and backwards, and must not differ.
+// Everything is run twice, with blocks, warps and lanes forwards and backwards, and must not differ.
 
 #include "emulation.h"
 
@@ -133,6 +133,22 @@ static bool release(unsigned first, unsigned end, Barrier barrier) {
     return true;
 }
 
+// Lets each lane of a warp run to its next barrier; whether any could.
+static bool run_warp(unsigned first, bool backwards) {
+    bool progress = false;
+    for (unsigned i = 0; i < LANES; i++) {
+        const unsigned index = first + (backwards ? LANES - 1 - i : i);
+        if (fibers[index].state == State::Ready) {
+            resume(index);
+            progress = true;
+        }
+    }
+    for (Barrier barrier : {Barrier::Warp, Barrier::Exchange, Barrier::ExchangeDone}) {
+        progress |= release(first, first + LANES, barrier);
+    }
+    return progress;
+}
+
 static void run_block(bool backwards) {
     const unsigned threads = block_size.x * block_size.y;
     if (threads == 0 || threads > 1024 || threads % LANES != 0) {
@@ -153,27 +169,22 @@ static void run_block(bool backwards) {
         makecontext(&fiber.context, run_thread, 0);
     }
     for (;;) {
-        unsigned ended = 0;
         bool progress = false;
-        for (unsigned i = 0; i < threads; i++) {
-            const unsigned index = backwards ? threads - 1 - i : i;
-            if (fibers[index].state == State::Ready) {
-                resume(index);
+        for (unsigned i = 0; i < threads; i += LANES) {
+            // A warp goes as far as it can before the next one starts.
+            while (run_warp(backwards ? threads - LANES - i : i, backwards)) {
                 progress = true;
             }
-            ended += fibers[index].state == State::Ended;
+        }
+        unsigned ended = 0;
+        for (unsigned i = 0; i < threads; i++) {
+            ended += fibers[i].state == State::Ended;
         }
         if (ended == threads) {
             return;
         }
         // A barrier of the whole block counts ended threads as missing, stricter than the hardware.
-        progress |= release(0, threads, Barrier::Block);
-        for (unsigned warp = 0; warp < threads; warp += LANES) {
-            for (Barrier barrier : {Barrier::Warp, Barrier::Exchange, Barrier::ExchangeDone}) {
-                progress |= release(warp, warp + LANES, barrier);
-            }
-        }
-        if (!progress) {
+        if (!release(0, threads, Barrier::Block) && !progress) {
             fail(kernel_name + ": a barrier that not all threads reach");
         }
     }
@@ -216,7 +227,11 @@ template <class T> T argument(const Arg &arg, const Memory &memory) {
     std::abort();
 }
 
-typedef std::function<std::function<void()>(const std::vector<Arg> &, const Memory &)> Binder;
+// A kernel, to be bound to the arguments of a request or to those that a driver is handed.
+struct Kernel {
+    std::function<std::function<void()>(const std::vector<Arg> &, const Memory &)> from_request;
+    std::function<std::function<void()>(void **)> from_params;
+};
 
 template <class... T, size_t... I>
 std::function<void()> bind_each(void (*kernel)(T...), const std::vector<Arg> &args,
@@ -228,10 +243,19 @@ std::function<void()> bind_each(void (*kernel)(T...), const std::vector<Arg> &ar
     return [=] { kernel(std::get<I>(values)...); };
 }
 
-template <class... T> Binder binder(void (*kernel)(T...)) {
-    return [kernel](const std::vector<Arg> &args, const Memory &memory) {
-        return bind_each(kernel, args, memory, std::index_sequence_for<T...>());
-    };
+template <class... T, size_t... I>
+std::function<void()> bind_params(void (*kernel)(T...), void **params, std::index_sequence<I...>) {
+    std::tuple<T...> values{*static_cast<T *>(params[I])...};
+    return [=] { kernel(std::get<I>(values)...); };
+}
+
+template <class... T> Kernel binder(void (*kernel)(T...)) {
+    return {[kernel](const std::vector<Arg> &args, const Memory &memory) {
+                return bind_each(kernel, args, memory, std::index_sequence_for<T...>());
+            },
+            [kernel](void **params) {
+                return bind_params(kernel, params, std::index_sequence_for<T...>());
+            }};
 }
 
 #define KERNEL(name) {#name, binder(name)}
@@ -240,7 +264,7 @@ template <class... T> Binder binder(void (*kernel)(T...)) {
 #define ATTENTIONS(name)                                                                           \
     KERNEL(name##_f32_32), KERNEL(name##_f32_64), KERNEL(name##_bf16_32), KERNEL(name##_bf16_64)
 
-static const std::map<std::string, Binder> &kernels() {
+static const std::map<std::string, Kernel> &kernels() {
     using namespace attention;
     using namespace crops;
     using namespace gelu;
@@ -248,7 +272,7 @@ static const std::map<std::string, Binder> &kernels() {
     using namespace softmax;
     using namespace sums;
     using namespace update;
-    static const std::map<std::string, Binder> all = {
+    static const std::map<std::string, Kernel> all = {
         ATTENTIONS(attention),
         ATTENTIONS(attention_keys_grad),
         ATTENTIONS(attention_queries_grad),
@@ -274,37 +298,43 @@ static const std::map<std::string, Binder> &kernels() {
     return all;
 }
 
+// Runs a kernel with its arguments, block by block.
+static void run_bound(const std::function<void()> &kernel, const std::string &name,
+                      emulation::Position grid, emulation::Position block, std::uint32_t bytes,
+                      bool backwards) {
+    emulation::kernel = &kernel;
+    emulation::grid_size = grid;
+    emulation::block_size = block;
+    if (bytes > 48 * 1024 || grid.y > 65535) {
+        fail(name + ": more than every device can launch");
+    }
+    // Its own allocation, so that the sanitizer sees its end; aligned as on a device.
+    unsigned char *shared = nullptr;
+    if (bytes > 0 && posix_memalign(reinterpret_cast<void **>(&shared), 128, bytes) != 0) {
+        fail("out of memory");
+    }
+    emulation::shared_start = shared;
+    const std::uint64_t blocks = std::uint64_t(grid.x) * grid.y;
+    for (std::uint64_t i = 0; i < blocks; i++) {
+        const std::uint64_t at = backwards ? blocks - 1 - i : i;
+        emulation::block = {unsigned(at % grid.x), unsigned(at / grid.x), 0};
+        const float nan = __int_as_float(0x7fc00000);
+        for (size_t byte = 0; byte + 4 <= bytes; byte += 4) {
+            std::memcpy(shared + byte, &nan, 4);
+        }
+        emulation::run_block(backwards);
+    }
+    std::free(shared);
+}
+
 static void run(const Launch &launch, const Memory &memory, bool backwards) {
     emulation::kernel_name = launch.name;
     const auto found = kernels().find(launch.name);
     if (found == kernels().end()) {
         fail("no kernel is called " + launch.name);
     }
-    const std::function<void()> kernel = found->second(launch.args, memory);
-    emulation::kernel = &kernel;
-    emulation::grid_size = launch.grid;
-    emulation::block_size = launch.block;
-    if (launch.shared_bytes > 48 * 1024 || launch.grid.y > 65535) {
-        fail(launch.name + ": more than every device can launch");
-    }
-    // Its own allocation, so that the sanitizer sees its end; aligned as on a device.
-    unsigned char *shared = nullptr;
-    if (launch.shared_bytes > 0 &&
-        posix_memalign(reinterpret_cast<void **>(&shared), 128, launch.shared_bytes) != 0) {
-        fail("out of memory");
-    }
-    emulation::shared_start = shared;
-    const std::uint64_t blocks = std::uint64_t(launch.grid.x) * launch.grid.y;
-    for (std::uint64_t i = 0; i < blocks; i++) {
-        const std::uint64_t at = backwards ? blocks - 1 - i : i;
-        emulation::block = {unsigned(at % launch.grid.x), unsigned(at / launch.grid.x), 0};
-        const float nan = __int_as_float(0x7fc00000);
-        for (size_t byte = 0; byte + 4 <= launch.shared_bytes; byte += 4) {
-            std::memcpy(shared + byte, &nan, 4);
-        }
-        emulation::run_block(backwards);
-    }
-    std::free(shared);
+    run_bound(found->second.from_request(launch.args, memory), launch.name, launch.grid,
+              launch.block, launch.shared_bytes, backwards);
 }
 
 template <class T> T read() {

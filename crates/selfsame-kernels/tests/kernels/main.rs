@@ -7,5 +7,6 @@
 mod blocks;
 mod common;
 mod gradients;
+mod mixed;
 mod threads;
 mod updates;

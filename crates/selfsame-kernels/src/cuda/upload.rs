@@ -1,0 +1,116 @@
+//! Page-locked memory, a stream for copies, and the events that keep both in step with the compute
+//! stream.
+#![expect(unsafe_code, reason = "memory that is written before it is read")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaEvent, CudaSlice, CudaStream, DevicePtr, PinnedHostSlice,
+};
+use candle_core::{CudaDevice, DType, Result, Shape, Tensor, bail};
+
+use super::device::{Output, element, run};
+use super::launch;
+
+/// Copies of one size that may be under way at a time.
+const SLOTS: usize = 2;
+
+/// Buffers by their length, used in turn.
+pub(crate) struct Lanes {
+    device: CudaDevice,
+    copies: Arc<CudaStream>,
+    slots: BTreeMap<usize, Vec<Slot>>,
+}
+
+impl std::fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lanes").finish_non_exhaustive()
+    }
+}
+
+struct Slot {
+    host: PinnedHostSlice<u8>,
+    bytes: CudaSlice<u8>,
+    /// When the compute stream has read `bytes`.
+    read: Option<CudaEvent>,
+}
+
+impl Lanes {
+    pub(crate) fn new(device: &CudaDevice) -> Result<Self> {
+        let compute = device.cuda_stream();
+        // SAFETY: all tensors live on the compute stream. The only memory that two streams touch is
+        // that of the slots, whose copies and launches wait for one another's events below.
+        unsafe { device.disable_event_tracking() };
+        let copies = compute.context().new_stream().w()?;
+        Ok(Self {
+            device: device.clone(),
+            copies,
+            slots: BTreeMap::new(),
+        })
+    }
+
+    pub(crate) fn upload(
+        &mut self,
+        bytes: &[u8],
+        shape: &Shape,
+        mean: [f64; 3],
+        std: [f64; 3],
+        dtype: DType,
+    ) -> Result<Tensor> {
+        let (images, channels, height, width) = shape.dims4()?;
+        if channels != 3 || shape.elem_count() != bytes.len() {
+            let len = bytes.len();
+            bail!("upload: {len} bytes are not crops of three channels of shape {shape:?}");
+        }
+        let (mean, std) = (mean.map(|x| x as f32), std.map(|x| x as f32));
+        let (compute, copies) = (self.device.cuda_stream(), &self.copies);
+        let slots = self.slots.entry(bytes.len()).or_default();
+        if slots.len() < SLOTS {
+            slots.push(Slot::new(copies, bytes.len())?);
+        } else {
+            slots.rotate_left(1);
+        }
+        let Some(slot) = slots.last_mut() else {
+            bail!("upload: no slot")
+        };
+        // Waits for this slot's last copy, which was two uploads ago.
+        slot.host.as_mut_slice().w()?.copy_from_slice(bytes);
+        if let Some(read) = &slot.read {
+            copies.wait(read).w()?;
+        }
+        copies.memcpy_htod(&slot.host, &mut slot.bytes).w()?;
+        compute.wait(&copies.record_event(None).w()?).w()?;
+        let ys = Output::new(&self.device, dtype, bytes.len())?;
+        let (from, plane) = (slot.bytes.device_ptr(&compute).0, height * width);
+        let element = element(dtype)?;
+        let launch = launch::normalize_crops(element, from, ys.address, images, plane, mean, std)?;
+        run(&self.device, &launch)?;
+        slot.read = Some(compute.record_event(None).w()?);
+        Ok(ys.tensor(shape))
+    }
+}
+
+impl Slot {
+    fn new(copies: &Arc<CudaStream>, len: usize) -> Result<Slot> {
+        // SAFETY: every upload writes both in full before anything reads them.
+        let (host, bytes) = unsafe {
+            (
+                copies.context().alloc_pinned(len).w()?,
+                copies.alloc(len).w()?,
+            )
+        };
+        let read = None;
+        Ok(Slot { host, bytes, read })
+    }
+}
+
+impl Drop for Lanes {
+    /// The slots' memory is freed only when neither stream uses it.
+    fn drop(&mut self) {
+        // An error here would come back at the next call to the driver.
+        let _ = self.device.cuda_stream().synchronize();
+        let _ = self.copies.synchronize();
+    }
+}

@@ -1,0 +1,279 @@
+// A CUDA driver whose device is this processor: enough of libcuda, cuBLAS and cuRAND, and of
+// candle's kernels, for tests/cuda.rs. It shows that the operations hand the right things to the
+// kernels; what those compute is the runner's subject.
+//
+// Everything is done at once, in the order in which it is asked for. Memory begins as NaN and is
+// handed out with not a byte to spare.
+
+#define main runner_main
+#include "runner.cpp"
+#undef main
+
+namespace {
+
+typedef std::uint64_t Address;
+typedef std::function<void(void **)> Native;
+
+template <class T> T at(void **params, int index) { return *static_cast<T *>(params[index]); }
+
+// Where element i of a strided tensor lies; info is dims and strides, or null if contiguous.
+std::size_t strided(std::size_t i, std::size_t dims, const std::size_t *sizes,
+                    const std::size_t *strides) {
+    std::size_t place = 0;
+    for (std::size_t d = dims; d-- > 0;) {
+        place += i % sizes[d] * strides[d];
+        i /= sizes[d];
+    }
+    return place;
+}
+
+template <class T> std::size_t place_of(void **params, std::size_t i) {
+    const auto dims = at<std::size_t>(params, 1);
+    const auto *info = at<const std::size_t *>(params, 2);
+    return info ? strided(i, dims, info, info + dims) : i;
+}
+
+template <class From, class To> void cast(void **params) {
+    const auto *from = at<const From *>(params, 3);
+    auto *to = at<To *>(params, 4);
+    for (std::size_t i = 0; i < at<std::size_t>(params, 0); i++) {
+        to[i] = from_f32<To>(to_f32(from[place_of<From>(params, i)]));
+    }
+}
+
+template <class T> void affine(void **params) {
+    const auto *from = at<const T *>(params, 3);
+    auto *to = at<T *>(params, 4);
+    const float mul = to_f32(at<T>(params, 5)), add = to_f32(at<T>(params, 6));
+    for (std::size_t i = 0; i < at<std::size_t>(params, 0); i++) {
+        to[i] = from_f32<T>(to_f32(from[place_of<T>(params, i)]) * mul + add);
+    }
+}
+
+template <class T> void unary(void **params, float (*f)(float)) {
+    const auto *from = at<const T *>(params, 3);
+    auto *to = at<T *>(params, 4);
+    for (std::size_t i = 0; i < at<std::size_t>(params, 0); i++) {
+        to[i] = from_f32<T>(f(to_f32(from[place_of<T>(params, i)])));
+    }
+}
+
+template <class T> void binary(void **params, float (*f)(float, float)) {
+    const auto dims = at<std::size_t>(params, 1);
+    const auto *info = at<const std::size_t *>(params, 2);
+    const auto *a = at<const T *>(params, 3), *b = at<const T *>(params, 4);
+    auto *to = at<T *>(params, 5);
+    for (std::size_t i = 0; i < at<std::size_t>(params, 0); i++) {
+        const std::size_t left = info ? strided(i, dims, info, info + dims) : i;
+        const std::size_t right = info ? strided(i, dims, info, info + 2 * dims) : i;
+        to[i] = from_f32<T>(f(to_f32(a[left]), to_f32(b[right])));
+    }
+}
+
+template <class T> void const_set(void **params) {
+    auto *to = at<T *>(params, 4);
+    for (std::size_t i = 0; i < at<std::size_t>(params, 0); i++) {
+        to[place_of<T>(params, i)] = at<T>(params, 3);
+    }
+}
+
+template <class T> void copy2d(void **params) {
+    const auto *from = at<const T *>(params, 0);
+    auto *to = at<T *>(params, 1);
+    const auto rows = at<std::uint32_t>(params, 2), columns = at<std::uint32_t>(params, 3);
+    const auto from_stride = at<std::uint32_t>(params, 4);
+    const auto to_stride = at<std::uint32_t>(params, 5);
+    for (std::size_t i = 0; i < std::size_t(rows) * columns; i++) {
+        to[i / columns * to_stride + i % columns] = from[i / columns * from_stride + i % columns];
+    }
+}
+
+template <class T> void reduce(void **params, bool small, bool is_max) {
+    const auto each = at<std::size_t>(params, 1), dims = at<std::size_t>(params, 2);
+    const auto *info = at<const std::size_t *>(params, 3);
+    const auto *from = at<const T *>(params, 4);
+    auto *to = at<T *>(params, 5);
+    const std::size_t count = small ? at<std::size_t>(params, 0) : at<std::size_t>(params, 0) / each;
+    for (std::size_t i = 0; i < count; i++) {
+        float result = is_max ? negative_infinity() : 0.0f;
+        for (std::size_t j = i * each; j < (i + 1) * each; j++) {
+            const float x = to_f32(from[strided(j, dims, info, info + dims)]);
+            result = is_max ? std::fmax(result, x) : result + x;
+        }
+        to[i] = from_f32<T>(result);
+    }
+}
+
+template <class T> void add_kernels_of(const std::string &type, std::map<std::string, Native> &all) {
+    const auto add = [&](const std::string &name, Native native) { all[name + type] = native; };
+    add("cast_f32_", cast<float, T>);
+    add("cast_bf16_", cast<bf16, T>);
+    add("affine_", affine<T>);
+    add("ucopy_", [](void **p) { unary<T>(p, [](float x) { return x; }); });
+    add("uneg_", [](void **p) { unary<T>(p, [](float x) { return -x; }); });
+    add("uexp_", [](void **p) { unary<T>(p, [](float x) { return std::exp(x); }); });
+    add("usqr_", [](void **p) { unary<T>(p, [](float x) { return x * x; }); });
+    add("usqrt_", [](void **p) { unary<T>(p, [](float x) { return std::sqrt(x); }); });
+    add("badd_", [](void **p) { binary<T>(p, [](float a, float b) { return a + b; }); });
+    add("bsub_", [](void **p) { binary<T>(p, [](float a, float b) { return a - b; }); });
+    add("bmul_", [](void **p) { binary<T>(p, [](float a, float b) { return a * b; }); });
+    add("bdiv_", [](void **p) { binary<T>(p, [](float a, float b) { return a / b; }); });
+    add("const_set_", const_set<T>);
+    add("copy2d_", copy2d<T>);
+    add("fast_sum_", [](void **p) { reduce<T>(p, false, false); });
+    add("fast_sum_small_", [](void **p) { reduce<T>(p, true, false); });
+    add("fast_max_", [](void **p) { reduce<T>(p, false, true); });
+}
+
+const std::map<std::string, Native> &candles_kernels() {
+    static const std::map<std::string, Native> all = [] {
+        std::map<std::string, Native> all;
+        add_kernels_of<float>("f32", all);
+        add_kernels_of<bf16>("bf16", all);
+        return all;
+    }();
+    return all;
+}
+
+void *allocate(std::size_t bytes) {
+    // Device memory is aligned to 256 bytes; a block's end stands where the request ends.
+    void *memory = nullptr;
+    if (posix_memalign(&memory, 256, bytes ? bytes : 1) != 0) {
+        fail("out of memory");
+    }
+    std::memset(memory, 0xff, bytes);
+    return memory;
+}
+
+// Matrices are column by column; `trans` 1 is the transpose.
+template <class T>
+void gemm(int transa, int transb, int m, int n, int k, float alpha, const T *a, int lda,
+          const T *b, int ldb, float beta, T *c, int ldc) {
+    for (int j = 0; j < n; j++) {
+        for (int i = 0; i < m; i++) {
+            float sum = 0.0f;
+            for (int l = 0; l < k; l++) {
+                const T left = transa ? a[std::size_t(i) * lda + l] : a[std::size_t(l) * lda + i];
+                const T right = transb ? b[std::size_t(l) * ldb + j] : b[std::size_t(j) * ldb + l];
+                sum += to_f32(left) * to_f32(right);
+            }
+            T &out = c[std::size_t(j) * ldc + i];
+            out = from_f32<T>(alpha * sum + (beta == 0.0f ? 0.0f : beta * to_f32(out)));
+        }
+    }
+}
+
+} // namespace
+
+extern "C" {
+
+int cuInit(unsigned) { return 0; }
+int cuDeviceGet(int *device, int ordinal) { return *device = 0, ordinal == 0 ? 0 : 101; }
+int cuDeviceGetCount(int *count) { return *count = 1, 0; }
+int cuDeviceGetAttribute(int *value, int, int) { return *value = 1, 0; }
+int cuDevicePrimaryCtxRetain(void **context, int) { return *context = allocate(8), 0; }
+int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+int cuCtxGetCurrent(void **context) { return *context = nullptr, 0; }
+int cuCtxSetCurrent(void *) { return 0; }
+int cuCtxSynchronize() { return 0; }
+int cuGetErrorString(int error, const char **text) {
+    return *text = error ? "an error of the emulated driver" : "no error", 0;
+}
+int cuGetErrorName(int, const char **text) { return *text = "EMULATED", 0; }
+
+int cuStreamCreate(void **stream, unsigned) { return *stream = allocate(8), 0; }
+int cuStreamDestroy_v2(void *stream) { return std::free(stream), 0; }
+int cuStreamSynchronize(void *) { return 0; }
+int cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
+int cuStreamIsCapturing(void *, int *status) { return *status = 0, 0; }
+int cuEventCreate(void **event, unsigned) { return *event = allocate(8), 0; }
+int cuEventDestroy_v2(void *event) { return std::free(event), 0; }
+int cuEventRecord(void *, void *) { return 0; }
+int cuEventSynchronize(void *) { return 0; }
+
+int cuMemAlloc_v2(Address *address, std::size_t bytes) {
+    return *address = reinterpret_cast<Address>(allocate(bytes)), 0;
+}
+int cuMemAllocAsync(Address *address, std::size_t bytes, void *) {
+    return cuMemAlloc_v2(address, bytes);
+}
+int cuMemFree_v2(Address address) { return std::free(reinterpret_cast<void *>(address)), 0; }
+int cuMemFreeAsync(Address address, void *) { return cuMemFree_v2(address); }
+int cuMemHostAlloc(void **memory, std::size_t bytes, unsigned) {
+    return *memory = allocate(bytes), 0;
+}
+int cuMemFreeHost(void *memory) { return std::free(memory), 0; }
+int cuMemcpyHtoDAsync_v2(Address to, const void *from, std::size_t bytes, void *) {
+    return std::memcpy(reinterpret_cast<void *>(to), from, bytes), 0;
+}
+int cuMemcpyDtoHAsync_v2(void *to, Address from, std::size_t bytes, void *) {
+    return std::memcpy(to, reinterpret_cast<const void *>(from), bytes), 0;
+}
+int cuMemcpyDtoDAsync_v2(Address to, Address from, std::size_t bytes, void *) {
+    return std::memcpy(reinterpret_cast<void *>(to), reinterpret_cast<const void *>(from), bytes),
+           0;
+}
+int cuMemsetD8Async(Address to, unsigned char value, std::size_t bytes, void *) {
+    return std::memset(reinterpret_cast<void *>(to), value, bytes), 0;
+}
+int cuMemsetD8_v2(Address to, unsigned char value, std::size_t bytes) {
+    return cuMemsetD8Async(to, value, bytes, nullptr);
+}
+
+// A module is nothing, and a function its name.
+int cuModuleLoadData(void **module, const void *) { return *module = allocate(8), 0; }
+int cuModuleUnload(void *module) { return std::free(module), 0; }
+int cuModuleGetFunction(void **function, void *, const char *name) {
+    if (!kernels().count(name) && !candles_kernels().count(name)) {
+        fail(std::string("the emulated driver has no kernel ") + name);
+    }
+    return *function = strdup(name), 0;
+}
+
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                   unsigned bz, unsigned shared, void *, void **params, void **) {
+    const std::string name = static_cast<const char *>(function);
+    const auto candles = candles_kernels().find(name);
+    if (candles != candles_kernels().end()) {
+        return candles->second(params), 0;
+    }
+    if (gz != 1 || bz != 1) {
+        fail(name + ": a grid of three dimensions");
+    }
+    emulation::kernel_name = name;
+    run_bound(kernels().at(name).from_params(params), name, {gx, gy, 1}, {bx, by, 1}, shared, false);
+    return 0;
+}
+
+int cublasCreate_v2(void **handle) { return *handle = allocate(8), 0; }
+int cublasDestroy_v2(void *handle) { return std::free(handle), 0; }
+int cublasSetStream_v2(void *, void *) { return 0; }
+int cublasGemmStridedBatchedEx(void *, int transa, int transb, int m, int n, int k,
+                               const void *alpha, const void *a, int type, int lda, long long step_a,
+                               const void *b, int, int ldb, long long step_b, const void *beta,
+                               void *c, int, int ldc, long long step_c, int batch, int, int) {
+    const float factor = *static_cast<const float *>(alpha);
+    const float keep = *static_cast<const float *>(beta);
+    for (int i = 0; i < batch; i++) {
+        // CUDA_R_32F is 0, CUDA_R_16BF 14.
+        if (type == 0) {
+            gemm(transa, transb, m, n, k, factor, static_cast<const float *>(a) + i * step_a, lda,
+                 static_cast<const float *>(b) + i * step_b, ldb, keep,
+                 static_cast<float *>(c) + i * step_c, ldc);
+        } else if (type == 14) {
+            gemm(transa, transb, m, n, k, factor, static_cast<const bf16 *>(a) + i * step_a, lda,
+                 static_cast<const bf16 *>(b) + i * step_b, ldb, keep,
+                 static_cast<bf16 *>(c) + i * step_c, ldc);
+        } else {
+            fail("a product of another type");
+        }
+    }
+    return 0;
+}
+
+int curandCreateGenerator(void **generator, int) { return *generator = allocate(8), 0; }
+int curandDestroyGenerator(void *generator) { return std::free(generator), 0; }
+int curandSetPseudoRandomGeneratorSeed(void *, unsigned long long) { return 0; }
+int curandSetStream(void *, void *) { return 0; }
+
+} // extern "C"

@@ -1,0 +1,53 @@
+//! Activations in bf16 beside weights in f32, on any device.
+
+use candle_core::{DType, Device, Tensor, Var};
+use selfsame_kernels as kernels;
+
+use crate::common::{Op, apart, run, values};
+
+/// The operation on bf16 activations (the first input) stays near the one in f32, and weights get
+/// gradients of their own type.
+fn check(name: &str, op: Op<'_>, inputs: &[Tensor]) {
+    let mut mixed = inputs.to_vec();
+    mixed[0] = inputs[0].to_dtype(DType::BF16).unwrap();
+    let (want, want_grads) = run(op, inputs);
+    let (got, grads) = run(op, &mixed);
+    assert_eq!(got.dtype(), DType::BF16, "{name}");
+    let d = apart(&got, &want);
+    assert!(d < 2e-2, "{name}: values are {d:e} apart");
+    for ((grad, want), input) in grads.iter().zip(&want_grads).zip(&mixed) {
+        assert_eq!(grad.dtype(), input.dtype(), "{name}");
+        let d = apart(grad, want);
+        assert!(d < 2e-2, "{name}: gradients are {d:e} apart");
+    }
+}
+
+#[test]
+fn activations_in_bf16_take_weights_in_f32() {
+    let xs = values(&[21, 32], 1, 1.0);
+    let norm = [xs.clone(), values(&[32], 2, 1.0), values(&[32], 3, 1.0)];
+    let op = |x: &[Tensor]| kernels::layer_norm(&x[0], &x[1], &x[2], 1e-6);
+    check("layer_norm", &op, &norm);
+    let dense = [xs, values(&[24, 32], 4, 0.3), values(&[24], 5, 0.3)];
+    let op = |x: &[Tensor]| kernels::linear(&x[0], &x[1], Some(&x[2]));
+    check("linear", &op, &dense);
+    let op = |x: &[Tensor]| kernels::linear_gelu(&x[0], &x[1], Some(&x[2]));
+    check("linear_gelu", &op, &dense);
+    let op = |x: &[Tensor]| kernels::normalized_linear(&x[0], &x[1], None, 1e-12);
+    check("normalized_linear", &op, &dense[..2]);
+    let op = |x: &[Tensor]| kernels::l2_normalize_last_dim(&x[0], 1e-12);
+    check("l2_normalize", &op, &dense[..1]);
+}
+
+#[test]
+fn centered_softmax_is_the_softmax_of_the_difference_and_has_no_gradient() {
+    let [logits, center] = [values(&[4, 37], 1, 2.0), values(&[1, 37], 2, 1.0)];
+    let shifted = (logits.broadcast_sub(&center).unwrap() / 0.07).unwrap();
+    let want = kernels::softmax_last_dim(&shifted).unwrap();
+    let variable = Var::from_tensor(&logits).unwrap();
+    let got = kernels::centered_softmax(&variable, &center, 0.07).unwrap();
+    assert_eq!(apart(&got, &want), 0.0);
+    assert!(!got.track_op());
+    let narrow = Tensor::zeros((1, 36), DType::F32, &Device::Cpu).unwrap();
+    assert!(kernels::centered_softmax(&logits, &narrow, 0.07).is_err());
+}
