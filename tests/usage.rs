@@ -148,3 +148,14 @@ fn an_answer_that_cannot_be_written_is_a_failure() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("writing to standard output"), "{text}");
 }
+
+#[test]
+fn tf32_is_not_for_a_cpu() {
+    for device in ["cpu", "auto"] {
+        let args = [&DATA[..], &["--precision", "tf32", "--device", device]].concat();
+        // Where a GPU is found, `auto` is no mistake.
+        if device == "cpu" || !cfg!(feature = "cuda") {
+            refused(&args, &["train.precision", "tf32", "CUDA"]);
+        }
+    }
+}

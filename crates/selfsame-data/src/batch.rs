@@ -67,10 +67,6 @@ pub struct HostBatch {
     pub local_size: usize,
     /// `[L, B, 3, S, S]`, of the same type.
     pub local: Pixels,
-    /// Mean that is, or is to be, taken off each channel, of values from 0 to 1.
-    pub mean: [f64; 3],
-    /// Standard deviation that each channel is, or is to be, divided by.
-    pub std: [f64; 3],
     /// How long the consumer waited for it: what loading costs a step.
     pub wait: Duration,
 }

@@ -248,7 +248,6 @@ impl Inner {
                 (crops.samples, pixels)
             }
         };
-        let config = views.config();
         Ok(HostBatch {
             epoch,
             index,
@@ -258,10 +257,8 @@ impl Inner {
             global_size: views.view_size(0),
             global,
             num_local: views.num_views() - MultiCrop::NUM_GLOBAL,
-            local_size: config.local_size,
+            local_size: views.config().local_size,
             local,
-            mean: config.mean,
-            std: config.std,
             wait: Duration::ZERO,
         })
     }

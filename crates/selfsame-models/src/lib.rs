@@ -70,5 +70,5 @@ pub use params::{Gradients, ParamKind, ParamSpec, ParamStore};
 #[cfg(feature = "reference")]
 pub use reference::reference_backbone;
 pub use resnet::ResNet;
-pub use selfsame_kernels::{Precision, normalize_crops};
+pub use selfsame_kernels::{CropUploader, Precision};
 pub use vit::VisionTransformer;

@@ -254,6 +254,8 @@ pub enum Precision {
     F32,
     /// bfloat16 products over f32 weights.
     Bf16,
+    /// f32 whose products a CUDA device may take in TF32: ten bits of each factor.
+    Tf32,
 }
 
 impl RunConfig {
@@ -378,6 +380,9 @@ impl RunConfig {
             problems.push(
                 "train.precision: bf16 is for vision transformers; use f32 for ResNets".to_owned(),
             );
+        }
+        if t.precision == Precision::Tf32 && t.device == "cpu" {
+            problems.push("train.precision: tf32 is for CUDA devices; use f32".to_owned());
         }
         if !(t.device == "auto" || t.device == "cpu" || is_cuda(&t.device)) {
             problems.push(format!(

@@ -1,8 +1,9 @@
 //! The one place where host pixels become tensors.
 
 use candle_core::{DType, Device, Result, Tensor};
+use selfsame_data::augment::AugmentConfig;
 use selfsame_data::{EvalBatch, HostBatch, Pixels};
-use selfsame_models::normalize_crops;
+use selfsame_models::CropUploader;
 
 /// The crops of one micro-batch on the device, view-major: all images of view 0, then of view 1.
 #[derive(Clone, Debug)]
@@ -13,33 +14,50 @@ pub struct DeviceBatch {
     pub local: Option<Tensor>,
 }
 
-impl DeviceBatch {
+/// Carries host batches to a device, beside what it computes where the device can do so.
+#[derive(Debug)]
+pub struct Uploader {
+    device: Device,
+    bytes: CropUploader,
+}
+
+impl Uploader {
+    /// To this device; crops that come as bytes are normalised there as `augment` says.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] of the driver.
+    pub fn new(device: &Device, augment: &AugmentConfig) -> Result<Self> {
+        Ok(Self {
+            device: device.clone(),
+            bytes: CropUploader::new(device, augment.mean, augment.std)?,
+        })
+    }
+
     /// Uploads a host batch.
     ///
     /// # Errors
     /// [`candle_core::Error`] if the device is out of memory.
-    pub fn upload(batch: &HostBatch, device: &Device) -> Result<Self> {
+    pub fn upload(&mut self, batch: &HostBatch) -> Result<DeviceBatch> {
         let b = batch.batch_size;
-        let images = |pixels: &Pixels, views: usize, size: usize| {
+        let mut images = |pixels: &Pixels, views: usize, size: usize| {
             let shape = (views * b, 3, size, size);
             match pixels {
-                Pixels::Normalized(values) => Tensor::from_slice(values, shape, device),
-                Pixels::Bytes(bytes) => {
-                    let bytes = Tensor::from_slice(bytes, shape, device)?;
-                    normalize_crops(&bytes, batch.mean, batch.std, DType::F32)
-                }
+                Pixels::Normalized(values) => Tensor::from_slice(values, shape, &self.device),
+                Pixels::Bytes(bytes) => self.bytes.upload(bytes, shape, DType::F32),
             }
         };
         let local = match batch.num_local {
             0 => None,
             views => Some(images(&batch.local, views, batch.local_size)?),
         };
-        Ok(Self {
+        Ok(DeviceBatch {
             global: images(&batch.global, batch.num_global, batch.global_size)?,
             local,
         })
     }
+}
 
+impl DeviceBatch {
     /// Images in this micro-batch, `B`.
     pub fn batch_size(&self) -> usize {
         self.global.dims()[0] / 2
@@ -125,7 +143,8 @@ mod tests {
 
     #[test]
     fn bytes_become_the_tensors_of_normalised_pixels() {
-        let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+        let augment = AugmentConfig::default();
+        let (mean, std) = (augment.mean, augment.std);
         let bytes: Vec<u8> = (0..2 * 3 * 3 * 16).map(|i| (i * 37 % 256) as u8).collect();
         let value = |(i, byte): (usize, &u8)| {
             let channel = i / 16 % 3;
@@ -143,11 +162,10 @@ mod tests {
             num_local: 0,
             local_size: 4,
             local: Pixels::Bytes(Vec::new()),
-            mean,
-            std,
             wait: Duration::ZERO,
         };
-        let upload = |pixels| DeviceBatch::upload(&batch(pixels), &Device::Cpu).unwrap();
+        let mut uploader = Uploader::new(&Device::Cpu, &augment).unwrap();
+        let upload = |pixels| uploader.upload(&batch(pixels)).unwrap();
         let [one, other] = [Pixels::Bytes(bytes), Pixels::Normalized(normalized)].map(upload);
         assert_eq!(one.global.dims(), [6, 3, 4, 4]);
         let values = |batch: &DeviceBatch| batch.global.flatten_all()?.to_vec1::<f32>();

@@ -72,7 +72,8 @@ impl Learner {
         let (student, student_params) = Network::new(model, head, config.seed, device)?;
         let (teacher, teacher_params) = Network::teacher_of(model, head, &student_params)?;
         let precision = match config.train.precision {
-            Precision::F32 => selfsame_models::Precision::F32,
+            // TF32 is a setting of the process, made where the device was opened.
+            Precision::F32 | Precision::Tf32 => selfsame_models::Precision::F32,
             Precision::Bf16 => selfsame_models::Precision::Bf16,
         };
         let (student, teacher) = (

@@ -44,7 +44,7 @@ pub use config::{
     Precision, RunConfig, TrainConfig, WeightDecayUpdate,
 };
 pub use data_record::PICTURES_FILE;
-pub use device_batch::{DeviceBatch, upload_eval};
+pub use device_batch::{DeviceBatch, Uploader, upload_eval};
 pub use embed::{EmbedOptions, Embedded, Extractor, embed, embed_picture};
 pub use error::TrainError;
 pub use finetune::{FinetuneConfig, FinetuneResult, LabelledSamples, finetune};

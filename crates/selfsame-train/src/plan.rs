@@ -11,7 +11,7 @@ use selfsame_objectives::Schedules;
 use serde::Serialize;
 
 use crate::config::{OptimizerKind, RunConfig};
-use crate::device_batch::DeviceBatch;
+use crate::device_batch::Uploader;
 use crate::error::TrainError;
 use crate::learner::Learner;
 use crate::memory::MemoryEstimate;
@@ -234,8 +234,9 @@ impl Trial {
         let mut learner = Learner::new(config, device)?;
         let schedules = Schedules::new(&config.schedule(), 1).map_err(TrainError::Config)?;
         let now = schedules.at(0);
+        let mut uploader = Uploader::new(device, &config.augment)?;
         let mut timed = |images: usize| -> Result<f64, TrainError> {
-            let part = [DeviceBatch::upload(&crops(config, train, images)?, device)?];
+            let part = [uploader.upload(&crops(config, train, images)?)?];
             let mut fastest = f64::INFINITY;
             for _ in 0..=TRIAL_TURNS {
                 let began = Instant::now();
@@ -258,7 +259,7 @@ impl Trial {
             compute.max(loading / workers.min(cores.max(1)) as f64)
         };
 
-        let global = DeviceBatch::upload(&pictures, device)?.global;
+        let global = uploader.upload(&pictures)?.global;
         let began = Instant::now();
         learner.teacher.backbone().forward(&global, &Mode::Eval)?;
         let forward = began.elapsed() / (2 * many) as u32;

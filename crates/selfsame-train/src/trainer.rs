@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::capture::{CaptureInfo, write_capture};
 use crate::config::{NonFinite, RunConfig};
 use crate::data_record::DataRecord;
-use crate::device_batch::DeviceBatch;
+use crate::device_batch::{DeviceBatch, Uploader};
 use crate::error::TrainError;
 use crate::learner::{Learner, Pending};
 use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine, read_metrics};
@@ -162,6 +162,7 @@ fn run_epochs(
     let loader = loader(run, ledger)?;
     let monitor = Monitor::new(config, &run.train, run.val.as_ref())?;
     let mut learner = Learner::new(config, run.device)?;
+    let mut uploader = Uploader::new(run.device, &config.augment)?;
     let mut data = DataRecord::of(run.train.as_ref());
     let (mut step, mut skips) = match restore(run, &mut learner, &mut data, observer)? {
         Some(restored) => restored,
@@ -224,7 +225,7 @@ fn run_epochs(
                     let batch = batches
                         .next()
                         .expect("the sampler gives every step its batches")?;
-                    Ok(DeviceBatch::upload(&batch, run.device)?)
+                    Ok(uploader.upload(&batch)?)
                 })
                 .collect::<Result<Vec<_>, TrainError>>()?;
             pace.waited(waiting.elapsed());

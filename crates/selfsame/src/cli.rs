@@ -92,7 +92,7 @@ pub(crate) struct Settings {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long)]
     pub(crate) device: Option<String>,
-    /// f32 or bf16.
+    /// f32, bf16 or, on CUDA devices, tf32.
     #[arg(long)]
     pub(crate) precision: Option<String>,
     /// Compute threads; 0: one per core.

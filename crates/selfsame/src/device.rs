@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use candle_core::Device;
+use selfsame_train::{Precision, TrainConfig};
 
 use crate::exit::usage;
 
@@ -38,6 +39,22 @@ pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
             open_cuda(index).with_context(|| format!("device {name:?}"))
         }
     }
+}
+
+/// Opens the device to train on and lets its products use TF32 if that is asked for.
+///
+/// # Errors
+/// As [`open`]; a usage error if a CPU is asked for TF32.
+pub(crate) fn open_for_training(settings: &TrainConfig) -> anyhow::Result<Device> {
+    let device = open(&settings.device)?;
+    let reduced = settings.precision == Precision::Tf32;
+    if reduced && !device.is_cuda() {
+        return Err(usage(
+            "train.precision: tf32 is for CUDA devices; use f32".to_owned(),
+        ));
+    }
+    candle_core::cuda::set_gemm_reduced_precision_f32(reduced);
+    Ok(device)
 }
 
 /// Opens a GPU, or says that there is none or what the driver has against it.
