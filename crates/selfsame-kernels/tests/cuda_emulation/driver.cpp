@@ -136,7 +136,9 @@ template <class T> void reduce(void **params, bool small, bool is_max) {
     }
 }
 
-template <class T> void add_kernels_of(const std::string &type, std::map<std::string, Native> &all) {
+typedef std::map<std::string, Native> Natives;
+
+template <class T> void add_kernels_of(const std::string &type, Natives &all) {
     const auto add = [&](const std::string &name, Native native) { all[name + type] = native; };
     add("cast_f32_", cast<float, T>);
     add("cast_bf16_", cast<bf16, T>);
@@ -152,7 +154,7 @@ template <class T> void add_kernels_of(const std::string &type, std::map<std::st
     add("bsub_", [](void **p) { binary<T>(p, [](float a, float b) { return a - b; }); });
     add("bmul_", [](void **p) { binary<T>(p, [](float a, float b) { return a * b; }); });
     add("bdiv_", [](void **p) { binary<T>(p, [](float a, float b) { return a / b; }); });
-    add("bmaximum_", [](void **p) { binary<T>(p, [](float a, float b) { return a > b ? a : b; }); });
+    add("bmaximum_", [](void **p) { binary<T>(p, Max::of); });
     add("ulog_", [](void **p) { unary<T>(p, [](float x) { return std::log(x); }); });
     add("eq_", [](void **p) { compare<T>(p, [](float a, float b) { return a == b; }); });
     add("ne_", [](void **p) { compare<T>(p, [](float a, float b) { return a != b; }); });
@@ -168,9 +170,9 @@ template <class T> void add_kernels_of(const std::string &type, std::map<std::st
     add("fast_max_", [](void **p) { reduce<T>(p, false, true); });
 }
 
-const std::map<std::string, Native> &candles_kernels() {
-    static const std::map<std::string, Native> all = [] {
-        std::map<std::string, Native> all;
+const Natives &candles_kernels() {
+    static const Natives all = [] {
+        Natives all;
         add_kernels_of<float>("f32", all);
         add_kernels_of<bf16>("bf16", all);
         add_kernels_of<double>("f64", all);
