@@ -1,8 +1,8 @@
 // softmax(q·kᵀ·scale)·v head by head, without ever holding the weights of a whole row, and its
 // gradient (Dao et al. 2022). All sums are taken in a fixed order.
 //
-// qkv is [B, N, 3, H, D], the output [B, N, H, D], lse (the logarithm of the sum of the exponentials
-// of a query's scores) and delta [B, H, N]. The grid is [B·H, tiles of 16 rows for each warp].
+// qkv is [B, N, 3, H, D], the output [B, N, H, D], lse (the logarithm of the sum of the
+// exponentials of a query's scores) and delta [B, H, N]. The grid is [B·H, tiles of 16 rows for each warp].
 // A warp owns 16 rows (queries, or keys for their gradients) from beginning to end and shares only
 // what the block reads of the other side, 32 rows at a time.
 
@@ -105,7 +105,8 @@ template <> struct Tile<float> {
 // From row to row of a tile of D columns: padded, so that rows start in different banks.
 template <class T, unsigned D> struct Stride { static const unsigned value = D + 16 / sizeof(T); };
 
-// Copies rows of D elements into the block's memory, 16 bytes at a time; zeros beyond the last token.
+// Copies rows of D elements into the block's memory, 16 bytes at a time; zeros beyond the last
+// token.
 template <class T, unsigned D>
 __device__ void copy_rows(T *to, const T *from, size_t from_stride, unsigned first, unsigned rows,
                           unsigned tokens) {

@@ -1,6 +1,6 @@
 // A CUDA driver whose device is this processor: enough of libcuda, cuBLAS and cuRAND, and of
-// candle's kernels, for tests/cuda.rs. It shows that the operations hand the right things to the
-// kernels; what those compute is the runner's subject.
+// candle's kernels, for tests/cuda.rs and for training a vision transformer. It shows that the
+// operations hand the right things to the kernels; what those compute is the runner's subject.
 //
 // Everything is done at once, in the order in which it is asked for. Memory begins as NaN and is
 // handed out with not a byte to spare.
@@ -8,6 +8,11 @@
 #define main runner_main
 #include "runner.cpp"
 #undef main
+
+// candle's f64 is computed in f32 here: it is no subject of these tests.
+inline float to_f32(double x) { return float(x); }
+inline float to_f32(std::uint8_t x) { return x; }
+template <> inline double from_f32<double>(float x) { return x; }
 
 namespace {
 
@@ -70,6 +75,32 @@ template <class T> void binary(void **params, float (*f)(float, float)) {
     }
 }
 
+template <class T> void compare(void **params, bool (*f)(float, float)) {
+    const auto dims = at<std::size_t>(params, 1);
+    const auto *info = at<const std::size_t *>(params, 2);
+    const auto *a = at<const T *>(params, 3), *b = at<const T *>(params, 4);
+    auto *to = at<std::uint8_t *>(params, 5);
+    for (std::size_t i = 0; i < at<std::size_t>(params, 0); i++) {
+        const std::size_t left = info ? strided(i, dims, info, info + dims) : i;
+        const std::size_t right = info ? strided(i, dims, info, info + 2 * dims) : i;
+        to[i] = f(to_f32(a[left]), to_f32(b[right]));
+    }
+}
+
+template <class T> void where(void **params) {
+    const auto dims = at<std::size_t>(params, 1);
+    const auto *info = at<const std::size_t *>(params, 2);
+    const auto *condition = at<const std::uint8_t *>(params, 3);
+    const auto *yes = at<const T *>(params, 4), *no = at<const T *>(params, 5);
+    auto *to = at<T *>(params, 6);
+    for (std::size_t i = 0; i < at<std::size_t>(params, 0); i++) {
+        const auto place = [&](std::size_t of) {
+            return info ? strided(i, dims, info, info + of * dims) : i;
+        };
+        to[i] = condition[place(1)] ? yes[place(2)] : no[place(3)];
+    }
+}
+
 template <class T> void const_set(void **params) {
     auto *to = at<T *>(params, 4);
     for (std::size_t i = 0; i < at<std::size_t>(params, 0); i++) {
@@ -93,7 +124,8 @@ template <class T> void reduce(void **params, bool small, bool is_max) {
     const auto *info = at<const std::size_t *>(params, 3);
     const auto *from = at<const T *>(params, 4);
     auto *to = at<T *>(params, 5);
-    const std::size_t count = small ? at<std::size_t>(params, 0) : at<std::size_t>(params, 0) / each;
+    const auto numel = at<std::size_t>(params, 0);
+    const std::size_t count = small ? numel : numel / each;
     for (std::size_t i = 0; i < count; i++) {
         float result = is_max ? negative_infinity() : 0.0f;
         for (std::size_t j = i * each; j < (i + 1) * each; j++) {
@@ -104,10 +136,14 @@ template <class T> void reduce(void **params, bool small, bool is_max) {
     }
 }
 
-template <class T> void add_kernels_of(const std::string &type, std::map<std::string, Native> &all) {
+typedef std::map<std::string, Native> Natives;
+
+template <class T> void add_kernels_of(const std::string &type, Natives &all) {
     const auto add = [&](const std::string &name, Native native) { all[name + type] = native; };
     add("cast_f32_", cast<float, T>);
     add("cast_bf16_", cast<bf16, T>);
+    add("cast_f64_", cast<double, T>);
+    add("cast_u8_", cast<std::uint8_t, T>);
     add("affine_", affine<T>);
     add("ucopy_", [](void **p) { unary<T>(p, [](float x) { return x; }); });
     add("uneg_", [](void **p) { unary<T>(p, [](float x) { return -x; }); });
@@ -118,6 +154,15 @@ template <class T> void add_kernels_of(const std::string &type, std::map<std::st
     add("bsub_", [](void **p) { binary<T>(p, [](float a, float b) { return a - b; }); });
     add("bmul_", [](void **p) { binary<T>(p, [](float a, float b) { return a * b; }); });
     add("bdiv_", [](void **p) { binary<T>(p, [](float a, float b) { return a / b; }); });
+    add("bmaximum_", [](void **p) { binary<T>(p, Max::of); });
+    add("ulog_", [](void **p) { unary<T>(p, [](float x) { return std::log(x); }); });
+    add("eq_", [](void **p) { compare<T>(p, [](float a, float b) { return a == b; }); });
+    add("ne_", [](void **p) { compare<T>(p, [](float a, float b) { return a != b; }); });
+    add("le_", [](void **p) { compare<T>(p, [](float a, float b) { return a <= b; }); });
+    add("lt_", [](void **p) { compare<T>(p, [](float a, float b) { return a < b; }); });
+    add("ge_", [](void **p) { compare<T>(p, [](float a, float b) { return a >= b; }); });
+    add("gt_", [](void **p) { compare<T>(p, [](float a, float b) { return a > b; }); });
+    add("where_u8_", where<T>);
     add("const_set_", const_set<T>);
     add("copy2d_", copy2d<T>);
     add("fast_sum_", [](void **p) { reduce<T>(p, false, false); });
@@ -125,11 +170,12 @@ template <class T> void add_kernels_of(const std::string &type, std::map<std::st
     add("fast_max_", [](void **p) { reduce<T>(p, false, true); });
 }
 
-const std::map<std::string, Native> &candles_kernels() {
-    static const std::map<std::string, Native> all = [] {
-        std::map<std::string, Native> all;
+const Natives &candles_kernels() {
+    static const Natives all = [] {
+        Natives all;
         add_kernels_of<float>("f32", all);
         add_kernels_of<bf16>("bf16", all);
+        add_kernels_of<double>("f64", all);
         return all;
     }();
     return all;
@@ -241,17 +287,18 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
         fail(name + ": a grid of three dimensions");
     }
     emulation::kernel_name = name;
-    run_bound(kernels().at(name).from_params(params), name, {gx, gy, 1}, {bx, by, 1}, shared, false);
-    return 0;
+    const auto bound = kernels().at(name).from_params(params);
+    return run_bound(bound, name, {gx, gy, 1}, {bx, by, 1}, shared, false), 0;
 }
 
 int cublasCreate_v2(void **handle) { return *handle = allocate(8), 0; }
 int cublasDestroy_v2(void *handle) { return std::free(handle), 0; }
 int cublasSetStream_v2(void *, void *) { return 0; }
 int cublasGemmStridedBatchedEx(void *, int transa, int transb, int m, int n, int k,
-                               const void *alpha, const void *a, int type, int lda, long long step_a,
-                               const void *b, int, int ldb, long long step_b, const void *beta,
-                               void *c, int, int ldc, long long step_c, int batch, int, int) {
+                               const void *alpha, const void *a, int type, int lda,
+                               long long step_a, const void *b, int, int ldb, long long step_b,
+                               const void *beta, void *c, int, int ldc, long long step_c,
+                               int batch, int, int) {
     const float factor = *static_cast<const float *>(alpha);
     const float keep = *static_cast<const float *>(beta);
     for (int i = 0; i < batch; i++) {

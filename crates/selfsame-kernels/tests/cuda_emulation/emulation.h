@@ -1,8 +1,8 @@
 // CUDA's execution model on one CPU thread, as far as src/cuda uses it.
 //
-// Every thread of a block is a fiber that runs until it waits at a barrier, and a warp goes on until
-// all of it waits for the block. Nothing else orders fibers: a missing barrier shows as a difference
-// between running them forwards and backwards, which the runner tests. Memory that a block shares
+// Every thread of a block is a fiber that runs until it waits at a barrier, and a warp goes on
+// until all of it waits for the block. Nothing else orders fibers: a missing barrier shows as a
+// difference between running them forwards and backwards, which the runner tests. Memory that a block shares
 // begins as NaN. Barriers that not all threads reach end the program with an error.
 #pragma once
 

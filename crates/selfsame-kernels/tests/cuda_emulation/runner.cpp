@@ -4,7 +4,7 @@
 // (u32 buffer, u64 offset, u32 buffer that the word there is to point to); u32 launches, each u32
 // length and name, 2 u32 grid, 2 u32 block, u32 shared bytes, u32 arguments (u32 kind, u32 value).
 // Kinds: 0 buffer, 1 null, 2 u32, 3 f32. Output: the buffers, one after the other.
-// Everything is run twice, with blocks, warps and lanes forwards and backwards, and must not differ.
+// Everything is run twice, blocks, warps and lanes forwards and backwards, and must not differ.
 
 #include "emulation.h"
 
