@@ -110,6 +110,12 @@ fn knn_gives_one_json_object() {
     let value = json(&args);
     assert!(value["knn"]["5"]["mae"].as_f64().unwrap() > 0.0, "{value}");
     assert!(value["knn"]["5"]["r2"].as_f64().unwrap() < 1.0, "{value}");
+    for figure in ["mae", "r2"] {
+        let score = &value["knn"]["5"];
+        let [low, high] = [0, 1].map(|i| score[format!("{figure}_interval")][i].as_f64().unwrap());
+        let estimate = score[figure].as_f64().unwrap();
+        assert!(low < estimate && estimate < high, "{figure}: {value}");
+    }
 }
 
 #[test]

@@ -97,6 +97,24 @@ impl Loaded {
         ]))
     }
 
+    /// Whether both are the same numbers under the same names.
+    pub(crate) fn same_weights(&self, other: &Self) -> anyhow::Result<bool> {
+        let (ours, theirs) = (self.params.tensors(), other.params.tensors());
+        if !ours.keys().eq(theirs.keys()) {
+            return Ok(false);
+        }
+        for (tensor, other) in ours.values().zip(theirs.values()) {
+            if tensor.dims() != other.dims() {
+                return Ok(false);
+            }
+            let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+            if values(tensor)? != values(other)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Counts element types, keeps the head of what was read with the backbone, lists the rest.
     fn take_rest(&mut self, tensors: BTreeMap<String, Tensor>) {
         for (name, tensor) in tensors {
