@@ -1,6 +1,7 @@
 //! `--weights`: a run, a file or a baseline, opened as something that turns pictures into features.
 
 mod beside;
+mod hub;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,9 @@ const PIXELS_SIZE: usize = 64;
 
 /// Before weights that candle-transformers is to run.
 const REFERENCE: &str = "reference:";
+
+/// Before the name of a hub's repository.
+const HUB: &str = "hf:";
 
 /// Where features come from.
 pub(crate) enum Weights {
@@ -148,6 +152,10 @@ impl Weights {
         if let Some(inner) = spec.strip_prefix(REFERENCE) {
             return by_reference(inner, which, arch, device)
                 .with_context(|| format!("--weights {spec}"));
+        }
+        if let Some(name) = spec.strip_prefix(HUB) {
+            let folder = hub::folder(name)?;
+            return Self::open(&folder.to_string_lossy(), which, arch, device);
         }
         let loaded = if let Some(text) = spec.strip_prefix("random:") {
             random(text, device)?
