@@ -10,7 +10,7 @@ use anyhow::Context;
 use candle_core::{Device, Tensor};
 use selfsame_data::EvalTransform;
 use selfsame_data::augment::{AugmentConfig, EvalCrop};
-use selfsame_models::interop::{Layout, fit_positions, is_pth};
+use selfsame_models::interop::{Layout, fit_patches, fit_positions, is_pth};
 use selfsame_models::{
     BackboneModel, ModelConfig, ParamStore, build_backbone, draw_backbone, infer, read_weights,
     reference_backbone,
@@ -444,7 +444,8 @@ fn of_file(
     Ok(loaded)
 }
 
-/// Resamples position embeddings that were learned on another grid, and says so.
+/// Resamples a patch kernel of another size and position embeddings that were learned on another
+/// grid, and says so.
 ///
 /// # Errors
 /// If they are those of no square.
@@ -452,6 +453,9 @@ pub(crate) fn resample_aloud(
     tensors: &mut BTreeMap<String, Tensor>,
     model: &ModelConfig,
 ) -> anyhow::Result<()> {
+    if let Some((from, to)) = fit_patches(tensors, model)? {
+        eprintln!("note: the kernel of patches of {from}x{from} pixels was resampled to {to}x{to}");
+    }
     if let Some((from, to)) = fit_positions(tensors, model)? {
         eprintln!(
             "note: position embeddings of {}x{} patches were resampled to {}x{}",
