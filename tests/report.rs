@@ -497,7 +497,7 @@ fn an_age_is_told_as_a_number_with_intervals() {
     let out = text(&scratch("report-age").join("page.html"));
     let value = json(&["report", run(), "--out", &out, "--json"]);
     let page = page();
-    assert!(page.contains("MAE, ridge") && page.contains("R² of age"));
+    assert!(page.contains("<td>ridge</td>") && page.contains("R² of age"));
     for features in ["after training", "random weights"] {
         for method in ["knn", "ridge"] {
             let score = &value["scores"]["age"][features][method];

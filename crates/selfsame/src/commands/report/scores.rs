@@ -214,6 +214,7 @@ fn numbers(
             .map(|text| number(text).unwrap_or(f64::NAN))
             .collect()
     };
+    let knn_name = format!("k-NN, k = {K}");
     let mut rows = Vec::new();
     let mut scores = Map::new();
     for (subject, side) in subjects.all.iter().zip(sides) {
@@ -228,21 +229,27 @@ fn numbers(
                 .map(|predicted| NumberScore::of(&truth, &predicted))
                 .transpose()?,
         };
-        let mut row = vec![Cell::Text(subject.name.to_owned())];
-        for score in [Some(&of_knn), of_ridge.as_ref()] {
-            let text = |figure: &Interval, digits: usize| {
-                let Interval {
-                    estimate,
-                    low,
-                    high,
-                    ..
-                } = figure;
-                format!("{estimate:.digits$} ({low:.digits$} to {high:.digits$})")
+        for (method, score) in [
+            (knn_name.as_str(), Some(&of_knn)),
+            ("ridge", of_ridge.as_ref()),
+        ] {
+            let Some(NumberScore { mae, r2 }) = score else {
+                continue;
             };
-            let texts = score.map(|score| [text(&score.mae, 2), text(&score.r2, 3)]);
-            row.extend(texts.unwrap_or([none().0, none().0]).map(Cell::Figure));
+            let text = |figure: &Interval, digits: usize| {
+                let [value, low, high] = [figure.estimate, figure.low, figure.high];
+                Cell::Figure(format!(
+                    "{value:.digits$} ({low:.digits$} to {high:.digits$})"
+                ))
+            };
+            let name = |text: &str| Cell::Text(text.to_owned());
+            rows.push(vec![
+                name(subject.name),
+                name(method),
+                text(mae, 2),
+                text(r2, 3),
+            ]);
         }
-        rows.push(row);
         scores.insert(
             subject.name.to_owned(),
             json!({"knn": of_knn.json(), "ridge": of_ridge.as_ref().map(NumberScore::json)}),
@@ -251,10 +258,12 @@ fn numbers(
     let (bank, truth) = (values(&sides[0].bank_texts), values(sides[0].queries().1));
     let mean = bank.iter().sum::<f64>() / bank.len() as f64;
     let always = mean_absolute_error(&truth, &vec![mean; truth.len()])?;
-    let mut row = vec![Cell::Text("always the mean".to_owned())];
-    row.push(Cell::Figure(format!("{always:.2}")));
-    row.resize(5, Cell::Figure(String::new()));
-    rows.push(row);
+    rows.push(vec![
+        Cell::Text("always the mean".to_owned()),
+        Cell::Text(String::new()),
+        Cell::Figure(format!("{always:.2}")),
+        Cell::Figure(String::new()),
+    ]);
     page.heading(label);
     let how = match sides[0].test {
         Some(_) => format!(
@@ -268,16 +277,8 @@ fn numbers(
         ),
     };
     page.table(
-        &format!(
-            "Mean absolute error (MAE) and R² of {label} with 95 % bootstrap intervals; {how}"
-        ),
-        &[
-            "features",
-            &format!("MAE, k-NN, k = {K}"),
-            "R²",
-            "MAE, ridge",
-            "R²",
-        ],
+        &format!("Mean absolute error and R² of {label} with 95 % bootstrap intervals; {how}"),
+        &["features", "by", "error", "R²"],
         &rows,
     );
     Ok(Value::Object(scores))
