@@ -214,7 +214,6 @@ fn numbers(
             .map(|text| number(text).unwrap_or(f64::NAN))
             .collect()
     };
-    let knn_name = format!("k-NN, k = {K}");
     let mut rows = Vec::new();
     let mut scores = Map::new();
     for (subject, side) in subjects.all.iter().zip(sides) {
@@ -229,10 +228,7 @@ fn numbers(
                 .map(|predicted| NumberScore::of(&truth, &predicted))
                 .transpose()?,
         };
-        for (method, score) in [
-            (knn_name.as_str(), Some(&of_knn)),
-            ("ridge", of_ridge.as_ref()),
-        ] {
+        for (method, score) in [("k-NN", Some(&of_knn)), ("ridge", of_ridge.as_ref())] {
             let Some(NumberScore { mae, r2 }) = score else {
                 continue;
             };
@@ -267,12 +263,12 @@ fn numbers(
     page.heading(label);
     let how = match sides[0].test {
         Some(_) => format!(
-            "{} pictures to learn from, {} held out",
+            "{} pictures to learn from, {} held out; k = {K}",
             bank.len(),
             truth.len()
         ),
         None => format!(
-            "{} pictures: k-NN each by the others, ridge each fifth by the other four",
+            "{} pictures: k-NN (k = {K}) each by the others, ridge each fifth by the other four",
             truth.len()
         ),
     };
