@@ -110,6 +110,12 @@ fn knn_gives_one_json_object() {
     let value = json(&args);
     assert!(value["knn"]["5"]["mae"].as_f64().unwrap() > 0.0, "{value}");
     assert!(value["knn"]["5"]["r2"].as_f64().unwrap() < 1.0, "{value}");
+    for figure in ["mae", "r2"] {
+        let score = &value["knn"]["5"];
+        let [low, high] = [0, 1].map(|i| score[format!("{figure}_interval")][i].as_f64().unwrap());
+        let estimate = score[figure].as_f64().unwrap();
+        assert!(low < estimate && estimate < high, "{figure}: {value}");
+    }
 }
 
 #[test]
@@ -451,4 +457,48 @@ fn the_reference_gives_the_same_features_and_is_for_looking_only() {
         assert_eq!(answer.code, 2, "{args:?}: {}", answer.stderr);
         assert!(answer.stderr.contains("reference"), "{}", answer.stderr);
     }
+}
+
+#[test]
+fn weights_for_another_patch_size_are_resampled_aloud() {
+    let dir = results("patches");
+    let (folder, out) = (text(&dir.join("timm")), text(&dir.join("f.npy")));
+    let weights = "random:vit_tiny/16@32";
+    done(&[
+        "export",
+        "--weights",
+        weights,
+        "--format",
+        "timm",
+        "--out",
+        &folder,
+    ]);
+    let data = "synthetic:portraits?count=2&seed=0";
+    let embed = |arch: &str| {
+        let args = [
+            "embed",
+            "--weights",
+            &folder,
+            "--data",
+            data,
+            "--arch",
+            arch,
+            "--out",
+            &out,
+        ];
+        let answer = selfsame(&args);
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        answer.stderr
+    };
+    let notes = embed("vit_tiny/8@32");
+    assert!(
+        notes.contains("patches of 16x16 pixels was resampled to 8x8"),
+        "{notes}"
+    );
+    assert!(
+        notes.contains("2x2 patches were resampled to 4x4"),
+        "{notes}"
+    );
+    let notes = embed("vit_tiny/16@32");
+    assert!(!notes.contains("resampled"), "{notes}");
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use common::{done, metrics, scratch, selfsame, text, tiny_run};
+use serde_json::Value;
 
 const DATA: &str = "synthetic:portraits?count=24&seed=1";
 
@@ -25,6 +26,15 @@ static RUN: LazyLock<PathBuf> = LazyLock::new(|| {
 
 fn run() -> &'static str {
     RUN.to_str().unwrap()
+}
+
+/// The one JSON object that stdout must be.
+fn json(args: &[&str]) -> Value {
+    let stdout = done(args);
+    let value: Value = serde_json::from_str(&stdout)
+        .unwrap_or_else(|error| panic!("{args:?}: not one JSON value ({error}): {stdout:?}"));
+    assert!(value.is_object(), "{value}");
+    value
 }
 
 fn page() -> String {
@@ -233,8 +243,8 @@ fn attention_and_neighbours_are_pictures() {
         &["attention", "--data", DATA, "--count", "1", "--snapshots"],
     );
     assert!(
-        grown.0 > one.0 + 200,
-        "a column for each snapshot: {one:?} {grown:?}"
+        (4 * 224..5 * 224).contains(&grown.0),
+        "the picture and a column for each snapshot: {grown:?}"
     );
     draw(
         "whole.png",
@@ -278,4 +288,228 @@ fn attention_and_neighbours_are_pictures() {
         &out,
     ];
     assert_eq!(selfsame(&beyond).code, 2);
+}
+
+#[test]
+fn maps_in_json_are_the_figures_beside_the_picture() {
+    let dir = scratch("report-json-maps");
+    let out = text(&dir.join("map.csv"));
+    let flags = |command: &'static str| {
+        let mut args = vec![command, "--weights", run(), "--data", DATA];
+        args.extend(["--label", "gender", "--threads", "1", "--json"]);
+        args
+    };
+    let mut args = flags("tsne");
+    args.extend(["--perplexity", "5", "--iterations", "300", "--out", &out]);
+    let value = json(&args);
+    assert!(value["tsne"]["kl"].as_f64().unwrap() > 0.0, "{value}");
+    assert_eq!(value["tsne"]["iterations"], 300);
+    assert_eq!((&value["n"], &value["skipped"]), (&24.into(), &0.into()));
+    assert_eq!(
+        (&value["label"], &value["out"]),
+        (&"gender".into(), &out.as_str().into())
+    );
+
+    let mut args = flags("pca");
+    args.extend(["--out", &out]);
+    let value = json(&args);
+    let along: Vec<f64> = std::fs::read_to_string(&out)
+        .unwrap()
+        .lines()
+        .skip(1)
+        .map(|line| line.rsplit(',').nth(2).unwrap().parse().unwrap())
+        .collect();
+    let variance = along.iter().map(|x| x * x).sum::<f64>() / (along.len() - 1) as f64;
+    let told = value["pca"]["variances"][0].as_f64().unwrap();
+    assert!((variance / told - 1.0).abs() < 1e-4, "{variance} {told}");
+
+    let out = text(&dir.join("patches.png"));
+    let mut args = flags("pca");
+    args.extend(["--patches", "--count", "3", "--out", &out]);
+    let value = json(&args);
+    assert_eq!(
+        value["pca"]["shares"].as_array().unwrap().len(),
+        3,
+        "{value}"
+    );
+    assert_eq!(value["files"].as_array().unwrap().len(), 3, "{value}");
+}
+
+#[test]
+fn neighbours_in_json_are_named_nearest_first() {
+    let out = text(&scratch("report-json-neighbours").join("near.png"));
+    let value = json(&[
+        "neighbors",
+        "--weights",
+        run(),
+        "--data",
+        DATA,
+        "--index",
+        "3",
+        "--count",
+        "4",
+        "--threads",
+        "1",
+        "--out",
+        &out,
+        "--json",
+    ]);
+    let near = value["neighbors"].as_array().unwrap();
+    let distances: Vec<f64> = near
+        .iter()
+        .map(|n| n["distance"].as_f64().unwrap())
+        .collect();
+    assert_eq!(distances.len(), 4);
+    assert!(distances.is_sorted(), "{distances:?}");
+    assert!(
+        near.iter()
+            .all(|n| n["file"] != value["of"] && n["index"] != 3),
+        "{value}"
+    );
+    assert!(near[0]["labels"]["gender"].is_string(), "{value}");
+    assert_eq!(value["n"], 23);
+}
+
+#[test]
+fn attention_in_json_holds_the_maps() {
+    let out = text(&scratch("report-json-attention").join("maps.png"));
+    let value = json(&[
+        "attention",
+        "--weights",
+        run(),
+        "--data",
+        DATA,
+        "--count",
+        "2",
+        "--mass",
+        "0.6",
+        "--threads",
+        "1",
+        "--out",
+        &out,
+        "--json",
+    ]);
+    assert_eq!((&value["block"], &value["mass"]), (&1.into(), &0.6.into()));
+    let told = value["attention"].as_array().unwrap();
+    assert_eq!(told.len(), 2);
+    for picture in told {
+        let maps = &picture["maps"];
+        assert_eq!((&maps["rows"], &maps["columns"]), (&4.into(), &4.into()));
+        assert_eq!(maps["heads"].as_array().unwrap().len(), 1);
+        // A row of a softmax without its first entry, the class token's look at itself.
+        let mean = maps["mean"].as_array().unwrap();
+        let sum: f64 = mean.iter().map(|cell| cell.as_f64().unwrap()).sum();
+        assert!(mean.len() == 16 && sum > 0.0 && sum < 1.0, "{maps}");
+        let held = maps["cells_holding_mass"].as_u64().unwrap();
+        assert!(
+            (1..=10).contains(&held),
+            "six tenths of 16 cells at most: {maps}"
+        );
+    }
+}
+
+#[test]
+fn weights_that_are_a_snapshot_too_are_shown_once() {
+    let dir = scratch("report-snapshots");
+    let out = text(&dir.join("grown.png"));
+    let titles = |run: &str| {
+        let value = json(&[
+            "attention",
+            "--weights",
+            run,
+            "--data",
+            DATA,
+            "--count",
+            "1",
+            "--snapshots",
+            "--threads",
+            "1",
+            "--out",
+            &out,
+            "--json",
+        ]);
+        let snapshots = value["attention"][0]["snapshots"].as_array().unwrap();
+        let maps: Vec<&Value> = snapshots.iter().map(|s| &s["maps"]["mean"]).collect();
+        for (i, map) in maps.iter().enumerate() {
+            assert!(!maps[..i].contains(map), "the same map twice: {value}");
+        }
+        let titles = snapshots
+            .iter()
+            .map(|s| s["weights"].as_str().unwrap().to_owned());
+        (
+            titles.collect::<Vec<_>>(),
+            image::image_dimensions(&out).unwrap().0,
+        )
+    };
+    // A snapshot after each of three epochs, the last of which ended the run.
+    let (ended_on_one, narrow) = titles(run());
+    assert_eq!(ended_on_one, ["epoch 1", "epoch 2", "epoch 3, newest"]);
+    let other = dir.join("run");
+    std::fs::create_dir_all(other.join("snapshots")).unwrap();
+    std::fs::copy(RUN.join("config.toml"), other.join("config.toml")).unwrap();
+    for epoch in ["0001", "0002"] {
+        let file = format!("snapshots/epoch-{epoch}.safetensors");
+        std::fs::copy(RUN.join(&file), other.join(&file)).unwrap();
+    }
+    let newest = "checkpoints/step-00000015";
+    std::fs::create_dir_all(other.join(newest)).unwrap();
+    for entry in std::fs::read_dir(RUN.join(newest)).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, other.join(newest).join(from.file_name().unwrap())).unwrap();
+    }
+    let (went_on, wide) = titles(&text(&other));
+    assert_eq!(went_on, ["epoch 1", "epoch 2", "newest"]);
+    assert_eq!(narrow, wide);
+}
+
+#[test]
+fn a_report_in_json_says_what_the_page_says() {
+    let out = text(&scratch("report-json").join("page.html"));
+    let value = json(&["report", run(), "--out", &out, "--json"]);
+    let page = page();
+    let verdict = value["verdict"].as_str().unwrap();
+    assert!(page.contains(verdict) && page.contains(value["why"].as_str().unwrap()));
+    assert_eq!(value["steps"], 15);
+    assert_eq!(
+        value["knn_while_training"].as_array().unwrap().len(),
+        4,
+        "{value}"
+    );
+    let gender = &value["scores"]["gender"];
+    for features in ["after training", "random weights", "raw pixels"] {
+        let knn = &gender[features]["knn"];
+        let accuracy = knn["accuracy"].as_f64().unwrap();
+        let (low, high) = (knn["interval"][0].as_f64(), knn["interval"][1].as_f64());
+        assert!(
+            low.unwrap() <= accuracy && accuracy <= high.unwrap(),
+            "{knn}"
+        );
+        assert!(
+            page.contains(&format!("{accuracy:.1} ({:.1}", low.unwrap())),
+            "{knn}"
+        );
+    }
+    assert_eq!(gender["raw pixels"]["logistic"], Value::Null);
+}
+
+#[test]
+fn an_age_is_told_as_a_number_with_intervals() {
+    let out = text(&scratch("report-age").join("page.html"));
+    let value = json(&["report", run(), "--out", &out, "--json"]);
+    let page = page();
+    assert!(page.contains("<td>ridge</td>") && page.contains("R² of age"));
+    for features in ["after training", "random weights"] {
+        for method in ["knn", "ridge"] {
+            let score = &value["scores"]["age"][features][method];
+            for (figure, digits) in [("mae", 2), ("r2", 3)] {
+                let interval = &score[format!("{figure}_interval")];
+                let [low, high] = [0, 1].map(|i| interval[i].as_f64().unwrap());
+                let estimate = score[figure].as_f64().unwrap();
+                assert!(low < estimate && estimate < high, "{method}: {score}");
+                let shown = format!("{estimate:.digits$} ({low:.digits$} to {high:.digits$})");
+                assert!(page.contains(&shown), "{shown}");
+            }
+        }
+    }
+    assert_eq!(value["scores"]["age"]["raw pixels"]["ridge"], Value::Null);
 }

@@ -9,12 +9,13 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 /// Which of our crates each may depend on (ARCHITECTURE.md); anything else is an error.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("selfsame-augment", &[]),
     ("selfsame-kernels", &[]),
     ("selfsame-checkpoint", &[]),
     ("selfsame-report", &[]),
     ("selfsame-pth", &[]),
+    ("selfsame-hub", &[]),
     ("selfsame-data", &["selfsame-augment"]),
     ("selfsame-models", &["selfsame-kernels", "selfsame-pth"]),
     ("selfsame-objectives", &["selfsame-kernels"]),
@@ -40,17 +41,19 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "selfsame-report",
             "selfsame-train",
             "selfsame-checkpoint",
+            "selfsame-hub",
         ],
     ),
     ("xtask", &["selfsame-data"]),
 ];
 
 /// Crates that must build without candle.
-const CANDLE_FREE: [&str; 5] = [
+const CANDLE_FREE: [&str; 6] = [
     "selfsame-augment",
     "selfsame-data",
     "selfsame-report",
     "selfsame-pth",
+    "selfsame-hub",
     "xtask",
 ];
 

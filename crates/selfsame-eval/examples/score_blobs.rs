@@ -49,7 +49,7 @@ fn main() -> Result<(), EvalError> {
         epochs: 20,
         ..ProbeConfig::default()
     };
-    let probe = linear_probe::sgd((&train, &labels), (&test, &truth), 3, &config)?;
+    let probe = linear_probe::sgd((&train, &labels), (&test, &truth), 3, &config, &mut |_| ())?;
     println!("SGD probe: {:.1} %", 100.0 * probe.accuracy);
     let (grid, config) = (logistic::default_grid(), LogisticConfig::default());
     let (model, tried) = logistic::fit_with_best_c(&train, &labels, &grid, &config, 42)?;

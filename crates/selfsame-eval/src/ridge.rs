@@ -57,6 +57,12 @@ pub struct TriedAlpha {
     pub mean_absolute_error: f64,
 }
 
+/// The values of alpha that are tried unless told otherwise: 10⁻⁴ to 10³ by decades, fit for
+/// features of unit length.
+pub fn default_grid() -> Vec<f64> {
+    (-4..=3).map(|exponent| 10f64.powi(exponent)).collect()
+}
+
 /// Chooses alpha on a fifth of the rows held out by `seed`, then fits on everything with it.
 ///
 /// The test set has no part in it. The lowest mean absolute error wins, then the larger alpha.

@@ -7,7 +7,7 @@ use selfsame_eval::metrics::{
     ClassificationReport, ReportOptions, ZeroDivision, mean_absolute_error, r2,
 };
 use selfsame_eval::ridge::Ridge;
-use selfsame_eval::{Features, KnnConfig, Vote, knn, knn_regress};
+use selfsame_eval::{Features, KnnConfig, Pca, Vote, knn, knn_regress};
 use serde_json::Value;
 
 fn golden(text: &str) -> Value {
@@ -221,5 +221,39 @@ fn report_text_is_scikit_learns_to_the_letter() {
             case["text"].as_str().unwrap(),
             "case {i}"
         );
+    }
+}
+
+#[test]
+fn principal_components_are_those_of_scikit_learn_up_to_sign() {
+    for case in cases(include_str!("golden/pca.json")) {
+        let xs = features(&case["xs"], &case["d"]);
+        let (d, k) = (whole(&case["d"]), whole(&case["k"]));
+        let pca = Pca::fit(&xs, k, 0).unwrap();
+        // Products are f32 here and f64 there; values are up to 20, directions are of length 1.
+        assert!(largest_difference(&pca.mean, &numbers(&case["mean"])) < 1e-6);
+        for (ours, theirs) in [
+            (&pca.variances, numbers(&case["variances"])),
+            (&pca.shares, numbers(&case["shares"])),
+        ] {
+            for (a, b) in ours.iter().zip(&theirs) {
+                assert!((a / b - 1.0).abs() < 1e-5, "{ours:?} {theirs:?}");
+            }
+            assert_eq!(ours.len(), k);
+        }
+        let (components, places) = (numbers(&case["components"]), numbers(&case["places"]));
+        let ours = pca.transform(&xs).unwrap();
+        for (i, theirs) in components.chunks(d).enumerate() {
+            let component = &pca.components[i * d..(i + 1) * d];
+            let along: f64 = component.iter().zip(theirs).map(|(a, b)| a * b).sum();
+            let turned = |values: &[f64]| -> Vec<f64> {
+                values.iter().map(|x| x * along.signum()).collect()
+            };
+            let apart = largest_difference(&turned(component), theirs);
+            assert!(apart < 1e-4, "component {i}: {apart:e}");
+            let of_column = |all: &[f64]| all.chunks(k).map(|row| row[i]).collect::<Vec<_>>();
+            let apart = largest_difference(&turned(&of_column(&ours)), &of_column(&places));
+            assert!(apart < 1e-3, "places along {i}: {apart:e}");
+        }
     }
 }

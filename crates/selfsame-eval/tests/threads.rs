@@ -62,7 +62,14 @@ fn fingerprint() -> u64 {
         batch_size: 256,
         ..ProbeConfig::default()
     };
-    let outcome = sgd((&bank, &labels), (&queries, &truth), 20, &config).unwrap();
+    let outcome = sgd(
+        (&bank, &labels),
+        (&queries, &truth),
+        20,
+        &config,
+        &mut |_| (),
+    )
+    .unwrap();
     outcome
         .classifier
         .weight

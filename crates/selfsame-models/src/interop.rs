@@ -9,7 +9,7 @@ mod infer;
 mod names;
 pub mod onnx;
 
-pub use adapt::fit_positions;
+pub use adapt::{fit_patches, fit_positions};
 pub use container::Which;
 pub use file::{ImportedWeights, is_pth, read_weights};
 pub use hf::to_hf;

@@ -46,6 +46,7 @@ mod layers;
 mod mode;
 mod network;
 mod params;
+mod patch_kernel;
 pub mod pos_embed;
 mod random;
 #[cfg(feature = "reference")]

@@ -56,7 +56,7 @@ fn interpolate(from: usize, to: usize, scale: f64) -> Vec<f64> {
 }
 
 /// torch's bicubic interpolation with `antialias=True`: A = −0.5, the filter widened by the scale.
-fn antialiased(from: usize, to: usize) -> Vec<f64> {
+pub(crate) fn antialiased(from: usize, to: usize) -> Vec<f64> {
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);
     let support = 2.0 * stretch;

@@ -29,12 +29,14 @@ mod curves;
 mod downsample;
 mod error;
 mod font;
+mod legend;
 mod line_chart;
 mod overlay;
 mod page;
 mod png;
 mod scatter;
 mod sheet;
+mod smooth;
 mod svg;
 
 pub use axis::Scale;

@@ -1,5 +1,7 @@
 use crate::axis::{Axis, Scale, can_show};
 use crate::downsample::downsample;
+use crate::legend::Legend;
+use crate::smooth::{smoothing_window, trend};
 use crate::svg::{Anchor, Svg, TextStyle, Turn, escape, number, path_data, text_width};
 
 /// A chart of one or more lines over a common horizontal axis.
@@ -89,7 +91,7 @@ impl Series {
 }
 
 /// Told apart by people who see few colours (Okabe and Ito, "Color Universal Design", 2008).
-const COLORS: [&str; 6] = [
+pub(crate) const COLORS: [&str; 6] = [
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
 ];
 const INK: &str = "#222222";
@@ -102,7 +104,7 @@ const LABEL: TextStyle = TextStyle {
     bold: false,
     anchor: Anchor::Middle,
 };
-const TICK: TextStyle = TextStyle {
+pub(crate) const TICK: TextStyle = TextStyle {
     size: 10.0,
     ..LABEL
 };
@@ -130,9 +132,26 @@ impl LineChart {
             .iter()
             .map(|series| frame.runs(series, self.y_scale))
             .collect();
+        // Single values below every trend, so that no line's noise hides another's trend.
         for (i, (series, runs)) in self.series.iter().zip(&lines).enumerate() {
             let name = format!(r#" data-series="{}""#, escape(&series.name));
-            draw_line(svg, runs, COLORS[i % COLORS.len()], series.stroke, &name);
+            let look = match frame.windows[i] {
+                None => Look::Line(series.stroke),
+                Some(_) => Look::Pale,
+            };
+            draw_line(svg, runs, COLORS[i % COLORS.len()], look, &name);
+        }
+        for (i, series) in self.series.iter().enumerate() {
+            if let Some(window) = frame.windows[i] {
+                let name = format!(r#" data-mean-of="{}""#, escape(&series.name));
+                let smooth = Series {
+                    points: trend(&series.points, window),
+                    ..series.clone()
+                };
+                let runs = frame.runs(&smooth, self.y_scale);
+                let look = Look::Line(series.stroke);
+                draw_line(svg, &runs, COLORS[i % COLORS.len()], look, &name);
+            }
         }
         if lines.iter().all(Vec::is_empty) {
             let (x, y) = (
@@ -150,7 +169,7 @@ impl LineChart {
                 "no data",
             );
         }
-        frame.legend(svg, self, &lines);
+        frame.legend.draw(svg, frame.left);
         svg.close("g");
     }
 
@@ -181,6 +200,9 @@ struct Frame {
     right: f64,
     top: f64,
     bottom: f64,
+    legend: Legend,
+    /// For each series how many points its moving mean takes; `None`: it is drawn as it is.
+    windows: Vec<Option<usize>>,
 }
 
 impl Frame {
@@ -196,13 +218,24 @@ impl Frame {
             .iter()
             .map(|(_, label)| text_width(label, TICK.size));
         let label_room = if chart.y_label.is_empty() { 6.0 } else { 24.0 };
-        let top = 14.0
-            + if chart.title.is_empty() { 0.0 } else { 18.0 }
-            + if y.factor.is_empty() { 0.0 } else { 12.0 };
+        let (left, right) = (
+            left + label_room + widest.fold(0.0, f64::max) + 10.0,
+            left + chart.width - 16.0,
+        );
+        let windows: Vec<Option<usize>> = chart
+            .series
+            .iter()
+            .map(|series| smoothing_window(&series.points))
+            .collect();
+        let below_title = 14.0 + if chart.title.is_empty() { 0.0 } else { 18.0 };
+        let legend = Legend::of(chart, &windows, right - left, below_title);
+        let top = below_title + legend.height() + if y.factor.is_empty() { 0.0 } else { 12.0 };
         Self {
-            left: left + label_room + widest.fold(0.0, f64::max) + 10.0,
-            right: left + chart.width - 16.0,
+            left,
+            right,
             top,
+            legend,
+            windows,
             bottom: chart.height - if chart.x_label.is_empty() { 26.0 } else { 44.0 },
             x,
             y,
@@ -320,81 +353,34 @@ impl Frame {
         runs.map(|run| downsample(run).iter().map(place).collect())
             .collect()
     }
-
-    /// Names of the lines, in the corner where they cover least; none for a single line.
-    fn legend(&self, svg: &mut Svg, chart: &LineChart, lines: &[Vec<Vec<(f64, f64)>>]) {
-        let named: Vec<(usize, &Series)> = chart
-            .series
-            .iter()
-            .enumerate()
-            .filter(|(_, series)| !series.name.is_empty())
-            .collect();
-        if named.is_empty() || chart.series.len() < 2 {
-            return;
-        }
-        let widest = named
-            .iter()
-            .map(|(_, series)| text_width(&series.name, TICK.size));
-        let (width, row) = (widest.fold(0.0, f64::max) + 38.0, 15.0);
-        let height = named.len() as f64 * row + 6.0;
-        let (near, far) = (self.left + 8.0, self.right - 8.0 - width);
-        let (high, low) = (self.top + 6.0, self.bottom - 6.0 - height);
-        let levels: Vec<f64> = chart.shown_references().map(|r| self.y_at(r.y)).collect();
-        let covered = |(x, y): (f64, f64)| {
-            let inside =
-                |p: &&(f64, f64)| (x..=x + width).contains(&p.0) && (y..=y + height).contains(&p.1);
-            let points = lines.iter().flatten().flatten().filter(inside).count();
-            let levels = levels
-                .iter()
-                .filter(|l| (y - 4.0..=y + height + 16.0).contains(*l));
-            points + 50 * levels.count()
-        };
-        let corners = [(far, high), (far, low), (near, high), (near, low)];
-        let Some((x, y)) = corners.into_iter().min_by_key(|corner| covered(*corner)) else {
-            return;
-        };
-        svg.element(&format!(
-            r##"rect x="{}" y="{}" width="{}" height="{}" rx="2" fill="#ffffff" fill-opacity="0.85""##,
-            number(x),
-            number(y),
-            number(width),
-            number(height),
-        ));
-        for (i, (color, series)) in named.into_iter().enumerate() {
-            let middle = y + 3.0 + (i as f64 + 0.5) * row;
-            let sample = vec![vec![(x + 5.0, middle), (x + 27.0, middle)]];
-            draw_line(
-                svg,
-                &sample,
-                COLORS[color % COLORS.len()],
-                series.stroke,
-                "",
-            );
-            let style = TextStyle {
-                anchor: Anchor::Start,
-                ..TICK
-            };
-            svg.text(
-                x + 33.0,
-                middle + 0.36 * TICK.size,
-                style,
-                Turn::Level,
-                &series.name,
-            );
-        }
-    }
 }
 
-fn draw_line(svg: &mut Svg, runs: &[Vec<(f64, f64)>], color: &str, stroke: Stroke, name: &str) {
+/// How a line of a chart looks.
+#[derive(Clone, Copy)]
+pub(crate) enum Look {
+    /// Full colour.
+    Line(Stroke),
+    /// Single values behind their trend.
+    Pale,
+}
+
+pub(crate) fn draw_line(
+    svg: &mut Svg,
+    runs: &[Vec<(f64, f64)>],
+    color: &str,
+    look: Look,
+    name: &str,
+) {
     if runs.is_empty() {
         return;
     }
-    let dashes = match stroke {
-        Stroke::Solid => "",
-        Stroke::Dashed => " stroke-dasharray=\"6 3\"",
+    let (width, rest) = match look {
+        Look::Line(Stroke::Solid) => ("1.6", ""),
+        Look::Line(Stroke::Dashed) => ("1.6", " stroke-dasharray=\"6 3\""),
+        Look::Pale => ("0.8", " stroke-opacity=\"0.3\""),
     };
     svg.open(&format!(
-        r#"g fill="none" stroke="{color}" stroke-width="1.6" stroke-linejoin="round" stroke-linecap="butt"{dashes}{name}"#
+        r#"g fill="none" stroke="{color}" stroke-width="{width}" stroke-linejoin="round" stroke-linecap="butt"{rest}{name}"#
     ));
     for run in runs {
         match run.as_slice() {
@@ -505,27 +491,74 @@ mod tests {
     }
 
     #[test]
-    fn a_legend_appears_with_the_second_line_and_avoids_the_lines() {
+    fn a_legend_appears_with_the_second_line_above_the_plot() {
         let one = chart(vec![Series::line("student", falling())]).svg();
         assert!(!one.contains(">student<"));
         let two = vec![
             Series::line("student", falling()),
             Series::dashed("floor", falling()),
         ];
-        let chart = LineChart {
-            references: vec![],
-            ..chart(two)
-        };
+        let chart = chart(two);
         let svg = chart.svg();
-        assert!(svg.contains("student") && svg.contains("floor"));
-        // Both lines fall from the upper left to the lower right: the first free corner is taken.
-        let at = svg.find("fill-opacity").unwrap();
-        let rect = &svg[svg[..at].rfind("<rect").unwrap()..at];
+        assert!(svg.contains(">student<") && svg.contains(">floor<"));
         let frame = Frame::new(&chart, 0.0);
+        for name in [">student<", ">floor<"] {
+            let text = &svg[..svg.find(name).unwrap()];
+            let text = &text[text.rfind("<text").unwrap()..];
+            let y = text
+                .split("y=\"")
+                .nth(1)
+                .unwrap()
+                .split('"')
+                .next()
+                .unwrap();
+            let y: f64 = y.parse().unwrap();
+            assert!(y > 22.0 && y < frame.top, "between title and plot: {text}");
+        }
+    }
+
+    #[test]
+    fn a_long_noisy_line_is_drawn_pale_behind_its_mean() {
+        let noisy = |n: i32| -> Vec<(f64, f64)> {
+            let value = |i: i32| 7.0 - f64::from(i) / f64::from(n) + f64::from(i % 2);
+            (0..n).map(|i| (f64::from(i), value(i))).collect()
+        };
+        let chart = chart(vec![Series::line("loss", noisy(2000))]);
+        let svg = chart.svg();
         assert!(
-            rect.contains(&format!(r#"y="{}""#, number(frame.top + 6.0))),
-            "{rect}"
+            svg.contains("stroke-opacity=\"0.3\" data-series=\"loss\""),
+            "{svg}"
         );
+        assert!(svg.contains("data-mean-of=\"loss\""));
+        assert!(
+            svg.contains("pale: single values; line: mean of 41"),
+            "{svg}"
+        );
+        // What is drawn bold runs through the middle of the noise.
+        let path = svg.split("data-mean-of=\"loss\"").nth(1).unwrap();
+        let path = path
+            .split(" d=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap();
+        let frame = Frame::new(&chart, 0.0);
+        let middle = path.split(['M', 'L']).nth(201).unwrap();
+        let y: f64 = middle.split(' ').nth(1).unwrap().parse().unwrap();
+        assert!((y - frame.y_at(7.0)).abs() < 2.0, "{y} {}", frame.y_at(7.0));
+
+        let calm = LineChart {
+            series: vec![Series::line("loss", noisy(100))],
+            ..chart.clone()
+        };
+        assert!(!calm.svg().contains("data-mean-of"), "short");
+        let smooth = (0..2000).map(|i| (f64::from(i), f64::from(i) / 2000.0));
+        let calm = LineChart {
+            series: vec![Series::line("lr", smooth.collect())],
+            ..chart
+        };
+        assert!(!calm.svg().contains("data-mean-of"), "a schedule");
     }
 
     #[test]

@@ -183,7 +183,8 @@ pub(crate) struct Resume {
 pub(crate) struct WeightsArgs {
     /// A run directory, a .safetensors or .pth file (ours, timm's, Hugging Face's, official DINO's
     /// or DINOv2's), a folder of timm or Hugging Face, `pixels` or
-    /// `random:ARCH[/PATCH][@SIZE][?seed=N]`; `reference:W` runs W by candle-transformers.
+    /// `random:ARCH[/PATCH][@SIZE][?seed=N]`; `hf:ORG/NAME[@REVISION]` in builds with the hub;
+    /// `reference:W` runs W by candle-transformers.
     #[arg(long, value_name = "W")]
     pub(crate) weights: String,
     /// Which network of a run or checkpoint.

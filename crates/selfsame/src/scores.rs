@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use candle_core::Device;
 use selfsame_data::{Dataset, Ledger};
+use selfsame_eval::metrics::{BootstrapConfig, Interval, bootstrap, bootstrap_mean, r2};
 use selfsame_eval::{Features, LabelEncoder};
 use selfsame_train::{Extractor, embed};
 
@@ -188,6 +189,47 @@ pub(crate) fn label_or_usage(
     Err(usage(format!(
         "{flag} {spec}: no label {label:?}; its labels: {names}"
     )))
+}
+
+/// Errors of predicted numbers, with 95 % bootstrap intervals.
+pub(crate) struct NumberScore {
+    /// Mean absolute error, in the label's unit.
+    pub(crate) mae: Interval,
+    /// R², 1 at best, 0 for the mean.
+    pub(crate) r2: Interval,
+}
+
+impl NumberScore {
+    /// Scores predictions.
+    ///
+    /// # Errors
+    /// Without rows, for different lengths, or values that are not finite.
+    pub(crate) fn of(truth: &[f64], predicted: &[f64]) -> anyhow::Result<Self> {
+        r2(truth, predicted)?;
+        let pairs = || truth.iter().zip(predicted);
+        let errors: Vec<f64> = pairs().map(|(t, p)| (t - p).abs()).collect();
+        let config = BootstrapConfig::default();
+        let of_rows = |rows: &[usize]| {
+            let (truth, predicted): (Vec<f64>, Vec<f64>) =
+                rows.iter().map(|&i| (truth[i], predicted[i])).unzip();
+            r2(&truth, &predicted).unwrap_or(f64::NAN)
+        };
+        Ok(Self {
+            mae: bootstrap_mean(&errors, &config)?,
+            r2: bootstrap(truth.len(), &config, of_rows)?,
+        })
+    }
+
+    /// Both figures; their intervals are lists of the lower and the upper end.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        let Self { mae, r2 } = self;
+        serde_json::json!({
+            "mae": mae.estimate,
+            "mae_interval": [mae.low, mae.high],
+            "r2": r2.estimate,
+            "r2_interval": [r2.low, r2.high],
+        })
+    }
 }
 
 /// Prints the one JSON object that `--json` promises.

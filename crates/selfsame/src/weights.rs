@@ -1,6 +1,7 @@
 //! `--weights`: a run, a file or a baseline, opened as something that turns pictures into features.
 
 mod beside;
+mod hub;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use anyhow::Context;
 use candle_core::{Device, Tensor};
 use selfsame_data::EvalTransform;
 use selfsame_data::augment::{AugmentConfig, EvalCrop};
-use selfsame_models::interop::{Layout, fit_positions, is_pth};
+use selfsame_models::interop::{Layout, fit_patches, fit_positions, is_pth};
 use selfsame_models::{
     BackboneModel, ModelConfig, ParamStore, build_backbone, draw_backbone, infer, read_weights,
     reference_backbone,
@@ -27,6 +28,9 @@ const PIXELS_SIZE: usize = 64;
 
 /// Before weights that candle-transformers is to run.
 const REFERENCE: &str = "reference:";
+
+/// Before the name of a hub's repository.
+const HUB: &str = "hf:";
 
 /// Where features come from.
 pub(crate) enum Weights {
@@ -97,6 +101,24 @@ impl Loaded {
         ]))
     }
 
+    /// Whether both are the same numbers under the same names.
+    pub(crate) fn same_weights(&self, other: &Self) -> anyhow::Result<bool> {
+        let (ours, theirs) = (self.params.tensors(), other.params.tensors());
+        if !ours.keys().eq(theirs.keys()) {
+            return Ok(false);
+        }
+        for (tensor, other) in ours.values().zip(theirs.values()) {
+            if tensor.dims() != other.dims() {
+                return Ok(false);
+            }
+            let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+            if values(tensor)? != values(other)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Counts element types, keeps the head of what was read with the backbone, lists the rest.
     fn take_rest(&mut self, tensors: BTreeMap<String, Tensor>) {
         for (name, tensor) in tensors {
@@ -130,6 +152,10 @@ impl Weights {
         if let Some(inner) = spec.strip_prefix(REFERENCE) {
             return by_reference(inner, which, arch, device)
                 .with_context(|| format!("--weights {spec}"));
+        }
+        if let Some(name) = spec.strip_prefix(HUB) {
+            let folder = hub::folder(name)?;
+            return Self::open(&folder.to_string_lossy(), which, arch, device);
         }
         let loaded = if let Some(text) = spec.strip_prefix("random:") {
             random(text, device)?
@@ -418,7 +444,8 @@ fn of_file(
     Ok(loaded)
 }
 
-/// Resamples position embeddings that were learned on another grid, and says so.
+/// Resamples a patch kernel of another size and position embeddings that were learned on another
+/// grid, and says so.
 ///
 /// # Errors
 /// If they are those of no square.
@@ -426,6 +453,9 @@ pub(crate) fn resample_aloud(
     tensors: &mut BTreeMap<String, Tensor>,
     model: &ModelConfig,
 ) -> anyhow::Result<()> {
+    if let Some((from, to)) = fit_patches(tensors, model)? {
+        eprintln!("note: the kernel of patches of {from}x{from} pixels was resampled to {to}x{to}");
+    }
     if let Some((from, to)) = fit_positions(tensors, model)? {
         eprintln!(
             "note: position embeddings of {}x{} patches were resampled to {}x{}",

@@ -108,6 +108,8 @@ pub struct ProbeOutcome {
 
 /// Trains on fixed features and tests after every epoch, as the notebook's linear probe does.
 ///
+/// `on_epoch` is told how many epochs are done.
+///
 /// # Errors
 /// As [`ProbeTrainer::new`] and [`ProbeTrainer::train_epoch`]; a test label that is no class counts as wrong.
 pub fn sgd(
@@ -115,6 +117,7 @@ pub fn sgd(
     test: (&Features, &[usize]),
     num_classes: usize,
     config: &ProbeConfig,
+    on_epoch: &mut dyn FnMut(usize),
 ) -> Result<ProbeOutcome, EvalError> {
     let mut trainer = ProbeTrainer::new(config.clone(), train.0.d, num_classes)?;
     let mut epochs = Vec::with_capacity(config.epochs);
@@ -128,6 +131,7 @@ pub fn sgd(
             (best_accuracy, best_epoch) = (last, epoch.epoch);
         }
         epochs.push((epoch, last));
+        on_epoch(epochs.len());
     }
     let classifier = trainer.into_classifier();
     Ok(ProbeOutcome {
@@ -168,7 +172,16 @@ mod tests {
             epochs: 10,
             ..ProbeConfig::default()
         };
-        let outcome = sgd((&train, &train_labels), (&test, &test_labels), 2, &config).unwrap();
+        let mut told = Vec::new();
+        let outcome = sgd(
+            (&train, &train_labels),
+            (&test, &test_labels),
+            2,
+            &config,
+            &mut |done| told.push(done),
+        )
+        .unwrap();
+        assert_eq!(told, (1..=10).collect::<Vec<_>>());
         assert!(outcome.accuracy > 0.93, "{}", outcome.accuracy);
         assert_eq!(outcome.accuracy, outcome.epochs[9].1);
         assert!(outcome.best_accuracy >= outcome.accuracy);
@@ -202,7 +215,14 @@ mod tests {
                 seed,
                 ..ProbeConfig::default()
             };
-            let outcome = sgd((&train, &labels), (&train, &labels), 2, &config).unwrap();
+            let outcome = sgd(
+                (&train, &labels),
+                (&train, &labels),
+                2,
+                &config,
+                &mut |_| (),
+            )
+            .unwrap();
             outcome.classifier.weight
         };
         assert_eq!(weights(1), weights(1));

@@ -14,6 +14,7 @@ import numpy as np
 import scipy
 import sklearn
 import torch
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import classification_report, mean_absolute_error, r2_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -93,6 +94,21 @@ def ridge():
     write("ridge.json", out)
 
 
+def pca():
+    """More rows than columns and fewer; spreads that fall by a factor, so that each component is well defined."""
+    rng = np.random.default_rng(5)
+    out = []
+    for n, d, k in [(60, 8, 3), (20, 30, 5), (12, 3, 3)]:
+        axes = np.linalg.qr(rng.normal(size=(d, d)))[0]
+        xs = rng.normal(size=(n, d)) * 4.0 * 0.7 ** np.arange(d) @ axes + 3 * rng.normal(size=d)
+        xs = (np.round(xs * 256) / 256).astype(np.float64)
+        model = PCA(k, svd_solver="full").fit(xs)
+        out.append({"d": d, "k": k, "xs": flat(xs), "mean": flat(model.mean_), "components": flat(model.components_),
+                    "variances": flat(model.explained_variance_), "shares": flat(model.explained_variance_ratio_),
+                    "places": flat(model.transform(xs))})
+    write("pca.json", out)
+
+
 def probe():
     """torch.optim.SGD + CosineAnnealingLR on nn.Linear, batches in the order given, last one incomplete."""
     rng = np.random.default_rng(3)
@@ -168,6 +184,7 @@ if __name__ == "__main__":
     knn()
     logistic()
     ridge()
+    pca()
     probe()
     report()
     write("versions.json", {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__,

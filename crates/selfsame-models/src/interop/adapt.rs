@@ -1,4 +1,4 @@
-//! Position embeddings of one image or patch size for a model of another.
+//! Position embeddings and patch kernels of one image or patch size for a model of another.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,16 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::patch_kernel::kernel_matrix;
 use crate::pos_embed::{Grid, resample_matrix};
 
 const NAME: &str = "backbone.pos_embed";
+const KERNEL: &str = "backbone.patch_embed.proj.weight";
 
 /// Resamples the position embeddings of `tensors` to the grid of `model`, by its configured
 /// formula; the grids before and after, or `None` if there is nothing to do.
 ///
-/// Nothing else is touched: a patch kernel of another size stays and is refused when loaded.
+/// Nothing else is touched; a patch kernel of another size is [`fit_patches`]' to change.
 /// # Errors
 /// [`ModelError::Unrecognised`] if the embeddings are not those of a class token and a square.
 pub fn fit_positions(
@@ -50,6 +52,35 @@ pub fn fit_positions(
     let patches = matrix.matmul(&patches)?.unsqueeze(0)?;
     let resampled = Tensor::cat(&[&positions.narrow(1, 0, 1)?, &patches], 1)?;
     tensors.insert(NAME.to_owned(), resampled);
+    Ok(Some((from, to)))
+}
+
+/// Resamples the patch kernel of `tensors` to the patch size of `model`, so that a patch and the
+/// same patch enlarged give the same token (FlexiViT, arXiv:2212.08013, section 3.4; timm's
+/// `resample_patch_embed`); the sides before and after, or `None` if there is nothing to do.
+///
+/// # Errors
+/// [`ModelError::Tensor`] from the computation.
+pub fn fit_patches(
+    tensors: &mut BTreeMap<String, Tensor>,
+    model: &ModelConfig,
+) -> Result<Option<(usize, usize)>, ModelError> {
+    let (Some(kernel), Some(_)) = (tensors.get(KERNEL), model.vit_dims()) else {
+        return Ok(None);
+    };
+    let &[d, channels, from, width] = kernel.dims() else {
+        return Ok(None);
+    };
+    let to = model.patch_size;
+    if from != width || from == to || from == 0 || to == 0 {
+        return Ok(None);
+    }
+    let kernel = kernel.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+    let matrix = kernel_matrix(from, to);
+    let matrix = Tensor::from_vec(matrix, (to * to, from * from), &Device::Cpu)?;
+    let kernel = kernel.reshape((d * channels, from * from))?;
+    let resampled = kernel.matmul(&matrix.t()?.contiguous()?)?;
+    tensors.insert(KERNEL.to_owned(), resampled.reshape((d, channels, to, to))?);
     Ok(Some((from, to)))
 }
 

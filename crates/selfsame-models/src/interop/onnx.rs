@@ -113,6 +113,7 @@ mod tests {
                     used.insert(input);
                 }
                 assert!(defined.insert(&node.output[0]), "{}", node.name);
+                assert!(defined.insert(&node.name), "{} is a value too", node.name);
             }
             for output in &graph.output {
                 assert!(defined.contains(output.name.as_str()), "{}", output.name);

@@ -68,6 +68,9 @@ pub(crate) struct Attention {
     /// The PNG file.
     #[arg(long, value_name = "F.png")]
     pub(crate) out: PathBuf,
+    /// One JSON object on stdout, everything else on stderr.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What a map is drawn of.
@@ -87,6 +90,9 @@ pub(crate) struct MapArgs {
     /// F.svg, F.png, or F.csv with the coordinates.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+    /// One JSON object on stdout, everything else on stderr.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +143,9 @@ pub(crate) struct Neighbors {
     /// The PNG file.
     #[arg(long, value_name = "F.png")]
     pub(crate) out: PathBuf,
+    /// One JSON object on stdout, everything else on stderr.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -146,4 +155,7 @@ pub(crate) struct Report {
     /// The page; default: report.html in the run directory.
     #[arg(long, value_name = "F.html")]
     pub(crate) out: Option<PathBuf>,
+    /// One JSON object on stdout, everything else on stderr.
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -9,14 +9,18 @@ use selfsame_checkpoint::write_bytes;
 use selfsame_data::Limits;
 use selfsame_data::decode::decode_file;
 use selfsame_eval::choose;
-use selfsame_report::{Sheet, SheetCell, encode_png};
+use selfsame_report::{CellMap, Sheet, SheetCell, encode_png};
+use selfsame_train::{CellMaps, MapKind};
+use serde_json::json;
 
 use crate::cli::{Attention, Pictures, WeightsArgs};
 use crate::exit::{Done, usage};
 use crate::figures::attention::{Prepared, heads};
 use crate::figures::cell;
-use crate::weights::Weights;
-use crate::{data, device, run_dir};
+use crate::figures::grown::Grown;
+use crate::scores::print_json;
+use crate::weights::{Loaded, Weights};
+use crate::{data, device};
 
 /// Cells of a row.
 const COLUMNS: usize = 8;
@@ -33,46 +37,43 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     }
     device::set_threads(flags.threads)?;
     let device = device::open(&flags.device)?;
-    let mut columns = vec![(String::new(), open(&flags.weights, flags, &device)?)];
-    if args.snapshots {
-        let dir = Path::new(&flags.weights);
-        let files = run_dir::snapshots(dir, MAX_SNAPSHOTS)?;
-        if files.is_empty() {
-            return Err(usage(format!(
-                "--snapshots: {} has no snapshots (train.snapshot_every_epochs)",
-                dir.display()
-            )));
-        }
-        let mut grown = Vec::new();
-        for (epoch, path) in files {
-            let weights = open(&path.to_string_lossy(), flags, &device)?;
-            grown.push((format!("epoch {epoch}"), weights));
-        }
-        grown.append(&mut columns);
-        columns = grown;
-    }
-    let newest = &columns[columns.len() - 1].1;
+    let newest = open(&flags.weights, flags, &device)?;
     let loaded = newest.backbone()?;
+    let mut columns: Vec<(String, &Loaded)> = Vec::new();
+    let grown = match args.snapshots {
+        true => Some(snapshots(flags, loaded, &device)?),
+        false => None,
+    };
+    if let Some(grown) = &grown {
+        for (title, weights) in &grown.before {
+            columns.push((title.clone(), weights.backbone()?));
+        }
+        columns.push((grown.newest.clone(), loaded));
+    }
     let blocks = loaded.backbone.num_blocks();
     if args.block.is_some_and(|block| block >= blocks.max(1)) {
         return Err(usage(format!("--block: the backbone has {blocks}, from 0")));
     }
 
     let mut rows: Vec<Vec<SheetCell>> = Vec::new();
+    let mut told = Vec::new();
     for (name, picture) in pictures(&args.pictures, flags)? {
-        let (prepared, mut notes) = prepare(args, newest, &picture)?;
-        if args.snapshots {
+        let (prepared, mut notes) = prepare(args, &newest, &picture)?;
+        if !columns.is_empty() {
             let mut row = vec![cell(&name, notes, prepared.image.clone())];
+            let mut seen = Vec::new();
             for (title, weights) in &columns {
-                let maps = prepared.maps(weights.backbone()?, args.block, &device)?;
+                let maps = prepared.maps(weights, args.block, &device)?;
                 let image = prepared.overlaid(&maps, maps.mean(), args.mass);
-                let title = if title.is_empty() { "newest" } else { title };
                 row.push(cell(title, Vec::new(), image));
+                seen.push(json!({"weights": title, "maps": told_of(&maps, args.mass)}));
             }
             rows.push(row);
+            told.push(json!({"file": name, "snapshots": seen}));
             continue;
         }
         let maps = prepared.maps(loaded, args.block, &device)?;
+        told.push(json!({"file": name, "maps": told_of(&maps, args.mass)}));
         notes.push(format!("{} × {} cells", maps.columns, maps.rows));
         let cells = heads(&name, notes, &prepared, &maps, args.mass);
         rows.extend(cells.chunks(COLUMNS).map(<[SheetCell]>::to_vec));
@@ -88,7 +89,52 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     let png = encode_png(&Sheet { heading, rows }.draw())?;
     write_bytes(&args.out, &png)?;
     eprintln!("wrote {}", args.out.display());
+    if args.json {
+        print_json(&json!({
+            "attention": told,
+            "block": args.block.or(blocks.checked_sub(1)),
+            "mass": args.mass,
+            "weights": newest.describe(),
+            "out": args.out,
+        }));
+    }
     Ok(Done::Well)
+}
+
+/// Maps as numbers, row by row, and how many cells of their mean hold the share asked for.
+fn told_of(maps: &CellMaps, mass: Option<f64>) -> serde_json::Value {
+    let kind = match maps.kind {
+        MapKind::Attention => "attention",
+        MapKind::FeatureNorm => "feature norm",
+    };
+    let mean = CellMap {
+        columns: maps.columns,
+        rows: maps.rows,
+        values: maps.mean(),
+    };
+    let held = mass.map(|share| mean.holding(share).iter().filter(|inside| **inside).count());
+    json!({
+        "kind": kind,
+        "rows": maps.rows,
+        "columns": maps.columns,
+        "mean": mean.values,
+        "heads": maps.maps,
+        "cells_holding_mass": held,
+    })
+}
+
+/// The snapshots of the run that `--weights` names.
+fn snapshots(flags: &WeightsArgs, newest: &Loaded, device: &Device) -> anyhow::Result<Grown> {
+    let dir = Path::new(&flags.weights);
+    let grown = Grown::open(dir, MAX_SNAPSHOTS, newest, |path| {
+        open(&path.to_string_lossy(), flags, device)
+    })?;
+    grown.ok_or_else(|| {
+        usage(format!(
+            "--snapshots: {} has no snapshots (train.snapshot_every_epochs)",
+            dir.display()
+        ))
+    })
 }
 
 fn open(spec: &str, flags: &WeightsArgs, device: &Device) -> anyhow::Result<Weights> {

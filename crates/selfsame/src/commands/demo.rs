@@ -196,6 +196,7 @@ impl<'a> Sets<'a> {
             (&test_x, &truth),
             self.encoder.num_classes(),
             &probe,
+            &mut |_| (),
         )?;
         Ok(Scores {
             knn: 100.0 * knn,

@@ -1,14 +1,14 @@
 //! `selfsame knn`
 
 use selfsame_eval::metrics::{
-    BootstrapConfig, accuracy, bootstrap_mean, correct, mean_absolute_error, paired_bootstrap, r2,
+    BootstrapConfig, accuracy, bootstrap_mean, correct, paired_bootstrap,
 };
 use selfsame_eval::{KnnConfig, Vote, knn, knn_regress, number};
 use serde_json::json;
 
 use crate::cli::{Knn, Labelled, VoteArg};
 use crate::exit::{Done, usage};
-use crate::scores::{Sets, Side, print_json, print_text};
+use crate::scores::{NumberScore, Sets, Side, print_json, print_text};
 use crate::weights::Weights;
 
 pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
@@ -144,15 +144,16 @@ fn regress(
     let (bank, truth) = (numbers(train)?, numbers(test)?);
     let mut scores = serde_json::Map::new();
     for answer in knn_regress(&train.features, &bank, &test.features, config)? {
-        let mae = mean_absolute_error(&truth, &answer.predictions)?;
-        let r2 = r2(&truth, &answer.predictions)?;
+        let score = NumberScore::of(&truth, &answer.predictions)?;
         if !args.data.json {
+            let (mae, r2) = (&score.mae, &score.r2);
             print_text(&format!(
-                "k = {:>3}: mean absolute error {mae:.2}, R² {r2:.3}",
-                answer.k
+                "k = {:>3}: mean absolute error {:.2} (95 % interval {:.2} to {:.2}), \
+                 R² {:.3} ({:.3} to {:.3})",
+                answer.k, mae.estimate, mae.low, mae.high, r2.estimate, r2.low, r2.high
             ));
         }
-        scores.insert(answer.k.to_string(), json!({"mae": mae, "r2": r2}));
+        scores.insert(answer.k.to_string(), score.json());
     }
     let skipped = sets.skipped();
     if args.data.json {

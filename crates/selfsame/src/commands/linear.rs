@@ -62,11 +62,13 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 ..ProbeConfig::default()
             };
             let (labels, truth) = (sets.encode(&train.labels), sets.encode(&test.labels));
+            let mut progress = CountProgress::new("epochs", args.epochs);
             let done = sgd(
                 (&train.features, &labels),
                 (&test.features, &truth),
                 classes,
                 &config,
+                &mut |done| progress.set(done),
             )?;
             let details = json!({
                 "method": "sgd", "protocol": "notebook", "epochs": args.epochs,

@@ -7,6 +7,7 @@ use selfsame_checkpoint::write_bytes;
 use selfsame_data::Dataset;
 use selfsame_eval::{Features, TsneConfig, tsne as descend};
 use selfsame_report::{Scatter, Sheet, encode_png, render_png};
+use serde_json::json;
 
 use super::attention::pictures;
 use super::embed::quoted;
@@ -16,7 +17,7 @@ use crate::exit::{Done, extension, usage};
 use crate::figures::attention::{Prepared, patch_components};
 use crate::figures::map::{coloring, tsne_chart};
 use crate::progress::CountProgress;
-use crate::scores::label_or_usage;
+use crate::scores::{label_or_usage, print_json};
 use crate::weights::Weights;
 use crate::{data, device};
 
@@ -25,7 +26,23 @@ struct Embedded {
     features: Features,
     files: Vec<String>,
     labels: Vec<Option<String>>,
+    /// Pictures that could not be used.
+    skipped: usize,
     described: String,
+}
+
+impl Embedded {
+    /// What every map says about its pictures, beside its own figures under `name`.
+    fn json(&self, args: &MapArgs, name: &str, figures: serde_json::Value) -> serde_json::Value {
+        json!({
+            name: figures,
+            "n": self.features.n,
+            "skipped": self.skipped,
+            "weights": self.described,
+            "label": args.label,
+            "out": args.out,
+        })
+    }
 }
 
 pub(crate) fn tsne(args: &Tsne) -> anyhow::Result<Done> {
@@ -63,6 +80,15 @@ pub(crate) fn tsne(args: &Tsne) -> anyhow::Result<Done> {
         map.iterations,
         args.map.out.display()
     );
+    if args.map.json {
+        let figures = json!({
+            "kl": map.kl,
+            "iterations": map.iterations,
+            "perplexity": config.perplexity,
+            "seed": config.seed,
+        });
+        print_json(&embedded.json(&args.map, "tsne", figures));
+    }
     Ok(Done::Well)
 }
 
@@ -101,6 +127,10 @@ pub(crate) fn pca(args: &Pca) -> anyhow::Result<Done> {
     };
     write(&args.map, kind, &chart, &embedded)?;
     eprintln!("wrote {}", args.map.out.display());
+    if args.map.json {
+        let figures = json!({"variances": pca.variances, "shares": pca.shares});
+        print_json(&embedded.json(&args.map, "pca", figures));
+    }
     Ok(Done::Well)
 }
 
@@ -123,8 +153,8 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
         .map(|(name, picture)| (name, Prepared::evaluated(&picture, &crop)))
         .collect();
     let mut rows = Vec::new();
-    let both = patch_components(&prepared, weights.backbone()?, &device)?;
-    for (above, below) in both[0].chunks(8).zip(both[1].chunks(8)) {
+    let (pictures, patches, pca) = patch_components(&prepared, weights.backbone()?, &device)?;
+    for (above, below) in pictures.chunks(8).zip(patches.chunks(8)) {
         rows.extend([above.to_vec(), below.to_vec()]);
     }
     let heading = format!(
@@ -133,6 +163,15 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
     );
     write_bytes(&map.out, &encode_png(&Sheet { heading, rows }.draw())?)?;
     eprintln!("wrote {}", map.out.display());
+    if map.json {
+        let files: Vec<&str> = prepared.iter().map(|(name, _)| name.as_str()).collect();
+        print_json(&json!({
+            "pca": {"of": "patches", "variances": pca.variances, "shares": pca.shares},
+            "files": files,
+            "weights": weights.describe(),
+            "out": map.out,
+        }));
+    }
     Ok(Done::Well)
 }
 
@@ -157,6 +196,7 @@ fn embedded(args: &MapArgs) -> anyhow::Result<Embedded> {
             .map(|i| set.name(*i).to_owned())
             .collect(),
         labels: done.samples.iter().map(text).collect(),
+        skipped: all.len() - done.samples.len(),
         described: weights.describe(),
     })
 }

@@ -7,11 +7,13 @@ use selfsame_data::decode::decode_file;
 use selfsame_eval::{Features, Own, neighbors};
 use selfsame_report::{Sheet, SheetCell, encode_png};
 use selfsame_train::embed_picture;
+use serde_json::json;
 
 use crate::cli::Neighbors;
 use crate::embedding::embed_all;
 use crate::exit::{Done, usage};
 use crate::figures::neighbors::{found, labels, query};
+use crate::scores::print_json;
 use crate::weights::Weights;
 use crate::{data, device};
 
@@ -76,5 +78,23 @@ pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
     );
     write_bytes(&args.out, &encode_png(&Sheet { heading, rows }.draw())?)?;
     eprintln!("wrote {}", args.out.display());
+    if args.json {
+        let one = |(sample, similarity): &(usize, f32)| {
+            json!({
+                "file": set.name(*sample),
+                "index": sample,
+                "distance": 1.0 - f64::from(*similarity),
+                "labels": set.labels(*sample),
+            })
+        };
+        print_json(&json!({
+            "neighbors": nearest.iter().map(one).collect::<Vec<_>>(),
+            "of": name,
+            "n": bank.samples.len(),
+            "skipped": samples.len() - bank.samples.len(),
+            "weights": weights.describe(),
+            "out": args.out,
+        }));
+    }
     Ok(Done::Well)
 }

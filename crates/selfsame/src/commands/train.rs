@@ -161,7 +161,7 @@ fn write_report(execution: &Execution<'_>) {
     };
     let out = execution.run_dir.join(REPORT_FILE);
     match report::write(&facts, &out) {
-        Ok(()) => eprintln!("report: {}", out.display()),
+        Ok(_) => eprintln!("report: {}", out.display()),
         Err(error) => eprintln!("warning: no report was written: {error:#}"),
     }
 }

@@ -122,12 +122,12 @@ pub(crate) fn heads(
 }
 
 /// Pictures above, below each the first three principal components of its patch features as red,
-/// green and blue; the components are those of all pictures together.
+/// green and blue; the components are those of all pictures together, and are given too.
 pub(crate) fn patch_components(
     pictures: &[(String, Prepared)],
     loaded: &Loaded,
     device: &Device,
-) -> anyhow::Result<Vec<Vec<SheetCell>>> {
+) -> anyhow::Result<(Vec<SheetCell>, Vec<SheetCell>, Pca)> {
     let (mut data, mut counts, mut columns, mut d) = (Vec::new(), Vec::new(), 1, 1);
     for (_, prepared) in pictures {
         let backbone = loaded.backbone.as_ref();
@@ -152,5 +152,5 @@ pub(crate) fn patch_components(
     let below = colours
         .into_iter()
         .map(|image| cell("patch features", Vec::new(), image));
-    Ok(vec![above.collect(), below.collect()])
+    Ok((above.collect(), below.collect(), pca))
 }

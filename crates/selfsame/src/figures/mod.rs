@@ -1,6 +1,7 @@
 //! Figures that commands draw alone and a report draws together.
 
 pub(crate) mod attention;
+pub(crate) mod grown;
 pub(crate) mod map;
 pub(crate) mod neighbors;
 

@@ -87,7 +87,8 @@ impl<'a> Graph<'a> {
         name.to_owned()
     }
 
-    /// Adds a node with one output, which is also its name; the name again.
+    /// Adds a node with one output; the output's name. The node's own name differs from it, since
+    /// there are runtimes that look both up in one table.
     pub(super) fn node(
         &mut self,
         op: &str,
@@ -98,7 +99,7 @@ impl<'a> Graph<'a> {
         self.nodes.push(Node {
             input: inputs.iter().map(|name| (*name).to_owned()).collect(),
             output: vec![output.to_owned()],
-            name: output.to_owned(),
+            name: format!("node/{output}"),
             op_type: op.to_owned(),
             attribute: attributes,
         });

@@ -55,7 +55,7 @@ pub(super) fn charts(config: &RunConfig, log: &Log) -> Vec<(String, String)> {
                 Series::line("teacher entropy", over(|line| line.loss_floor)),
                 Series::line("KL: left to learn", over(|line| line.kl)),
             ],
-            level(String::new(), ln_k), // named in the chart before, where there is room
+            level(format!("ln K = {ln_k:.2}"), ln_k),
         ),
         one("Feature spread", "feature_std", |line| line.feature_std),
     ];

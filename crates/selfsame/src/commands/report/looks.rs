@@ -13,9 +13,10 @@ use crate::cli::Which;
 use crate::commands::preview::crops_sheet;
 use crate::figures::attention::{Prepared, patch_components};
 use crate::figures::cell;
+use crate::figures::grown::Grown;
 use crate::figures::map::{coloring, tsne_chart};
 use crate::figures::neighbors::{found, labels, query};
-use crate::run_dir;
+use crate::progress::CountProgress;
 use crate::weights::Weights;
 
 /// Points of a map at most; its time grows with their square.
@@ -65,7 +66,9 @@ fn maps(page: &mut Page, subjects: &Subjects) -> anyhow::Result<()> {
         perplexity: (n as f64 / 4.0).min(30.0),
         ..TsneConfig::default()
     };
-    let map = tsne(&rows.features.subset(&kept), &config, &mut |_| ())?;
+    let mut progress = CountProgress::new("t-SNE iterations", config.iterations);
+    let points = rows.features.subset(&kept);
+    let map = tsne(&points, &config, &mut |done| progress.set(done))?;
     page.section("Map of the features");
     page.text(&format!(
         "t-SNE of {n} pictures (perplexity {:.0}, KL {:.2}): pictures with similar features are \
@@ -114,11 +117,13 @@ fn attention_of(
             crop.image_size
         );
     }
-    let mut snapshots = Vec::new();
-    for (epoch, path) in run_dir::snapshots(facts.dir, MAX_SNAPSHOTS)? {
-        let weights = Weights::open(&path.to_string_lossy(), Which::Teacher, None, facts.device)?;
-        snapshots.push((format!("epoch {epoch}"), weights));
-    }
+    let grown = Grown::open(facts.dir, MAX_SNAPSHOTS, loaded, |path| {
+        Weights::open(&path.to_string_lossy(), Which::Teacher, None, facts.device)
+    })?;
+    let (snapshots, newest) = match &grown {
+        Some(grown) => (grown.before.as_slice(), grown.newest.as_str()),
+        None => (&[][..], "newest"),
+    };
     let mut sheet = Vec::new();
     let mut pictures = Vec::new();
     for row in chosen {
@@ -133,14 +138,14 @@ fn attention_of(
             Vec::new(),
             prepared.overlaid(&before, before.mean(), None),
         ));
-        for (title, weights) in &snapshots {
+        for (title, weights) in snapshots {
             let maps = prepared.maps(weights.backbone()?, None, facts.device)?;
             let image = prepared.overlaid(&maps, maps.mean(), None);
             cells.push(cell(title, Vec::new(), image));
         }
         let maps = prepared.maps(loaded, None, facts.device)?;
         let image = prepared.overlaid(&maps, maps.mean(), Some(0.6));
-        cells.push(cell("newest", Vec::new(), image));
+        cells.push(cell(newest, Vec::new(), image));
         sheet.push(cells);
         pictures.push((String::from("picture"), prepared));
     }
@@ -158,10 +163,10 @@ fn attention_of(
         &format!("{what} over {} pictures as training went on", chosen.len()),
         &format!("{what}; bright is much. The outline holds six tenths of it.{note}"),
     );
-    let rows = patch_components(&pictures, loaded, facts.device)?;
+    let (above, below, _) = patch_components(&pictures, loaded, facts.device)?;
     let image = Sheet {
         heading: "Principal components of patch features".to_owned(),
-        rows,
+        rows: vec![above, below],
     };
     page.png(
         &encode_png(&image.draw())?,

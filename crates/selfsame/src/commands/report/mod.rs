@@ -13,9 +13,11 @@ use candle_core::Device;
 use selfsame_data::Dataset;
 use selfsame_report::Page;
 use selfsame_train::{EvalLine, MetricsLine, RunConfig, StepLine, judge, read_metrics};
+use serde_json::{Value, json};
 
 use crate::cli::{Report, Which};
 use crate::exit::{Done, usage};
+use crate::scores::print_json;
 use crate::weights::Weights;
 use crate::{data, device, run_dir};
 use subjects::Subjects;
@@ -48,8 +50,12 @@ pub(crate) fn run(args: &Report) -> anyhow::Result<Done> {
         train,
         val,
     };
-    write(&facts, &out)?;
+    let mut told = write(&facts, &out)?;
     eprintln!("wrote {}", out.display());
+    if args.json {
+        told["out"] = json!(out);
+        print_json(&told);
+    }
     Ok(Done::Well)
 }
 
@@ -64,14 +70,14 @@ pub(crate) struct Facts<'a> {
     pub(crate) val: Option<Arc<dyn Dataset>>,
 }
 
-/// Writes the page of a run; it is whole or not there.
+/// Writes the page of a run; it is whole or not there. What it says in figures is given back.
 ///
 /// # Errors
 /// If nothing was logged yet, or a file cannot be read or written.
-pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<()> {
+pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<Value> {
     let log = Log::read(facts)?;
     let mut page = Page::new(&format!("Run {}", name_of(facts.dir)));
-    verdict(&mut page, facts, &log);
+    let mut told = verdict(&mut page, facts, &log);
     // The weights of a run that goes on are those of its newest checkpoint, if it has one.
     let weights = Weights::open(
         &facts.dir.to_string_lossy(),
@@ -84,7 +90,7 @@ pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<()> {
         _ => None,
     };
     match &subjects {
-        Some(subjects) => scores::add(&mut page, subjects)?,
+        Some(subjects) => told["scores"] = json!(scores::add(&mut page, subjects)?),
         None => {
             page.section("Scores");
             page.text("There are none yet: they need a checkpoint and the pictures.");
@@ -96,7 +102,8 @@ pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<()> {
         looks::add(&mut page, facts, subjects, weights)?;
     }
     about::add(&mut page, facts)?;
-    run_dir::replace(out, page.finish().as_bytes())
+    run_dir::replace(out, page.finish().as_bytes())?;
+    Ok(told)
 }
 
 fn name_of(dir: &Path) -> String {
@@ -138,7 +145,7 @@ impl Log {
     }
 }
 
-fn verdict(page: &mut Page, facts: &Facts<'_>, log: &Log) {
+fn verdict(page: &mut Page, facts: &Facts<'_>, log: &Log) -> Value {
     page.section("Verdict");
     let judgement = judge(&log.steps, facts.config);
     let is_good = judgement.verdict == selfsame_train::Verdict::Healthy;
@@ -179,4 +186,15 @@ fn verdict(page: &mut Page, facts: &Facts<'_>, log: &Log) {
             last.epoch
         ));
     }
+    let last = log.steps.last();
+    let knn = |line: &EvalLine| json!({"label": line.label, "epoch": line.epoch, "knn": line.knn});
+    json!({
+        "verdict": judgement.verdict.to_string(),
+        "why": judgement.why,
+        "advice": judgement.advice,
+        "steps": last.map(|line| line.step + 1),
+        "loss": last.map(|line| line.loss),
+        "knn_while_training": log.evals.iter().map(knn).collect::<Vec<_>>(),
+        "scores": Value::Null,
+    })
 }

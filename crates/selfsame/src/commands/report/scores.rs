@@ -2,13 +2,16 @@
 
 use selfsame_eval::logistic::{LogisticConfig, default_grid, fit_with_best_c};
 use selfsame_eval::metrics::{
-    BootstrapConfig, ClassificationReport, ConfusionMatrix, ReportOptions, accuracy,
-    bootstrap_mean, correct, mean_absolute_error, r2,
+    BootstrapConfig, ClassificationReport, ConfusionMatrix, Interval, ReportOptions, accuracy,
+    bootstrap_mean, correct, mean_absolute_error,
 };
+use selfsame_eval::ridge::{self, fit_with_best_alpha};
 use selfsame_eval::{Features, KnnConfig, LabelEncoder, knn, knn_regress, number};
 use selfsame_report::{Cell, Page};
+use serde_json::{Map, Value, json};
 
-use super::subjects::{Subject, Subjects, labelled};
+use super::subjects::{PIXELS, Subject, Subjects, labelled};
+use crate::scores::NumberScore;
 
 /// Neighbours that vote (the notebook's k).
 const K: usize = 20;
@@ -50,7 +53,9 @@ impl Sides {
     }
 }
 
-pub(super) fn add(page: &mut Page, subjects: &Subjects) -> anyhow::Result<()> {
+/// Writes the section; the figures again, by label and by features, for `--json`.
+pub(super) fn add(page: &mut Page, subjects: &Subjects) -> anyhow::Result<Map<String, Value>> {
+    let mut all = Map::new();
     page.section("Scores");
     let names = subjects.train.label_names();
     if names.is_empty() {
@@ -69,7 +74,8 @@ pub(super) fn add(page: &mut Page, subjects: &Subjects) -> anyhow::Result<()> {
             page.heading(&label);
             page.text("Too few pictures carry it, or all the same value.");
         } else if encoder.suggests_regression() {
-            numbers(page, &label, subjects, &sides)?;
+            let scores = numbers(page, &label, subjects, &sides)?;
+            all.insert(label, scores);
         } else if encoder.num_classes() * 4 > banked {
             page.heading(&label);
             page.text(&format!(
@@ -77,10 +83,11 @@ pub(super) fn add(page: &mut Page, subjects: &Subjects) -> anyhow::Result<()> {
                 encoder.num_classes()
             ));
         } else {
-            classes(page, &label, subjects, &sides, &encoder)?;
+            let scores = classes(page, &label, subjects, &sides, &encoder)?;
+            all.insert(label, scores);
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 fn classes(
@@ -89,49 +96,53 @@ fn classes(
     subjects: &Subjects,
     sides: &[Sides],
     encoder: &LabelEncoder,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Value> {
     let encode = |texts: &[String]| -> Vec<usize> {
         texts
             .iter()
             .filter_map(|text| encoder.encode(text))
             .collect()
     };
-    let interval = |truth: &[usize], predicted: &[usize]| -> anyhow::Result<String> {
+    let interval = |truth: &[usize], predicted: &[usize]| -> anyhow::Result<(String, Value)> {
         let hits = correct(truth, predicted)?;
         let interval = bootstrap_mean(&hits, &BootstrapConfig::default())?;
-        Ok(format!(
-            "{:.1} ({:.1} to {:.1})",
-            100.0 * accuracy(truth, predicted)?,
-            100.0 * interval.low,
-            100.0 * interval.high
+        let percent = 100.0 * accuracy(truth, predicted)?;
+        let (low, high) = (100.0 * interval.low, 100.0 * interval.high);
+        Ok((
+            format!("{percent:.1} ({low:.1} to {high:.1})"),
+            json!({"accuracy": percent, "interval": [low, high]}),
         ))
     };
     let mut rows = Vec::new();
+    let mut scores = Map::new();
     let mut of_trained = Vec::new();
     for (subject, side) in subjects.all.iter().zip(sides) {
         let (features, texts) = side.queries();
         let (bank, truth) = (encode(&side.bank_texts), encode(texts));
         let predicted = knn(&side.bank, &bank, features, &side.config())?;
         let predicted = predicted[0].predictions.clone();
-        let mut row = vec![
+        let (knn_text, knn) = interval(&truth, &predicted)?;
+        let (logistic_text, logistic) = if subject.name == PIXELS || side.test.is_none() {
+            none()
+        } else {
+            let config = LogisticConfig {
+                max_iter: 200,
+                ..LogisticConfig::default()
+            };
+            match fit_with_best_c(&side.bank, &bank, &default_grid(), &config, 0) {
+                Ok((model, _)) => interval(&truth, &model.predict(features)?)?,
+                Err(_) => none(), // too few rows to hold any out
+            }
+        };
+        rows.push(vec![
             Cell::Text(subject.name.to_owned()),
-            Cell::Figure(interval(&truth, &predicted)?),
-        ];
-        row.push(Cell::Figure(
-            if subject.name == "raw pixels" || side.test.is_none() {
-                "–".to_owned()
-            } else {
-                let config = LogisticConfig {
-                    max_iter: 200,
-                    ..LogisticConfig::default()
-                };
-                match fit_with_best_c(&side.bank, &bank, &default_grid(), &config, 0) {
-                    Ok((model, _)) => interval(&truth, &model.predict(features)?)?,
-                    Err(_) => "–".to_owned(), // too few rows to hold any out
-                }
-            },
-        ));
-        rows.push(row);
+            Cell::Figure(knn_text),
+            Cell::Figure(logistic_text),
+        ]);
+        scores.insert(
+            subject.name.to_owned(),
+            json!({"knn": knn, "logistic": logistic}),
+        );
         if of_trained.is_empty() {
             of_trained = predicted;
         }
@@ -183,7 +194,12 @@ fn classes(
         let heading = format!("Classification report of k-NN on {label}");
         page.code(Some(&heading), &report.to_string());
     }
-    Ok(())
+    Ok(Value::Object(scores))
+}
+
+/// What stands in a table and in JSON where there is no figure.
+fn none() -> (String, Value) {
+    ("–".to_owned(), Value::Null)
 }
 
 fn numbers(
@@ -191,7 +207,7 @@ fn numbers(
     label: &str,
     subjects: &Subjects,
     sides: &[Sides],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Value> {
     let values = |texts: &[String]| -> Vec<f64> {
         texts
             .iter()
@@ -199,41 +215,88 @@ fn numbers(
             .collect()
     };
     let mut rows = Vec::new();
+    let mut scores = Map::new();
     for (subject, side) in subjects.all.iter().zip(sides) {
         let (features, texts) = side.queries();
         let (bank, truth) = (values(&side.bank_texts), values(texts));
         let predicted = knn_regress(&side.bank, &bank, features, &side.config())?;
-        let predicted = &predicted[0].predictions;
-        let errors: Vec<f64> = truth
-            .iter()
-            .zip(predicted)
-            .map(|(t, p)| (t - p).abs())
-            .collect();
-        let interval = bootstrap_mean(&errors, &BootstrapConfig::default())?;
-        rows.push(vec![
-            Cell::Text(subject.name.to_owned()),
-            Cell::Figure(format!(
-                "{:.2} ({:.2} to {:.2})",
-                mean_absolute_error(&truth, predicted)?,
-                interval.low,
-                interval.high
-            )),
-            Cell::Figure(format!("{:.3}", r2(&truth, predicted)?)),
-        ]);
+        let of_knn = NumberScore::of(&truth, &predicted[0].predictions)?;
+        // As many columns as pixels have take longer than all the rest of the page.
+        let of_ridge = match subject.name {
+            PIXELS => None,
+            _ => by_ridge(side, &bank)
+                .map(|predicted| NumberScore::of(&truth, &predicted))
+                .transpose()?,
+        };
+        for (method, score) in [("k-NN", Some(&of_knn)), ("ridge", of_ridge.as_ref())] {
+            let Some(NumberScore { mae, r2 }) = score else {
+                continue;
+            };
+            let text = |figure: &Interval, digits: usize| {
+                let [value, low, high] = [figure.estimate, figure.low, figure.high];
+                Cell::Figure(format!(
+                    "{value:.digits$} ({low:.digits$} to {high:.digits$})"
+                ))
+            };
+            let name = |text: &str| Cell::Text(text.to_owned());
+            rows.push(vec![
+                name(subject.name),
+                name(method),
+                text(mae, 2),
+                text(r2, 3),
+            ]);
+        }
+        scores.insert(
+            subject.name.to_owned(),
+            json!({"knn": of_knn.json(), "ridge": of_ridge.as_ref().map(NumberScore::json)}),
+        );
     }
     let (bank, truth) = (values(&sides[0].bank_texts), values(sides[0].queries().1));
     let mean = bank.iter().sum::<f64>() / bank.len() as f64;
     let always = mean_absolute_error(&truth, &vec![mean; truth.len()])?;
     rows.push(vec![
         Cell::Text("always the mean".to_owned()),
+        Cell::Text(String::new()),
         Cell::Figure(format!("{always:.2}")),
         Cell::Figure(String::new()),
     ]);
     page.heading(label);
+    let how = match sides[0].test {
+        Some(_) => format!(
+            "{} pictures to learn from, {} held out; k = {K}",
+            bank.len(),
+            truth.len()
+        ),
+        None => format!(
+            "{} pictures: k-NN (k = {K}) each by the others, ridge each fifth by the other four",
+            truth.len()
+        ),
+    };
     page.table(
-        &format!("Mean absolute error with 95 % bootstrap intervals, and R², by k-NN, k = {K}"),
-        &["features", "mean absolute error", "R²"],
+        &format!("Mean absolute error and R² of {label} with 95 % bootstrap intervals; {how}"),
+        &["features", "by", "error", "R²"],
         &rows,
     );
-    Ok(())
+    Ok(Value::Object(scores))
+}
+
+/// Numbers predicted by ridge regression: of the test side, or of each fifth of the bank by a fit
+/// to the other four; `None` if there are too few rows to choose alpha on.
+fn by_ridge(side: &Sides, bank: &[f64]) -> Option<Vec<f64>> {
+    let grid = ridge::default_grid();
+    if let Some((features, _)) = &side.test {
+        let (model, _) = fit_with_best_alpha(&side.bank, bank, &grid, 0).ok()?;
+        return model.predict(features).ok();
+    }
+    let mut predicted = vec![0.0; bank.len()];
+    for fifth in 0..5 {
+        let (out, kept): (Vec<usize>, Vec<usize>) = (0..bank.len()).partition(|i| i % 5 == fifth);
+        let values: Vec<f64> = kept.iter().map(|&i| bank[i]).collect();
+        let (model, _) = fit_with_best_alpha(&side.bank.subset(&kept), &values, &grid, 0).ok()?;
+        let values = model.predict(&side.bank.subset(&out)).ok()?;
+        for (i, value) in out.into_iter().zip(values) {
+            predicted[i] = value;
+        }
+    }
+    Some(predicted)
 }

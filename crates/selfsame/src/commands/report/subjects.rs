@@ -11,11 +11,15 @@ use selfsame_models::Network;
 use selfsame_train::{EmbedOptions, Extractor, embed};
 
 use super::Facts;
+use crate::progress::CountProgress;
 use crate::weights::Weights;
 
 /// Pictures learned from and tested on at most, so that a report takes seconds beside a run.
 const MAX_BANK: usize = 2000;
 const MAX_TEST: usize = 1000;
+
+/// Name of the baseline without a network.
+pub(super) const PIXELS: &str = "raw pixels";
 
 /// Features of one side, of unit length, with the numbers of their pictures.
 pub(super) struct Rows {
@@ -72,9 +76,10 @@ impl Subjects {
                 Extractor::Backbone(untrained.backbone()),
                 &crop,
             ),
-            ("raw pixels", Extractor::Pixels, &raw),
+            (PIXELS, Extractor::Pixels, &raw),
         ] {
-            let side = |set: &Arc<dyn Dataset>, max| rows(set, max, extractor, crop, facts.device);
+            let side =
+                |set: &Arc<dyn Dataset>, max| rows(set, max, extractor, crop, facts.device, name);
             all.push(Subject {
                 name,
                 bank: side(train, MAX_BANK)?,
@@ -110,6 +115,7 @@ fn rows(
     extractor: Extractor<'_>,
     crop: &EvalCrop,
     device: &Device,
+    name: &'static str,
 ) -> anyhow::Result<Rows> {
     let options = EmbedOptions {
         batch_size: 64,
@@ -119,7 +125,10 @@ fn rows(
     let mut samples = choose(set.len(), max, 0);
     samples.sort_unstable();
     let ledger = Arc::new(Ledger::default());
-    let done = embed(set, &samples, extractor, &options, device, &ledger, |_| ())?;
+    let mut progress = CountProgress::new(name, samples.len());
+    let done = embed(set, &samples, extractor, &options, device, &ledger, |n| {
+        progress.set(n);
+    })?;
     anyhow::ensure!(
         done.features.n > 1,
         "the report needs two usable pictures at least"

@@ -1,0 +1,118 @@
+//! The cache of Hugging Face's libraries, one folder for each repository:
+//! `blobs/HASH`, `snapshots/COMMIT/FILE` linked to a blob, `refs/REVISION` holding a commit.
+//! (huggingface.co/docs/hub/local-cache)
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::checksum::Checksum;
+use crate::error::HubError;
+use crate::repo::RepoId;
+
+/// The folder of one repository within the cache.
+pub(crate) struct RepoCache {
+    folder: PathBuf,
+    locks: PathBuf,
+}
+
+impl RepoCache {
+    pub(crate) fn new(cache: &Path, repo: &RepoId) -> Self {
+        Self {
+            folder: cache.join(repo.folder()),
+            locks: cache.join(".locks").join(repo.folder()),
+        }
+    }
+
+    /// The place of a whole, checked file.
+    pub(crate) fn blob(&self, checksum: &Checksum) -> PathBuf {
+        self.folder.join("blobs").join(checksum.hex())
+    }
+
+    /// The place of what has come of it so far.
+    pub(crate) fn partial(&self, checksum: &Checksum) -> PathBuf {
+        let name = format!("{}.incomplete", checksum.hex());
+        self.folder.join("blobs").join(name)
+    }
+
+    /// The folder of one commit's files.
+    pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.folder.join("snapshots").join(commit)
+    }
+
+    /// Waits until no other process fetches this blob; it does not until the file is dropped.
+    pub(crate) fn lock(&self, checksum: &Checksum) -> Result<File, HubError> {
+        make_folder(&self.locks)?;
+        make_folder(&self.folder.join("blobs"))?;
+        let path = self.locks.join(format!("{}.lock", checksum.hex()));
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(HubError::io(&path))?;
+        file.lock().map_err(HubError::io(&path))?;
+        Ok(file)
+    }
+
+    /// Puts a blob under its name into a commit's folder.
+    pub(crate) fn link(
+        &self,
+        commit: &str,
+        name: &str,
+        checksum: &Checksum,
+    ) -> Result<PathBuf, HubError> {
+        let folder = self.snapshot(commit);
+        make_folder(&folder)?;
+        let path = folder.join(name);
+        let target = Path::new("../../blobs").join(checksum.hex());
+        if fs::read_link(&path).is_ok_and(|there| there == target) {
+            return Ok(path);
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(HubError::io(&path)(error));
+            }
+            _ => {}
+        }
+        let made = link_or_copy(&target, &self.blob(checksum), &path);
+        made.map_err(HubError::io(&path))?;
+        Ok(path)
+    }
+
+    /// Remembers which commit a branch or tag is.
+    pub(crate) fn remember(&self, revision: &str, commit: &str) -> Result<(), HubError> {
+        let refs = self.folder.join("refs");
+        make_folder(&refs)?;
+        let path = refs.join(revision);
+        fs::write(&path, commit).map_err(HubError::io(&path))
+    }
+
+    /// Which commit a revision was when it was last asked for.
+    pub(crate) fn remembered(&self, revision: &str) -> Option<String> {
+        if is_commit(revision) {
+            return Some(revision.to_owned());
+        }
+        let commit = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
+        is_commit(commit.trim()).then(|| commit.trim().to_owned())
+    }
+}
+
+/// Whether a text is the hash of a commit, and hence a sound name of a folder.
+pub(crate) fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.chars().all(|c| c.is_ascii_hexdigit())
+}
+
+fn make_folder(path: &Path) -> Result<(), HubError> {
+    fs::create_dir_all(path).map_err(HubError::io(path))
+}
+
+#[cfg(unix)]
+fn link_or_copy(target: &Path, _blob: &Path, path: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(target, path)
+}
+
+/// Links need a privilege elsewhere.
+#[cfg(not(unix))]
+fn link_or_copy(_target: &Path, blob: &Path, path: &Path) -> std::io::Result<()> {
+    fs::copy(blob, path).map(|_| ())
+}

@@ -1,0 +1,359 @@
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use ureq::http::header;
+
+use crate::cache::{RepoCache, is_commit};
+use crate::checksum::Checksum;
+use crate::config::HubConfig;
+use crate::error::HubError;
+use crate::http::{Client, Told};
+use crate::repo::RepoId;
+
+/// Bytes of a file whose size the hub does not tell, at most.
+const MAX_UNTOLD: u64 = 64 << 20;
+
+/// What is beside the weights and may be missing.
+const OPTIONAL: [&str; 1] = ["preprocessor_config.json"];
+/// The names of weights, the better first.
+const WEIGHTS: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+
+/// A hub and the cache of what came from it.
+pub struct Hub {
+    config: HubConfig,
+    client: Client,
+}
+
+/// How far a file has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// The file.
+    pub file: &'a str,
+    /// Bytes on disk.
+    pub done: u64,
+    /// Bytes in all, if the hub tells.
+    pub total: Option<u64>,
+}
+
+/// A file in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The file, under its own name.
+    pub path: PathBuf,
+    /// The commit it belongs to.
+    pub commit: String,
+    /// Whether it is an earlier copy because the hub could not be asked.
+    pub unasked: bool,
+}
+
+/// A model's files in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchedWeights {
+    /// Holds `config.json` and the weights.
+    pub folder: PathBuf,
+    /// The commit that all of them belong to.
+    pub commit: String,
+    /// Whether they are an earlier copy because the hub could not be asked.
+    pub unasked: bool,
+}
+
+impl Hub {
+    /// A hub; nothing is asked yet.
+    ///
+    /// # Errors
+    /// [`HubError::Setting`] for an endpoint, proxy or certificates that cannot be used.
+    pub fn new(config: HubConfig) -> Result<Self, HubError> {
+        let client = Client::new(&config)?;
+        Ok(Self { config, client })
+    }
+
+    /// A model's configuration and weights, all of one commit, `model.safetensors` before
+    /// `pytorch_model.bin`.
+    ///
+    /// # Errors
+    /// As [`Hub::fetch`]; [`HubError::NotFound`] if it has no weights of either name.
+    pub fn fetch_weights(
+        &self,
+        repo: &RepoId,
+        on_progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<FetchedWeights, HubError> {
+        let config = self.fetch(repo, "config.json", on_progress)?;
+        let repo = match is_commit(&config.commit) {
+            true => repo.at(&config.commit),
+            false => repo.clone(),
+        };
+        let is_missing = |error: &HubError| {
+            matches!(
+                error,
+                HubError::NotFound { .. } | HubError::NotCached { .. }
+            )
+        };
+        for file in OPTIONAL {
+            match self.fetch(&repo, file, on_progress) {
+                Err(error) if !is_missing(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        let mut first = None;
+        for file in WEIGHTS {
+            match self.fetch(&repo, file, on_progress) {
+                Ok(weights) => {
+                    let folder = weights.path.parent().unwrap_or(Path::new("")).to_owned();
+                    return Ok(FetchedWeights {
+                        folder,
+                        commit: config.commit,
+                        unasked: config.unasked || weights.unasked,
+                    });
+                }
+                Err(error) if is_missing(&error) => first = first.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(first.unwrap_or_else(|| HubError::NotFound {
+            repo: repo.to_string(),
+            file: WEIGHTS.join(" or "),
+            why: String::new(),
+        }))
+    }
+
+    /// A file of a repository, from the cache if it holds what the hub has now.
+    ///
+    /// If the hub cannot be reached, or is not to be asked, an earlier copy is taken.
+    ///
+    /// # Errors
+    /// [`HubError`], each with what to do about it.
+    pub fn fetch(
+        &self,
+        repo: &RepoId,
+        file: &str,
+        on_progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Fetched, HubError> {
+        let cache = RepoCache::new(&self.config.cache, repo);
+        if self.config.offline {
+            return self.earlier(&cache, repo, file, "is not to be asked".to_owned());
+        }
+        let url = self.client.url(&repo.path(), repo.revision(), file);
+        let told = match self.head_again(&url) {
+            Ok(Ok(told)) => told,
+            Ok(Err((status @ (401 | 403), code))) if code.as_deref() != Some("EntryNotFound") => {
+                return Err(HubError::Refused {
+                    repo: repo.to_string(),
+                    status,
+                });
+            }
+            Ok(Err((404, code))) => {
+                return Err(HubError::NotFound {
+                    repo: repo.to_string(),
+                    file: file.to_owned(),
+                    why: code.map_or_else(String::new, |code| format!(" ({code})")),
+                });
+            }
+            Ok(Err((status, _))) => return Err(HubError::Status { url, status }),
+            Err(HubError::Transfer { why, .. }) => {
+                return self.earlier(&cache, repo, file, format!("cannot be reached: {why}"));
+            }
+            Err(error) => return Err(error),
+        };
+        // A mirror that tells no commit keeps its files under the revision's name.
+        let commit = told.commit.clone().filter(|commit| is_commit(commit));
+        let commit = commit.unwrap_or_else(|| repo.revision().to_owned());
+        let lock = cache.lock(&told.checksum)?;
+        let blob = cache.blob(&told.checksum);
+        let is_there = blob.exists() && told.checksum.of(&blob)? == told.checksum.hex();
+        if !is_there {
+            let partial = cache.partial(&told.checksum);
+            self.download(&url, file, &told, &partial, on_progress)?;
+            fs::rename(&partial, &blob).map_err(HubError::io(&blob))?;
+        }
+        drop(lock);
+        let path = cache.link(&commit, file, &told.checksum)?;
+        if commit != repo.revision() {
+            cache.remember(repo.revision(), &commit)?;
+        }
+        Ok(Fetched {
+            path,
+            commit,
+            unasked: false,
+        })
+    }
+
+    /// What was fetched before.
+    fn earlier(
+        &self,
+        cache: &RepoCache,
+        repo: &RepoId,
+        file: &str,
+        why: String,
+    ) -> Result<Fetched, HubError> {
+        let commit = cache.remembered(repo.revision());
+        let commit = commit.unwrap_or_else(|| repo.revision().to_owned());
+        let path = cache.snapshot(&commit).join(file);
+        if !path.exists() {
+            return Err(HubError::NotCached {
+                repo: repo.to_string(),
+                file: file.to_owned(),
+                cache: self.config.cache.clone(),
+                why,
+            });
+        }
+        Ok(Fetched {
+            path,
+            commit,
+            unasked: true,
+        })
+    }
+
+    /// Asks for a file's hash, again if the server is busy or not reached.
+    fn head_again(&self, url: &str) -> Result<Result<Told, (u16, Option<String>)>, HubError> {
+        let mut pause = self.config.retry_pause;
+        for _ in 0..self.config.retries {
+            match self.client.head(url) {
+                Ok(Err((429 | 500..=599, _))) | Err(HubError::Transfer { .. }) => {
+                    std::thread::sleep(pause);
+                    pause *= 2;
+                }
+                answer => return answer,
+            }
+        }
+        self.client.head(url)
+    }
+
+    /// Brings a file to `partial`, from where it broke off, and checks it.
+    fn download(
+        &self,
+        url: &str,
+        file: &str,
+        told: &Told,
+        partial: &Path,
+        on_progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<(), HubError> {
+        let (mut tries, mut pause) = (0, self.config.retry_pause);
+        loop {
+            let before = length(partial);
+            let broke = match self.take_up(url, file, told, partial, on_progress) {
+                Ok(None) => break,
+                Ok(Some(why)) => why,
+                Err(HubError::Transfer { why, .. }) => why,
+                Err(error) => return Err(error),
+            };
+            if length(partial) > before {
+                (tries, pause) = (0, self.config.retry_pause);
+                continue;
+            }
+            if tries == self.config.retries {
+                return Err(HubError::Transfer {
+                    url: url.to_owned(),
+                    why: broke,
+                });
+            }
+            tries += 1;
+            std::thread::sleep(pause);
+            pause *= 2;
+        }
+        check(&told.checksum, file, partial)
+    }
+
+    /// One request for what is missing; `Some` says why it ended before the end.
+    fn take_up(
+        &self,
+        url: &str,
+        file: &str,
+        told: &Told,
+        partial: &Path,
+        on_progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Option<String>, HubError> {
+        let io = || HubError::io(partial);
+        let mut done = length(partial);
+        if told.size.is_some_and(|size| done > size) {
+            done = 0; // left by something else
+        }
+        if done > 0 && told.size == Some(done) {
+            return Ok(None);
+        }
+        let answer = self.client.get(url, done)?;
+        let headers = answer.response.headers();
+        let starts_at = |from: u64| {
+            let range = headers.get(header::CONTENT_RANGE);
+            let range = range.and_then(|value| value.to_str().ok());
+            range.is_some_and(|range| range.starts_with(&format!("bytes {from}-")))
+        };
+        match answer.response.status().as_u16() {
+            206 if starts_at(done) => {}
+            // A server that does not know ranges sends all of it.
+            200 => done = 0,
+            206 | 416 if done > 0 => {
+                fs::remove_file(partial).map_err(io())?;
+                return Ok(Some("it does not go on where it broke off".to_owned()));
+            }
+            status @ (429 | 500..=599) => return Ok(Some(format!("the server answers {status}"))),
+            status => {
+                return Err(HubError::Status {
+                    url: answer.url.split('?').next().unwrap_or_default().to_owned(),
+                    status,
+                });
+            }
+        }
+        let mut out = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(partial)
+            .map_err(io())?;
+        out.set_len(done).map_err(io())?;
+        std::io::Seek::seek(&mut out, std::io::SeekFrom::Start(done)).map_err(io())?;
+        let limit = told.size.unwrap_or(MAX_UNTOLD);
+        let mut body = answer.response.into_body();
+        let mut body = body.as_reader();
+        let mut buffer = vec![0; 1 << 16];
+        let broke = loop {
+            match body.read(&mut buffer) {
+                Ok(0) => break None,
+                Ok(n) if done + n as u64 > limit => {
+                    drop(out);
+                    fs::remove_file(partial).map_err(io())?;
+                    return Err(HubError::TooLong {
+                        file: file.to_owned(),
+                        limit,
+                    });
+                }
+                Ok(n) => {
+                    out.write_all(&buffer[..n]).map_err(io())?;
+                    done += n as u64;
+                    on_progress(Progress {
+                        file,
+                        done,
+                        total: told.size,
+                    });
+                }
+                Err(error) => break Some(error.to_string()),
+            }
+        };
+        out.sync_all().map_err(io())?;
+        Ok(match (broke, told.size) {
+            (None, Some(size)) if done < size => {
+                Some(format!("it ended after {done} of {size} bytes"))
+            }
+            (broke, _) => broke,
+        })
+    }
+}
+
+/// Removes a file whose bytes are not those promised.
+fn check(checksum: &Checksum, file: &str, path: &Path) -> Result<(), HubError> {
+    let found = checksum.of(path)?;
+    if found == checksum.hex() {
+        return Ok(());
+    }
+    fs::remove_file(path).map_err(HubError::io(path))?;
+    Err(HubError::Checksum {
+        file: file.to_owned(),
+        algorithm: checksum.algorithm(),
+        expected: checksum.hex().to_owned(),
+        found,
+    })
+}
+
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
