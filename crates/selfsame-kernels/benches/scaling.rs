@@ -8,8 +8,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor, Var};
-use rayon::prelude::*;
-use selfsame_kernels::{BlockOptions, BlockWeights, Precision, transformer_blocks};
+use selfsame_kernels::{BlockOptions, BlockWeights, Precision, linear, transformer_blocks};
 
 /// Tokens, width and hidden width of a ViT-S/16 on 128 × 128 pixels.
 const SIZES: [usize; 3] = [65, 384, 1536];
@@ -37,45 +36,6 @@ fn block() -> Result<BlockWeights> {
     })
 }
 
-/// As many products as `BLOCKS` blocks have about, eight at a time side by side.
-fn products(a: &[f32], b: &[f32]) {
-    let [tokens, d, f] = SIZES;
-    let rows = tokens * 8;
-    (0..BLOCKS * IMAGES)
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(|_| {
-            let mut out = vec![0f32; rows * f];
-            // SAFETY: the three slices are rows · f, rows · d and d · f long, which is what the
-            // strides reach over.
-            #[expect(unsafe_code, reason = "the gemm crate takes raw pointers")]
-            unsafe {
-                gemm::gemm(
-                    rows,
-                    f,
-                    d,
-                    out.as_mut_ptr(),
-                    1,
-                    f as isize,
-                    false,
-                    a.as_ptr(),
-                    1,
-                    d as isize,
-                    b.as_ptr(),
-                    1,
-                    f as isize,
-                    1.0f32,
-                    1.0f32,
-                    false,
-                    false,
-                    false,
-                    gemm::Parallelism::None,
-                );
-            }
-            black_box(&mut out);
-        });
-}
-
 fn main() -> Result<()> {
     let [tokens, d, f] = SIZES;
     let xs = var(&[IMAGES, tokens, d])?;
@@ -90,7 +50,14 @@ fn main() -> Result<()> {
         let ys = transformer_blocks(&xs, &weights, &[], options);
         black_box(ys.and_then(|ys| ys.backward()).expect("the shapes fit"));
     };
-    let (a, b) = (vec![0.5f32; tokens * 8 * d], vec![0.5f32; d * f]);
+    // Rows enough for some hundred milliseconds of products and nothing else.
+    let rows = Tensor::randn(0f32, 1.0, (BLOCKS * IMAGES * tokens, d), &Device::Cpu)?;
+    let weight = Tensor::randn(0f32, 0.05, (f, d), &Device::Cpu)?;
+    let products = || {
+        for _ in 0..4 {
+            black_box(linear(&rows, &weight, None).expect("the shapes fit"));
+        }
+    };
     let pools = [1, 2].map(|threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         pool.expect("threads start")
@@ -105,7 +72,7 @@ fn main() -> Result<()> {
     };
     let mut ratios = [(); 3].map(|()| Vec::new());
     for _ in 0..TURNS {
-        ratios[0].push(ratio(&|| products(&a, &b)));
+        ratios[0].push(ratio(&products));
         ratios[1].push(ratio(&|| step(Precision::F32)));
         ratios[2].push(ratio(&|| step(Precision::Bf16)));
     }
