@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use crate::bench_peer::quantile;
-use crate::turns::{Bench, OURS, Turn, json_lines, summaries};
+use crate::turns::{Bench, OURS, Turn, json_lines, peer_script, summaries};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -163,6 +163,7 @@ fn measure(args: &Args, drawn: &Path) -> anyhow::Result<()> {
             drawn
         }
     };
+    let libraries = libraries(&args.python)?;
     let bench = Bench {
         python: &args.python,
         program: &args.program,
@@ -174,6 +175,7 @@ fn measure(args: &Args, drawn: &Path) -> anyhow::Result<()> {
         cold_lines: 1,
         lines: 3,
         steps_a_line: args.steps,
+        libraries: Some(&libraries),
         raw: &args.raw,
     };
     let budget = Duration::from_secs(args.seconds);
@@ -225,9 +227,8 @@ fn find(name: &str) -> anyhow::Result<&'static Row> {
 
 /// JPEG files of about the size of ImageNet's photographs.
 fn draw(args: &Args, folder: &Path) -> anyhow::Result<()> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/augment.py");
     let done = Command::new(&args.python)
-        .arg(script)
+        .arg(peer_script("augment.py"))
         .arg("--make")
         .arg(folder)
         .args(["--side", "450", "--count", &args.count.to_string()])
@@ -235,6 +236,25 @@ fn draw(args: &Args, folder: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("starting {}", args.python.display()))?;
     ensure!(done.success(), "the drawing of images failed: {done}");
     Ok(())
+}
+
+/// Folders of the CUDA libraries that came with PyTorch, and those that were to be searched anyway.
+fn libraries(python: &Path) -> anyhow::Result<String> {
+    const FIND: &str = "import glob, os, nvidia\n\
+                        for root in nvidia.__path__:\n    \
+                        print(*glob.glob(os.path.join(root, '*', 'lib')), sep='\\n')";
+    let output = Command::new(python)
+        .args(["-c", FIND])
+        .output()
+        .with_context(|| format!("starting {}", python.display()))?;
+    let found = String::from_utf8_lossy(&output.stdout).into_owned();
+    let before = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let folders: Vec<&str> = before
+        .split(':')
+        .chain(found.lines())
+        .filter(|folder| !folder.is_empty())
+        .collect();
+    Ok(folders.join(":"))
 }
 
 /// Name and driver of the GPU, and the number of cores.

@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::turns::peer_script;
 use crate::{bench_train, bench_updates};
 
 #[derive(Debug, Subcommand)]
@@ -72,7 +73,7 @@ pub(crate) fn run(peer: &Peer) -> anyhow::Result<()> {
 }
 
 fn augment(args: &Augment) -> anyhow::Result<()> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/augment.py");
+    let script = peer_script("augment.py");
     let server = build_server("serve_crops")?;
     let drawn = std::env::temp_dir().join(format!("selfsame-bench-{}", std::process::id()));
     let images = match &args.images {

@@ -1,9 +1,10 @@
 //! `cargo xtask bench-peer updates`: clipping, AdamW and the momentum teacher here and in PyTorch.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::bench_peer::{Side, build_server, quantile};
+use crate::turns::peer_script;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -22,7 +23,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/updates.py");
+    let script = peer_script("updates.py");
     let threads = args.threads.to_string();
     let server = build_server("serve_updates")?;
     let ours = Side::start("ours".to_owned(), true, Command::new(server).arg(&threads))?;

@@ -39,6 +39,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) lines: usize,
     /// Steps that a line is the mean of.
     pub(crate) steps_a_line: usize,
+    /// Folders of shared libraries that our program needs, as `LD_LIBRARY_PATH` takes them.
+    pub(crate) libraries: Option<&'a str>,
     /// JSON lines of all turns; appended to.
     pub(crate) raw: &'a Path,
 }
@@ -70,6 +72,7 @@ impl Bench<'_> {
             std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
         }
         let mut command = Command::new(self.program);
+        command.envs(self.libraries.map(|folders| ("LD_LIBRARY_PATH", folders)));
         command.arg("train").arg("--data").arg(self.images);
         command.arg("--run").arg(&dir).arg("--no-report");
         command.args(["--device", self.device]);
@@ -138,10 +141,9 @@ impl Bench<'_> {
 
     /// A turn of `peer/train_dino.py` with these flags, parted by white space.
     pub(crate) fn peer_turn(&self, flags: &str) -> anyhow::Result<Turn> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/train_dino.py");
         let mut command = Command::new(self.python);
         command
-            .arg(script)
+            .arg(peer_script("train_dino.py"))
             .arg("--images")
             .arg(self.images)
             .args(["--device", self.device])
@@ -226,6 +228,18 @@ impl Bench<'_> {
             .open(self.raw)
             .with_context(|| format!("opening {}", self.raw.display()))?;
         writeln!(file, "{line}").with_context(|| format!("writing {}", self.raw.display()))
+    }
+}
+
+/// A script of `xtask/peer`: below the current folder if it is there, as the tree may have been
+/// copied since this program was built, else where it was then.
+pub(crate) fn peer_script(name: &str) -> PathBuf {
+    let here = Path::new("xtask/peer").join(name);
+    match here.exists() {
+        true => here,
+        false => Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("peer")
+            .join(name),
     }
 }
 

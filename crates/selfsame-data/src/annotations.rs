@@ -9,9 +9,10 @@ use std::path::{Component, Path, PathBuf};
 use csv::StringRecord;
 use foldhash::fast::RandomState;
 
-use crate::dataset::{FileSample, Files, OpenOptions};
+use crate::dataset::{Files, OpenOptions};
 use crate::decode::Limits;
 use crate::error::DataError;
+use crate::file_list::FileList;
 use crate::label_table::LabelTable;
 
 /// Header of AgeDB annotations, as the notebook writes it.
@@ -44,7 +45,7 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
     let columns = Columns::new(&header).map_err(|problem| wrong(1, problem))?;
     let root = Root::new(path, options)?;
 
-    let mut samples = Vec::new();
+    let mut files = FileList::default();
     let mut labels = LabelTable::new(columns.labels.iter().map(|(_, name)| name.clone()));
     let mut record = StringRecord::new();
     while reader
@@ -63,7 +64,10 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
             ));
         }
         labels
-            .push_row(|position, name| columns.value(&record, position, name))
+            .push_row(
+                |position, _| columns.value(&record, position),
+                |name, value| columns.check(name, value),
+            )
             .map_err(|problem| wrong(line, problem))?;
         if !root.admits(image) {
             return Err(DataError::Outside {
@@ -73,42 +77,15 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
                 root: root.folder,
             });
         }
-        samples.push(FileSample {
-            name: image.to_owned(),
-            path: None,
-            row: samples.len(),
-        });
+        files.push(image, None);
     }
-    let samples = in_order(samples);
+    files.sort();
     Ok(Files {
-        samples,
+        files,
         labels,
         folder: root.folder,
         limits: Limits::default(),
     })
-}
-
-/// The samples in the byte order of their names.
-///
-/// Most comparisons end within the first bytes, which lie in the array that is sorted: following
-/// two pointers for each of them would take several times as long.
-fn in_order(mut samples: Vec<FileSample>) -> Vec<FileSample> {
-    let start_of = |name: &str| {
-        let mut start = [0; 16];
-        let len = name.len().min(16);
-        start[..len].copy_from_slice(&name.as_bytes()[..len]);
-        u128::from_be_bytes(start)
-    };
-    let starts = samples.iter().map(|sample| start_of(&sample.name));
-    let mut order: Vec<(u128, usize)> = starts.zip(0..).collect();
-    order.sort_by(|(a, i), (b, j)| {
-        let names = || samples[*i].name.as_bytes().cmp(samples[*j].name.as_bytes());
-        a.cmp(b).then_with(names)
-    });
-    let in_order = order.into_iter();
-    in_order
-        .map(|(_, i)| std::mem::take(&mut samples[i]))
-        .collect()
 }
 
 /// Which column is what.
@@ -161,21 +138,18 @@ impl Columns {
     }
 
     /// The row's value of a label, by its position among the labels; an empty cell is no label.
-    fn value<'r>(
-        &self,
-        record: &'r StringRecord,
-        position: usize,
-        name: &str,
-    ) -> Result<Option<&'r str>, String> {
+    fn value<'r>(&self, record: &'r StringRecord, position: usize) -> Option<&'r str> {
         let (column, _) = self.labels[position];
         let value = record.get(column).unwrap_or_default().trim();
-        if value.is_empty() {
-            return Ok(None);
-        }
+        (!value.is_empty()).then_some(value)
+    }
+
+    /// Whether a label may have this value.
+    fn check(&self, name: &str, value: &str) -> Result<(), String> {
         if self.age_is_number && name == "age" && value.parse::<f64>().is_err() {
             return Err(format!("age {value:?} is not a number"));
         }
-        Ok(Some(value))
+        Ok(())
     }
 }
 
@@ -191,20 +165,29 @@ struct Root {
 
 /// What is known of a folder that images lie in.
 struct Parent {
-    /// Whether it lies within the root, links and `..` followed; nothing if it does not exist.
-    is_inside: Option<bool>,
+    /// Whether it lies within the root. Links are followed as far as folders exist; what does not
+    /// exist is judged by its text.
+    is_inside: bool,
     /// The entries that are symbolic links. One listing is cheaper than asking for every image.
     links: BTreeSet<OsString>,
 }
 
 impl Parent {
-    fn look_up(folder: &Path, root: &Path) -> Self {
-        let links = fs::read_dir(folder).into_iter().flatten().flatten();
+    /// Of a folder named in `text`, which lies at `path`, for a root of that real path.
+    fn look_up(text: &str, path: &Path, root: &Path) -> Self {
+        let links = fs::read_dir(path).into_iter().flatten().flatten();
         let links = links.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+        let is_inside = match fs::canonicalize(path) {
+            Ok(real) => real.starts_with(root),
+            Err(_) => {
+                let all_normal = Path::new(text)
+                    .components()
+                    .all(|part| matches!(part, Component::Normal(_)));
+                all_normal || without_dots(path).starts_with(root)
+            }
+        };
         Self {
-            is_inside: fs::canonicalize(folder)
-                .ok()
-                .map(|real| real.starts_with(root)),
+            is_inside,
             links: links.map(|entry| entry.file_name()).collect(),
         }
     }
@@ -288,7 +271,7 @@ impl Root {
         if let Some(parent) = self.parents.borrow().get(folder) {
             return self.admits_in(parent, image, name);
         }
-        let parent = Parent::look_up(&self.folder.join(folder), &self.real);
+        let parent = Parent::look_up(folder, &self.folder.join(folder), &self.real);
         let admitted = self.admits_in(&parent, image, name);
         let mut parents = self.parents.borrow_mut();
         parents.insert(folder.to_owned(), parent);
@@ -296,22 +279,13 @@ impl Root {
     }
 
     fn admits_in(&self, parent: &Parent, image: &str, name: &str) -> bool {
-        let path = || self.folder.join(image);
         if !parent.links.is_empty()
             && parent.links.contains(OsStr::new(name))
-            && let Ok(real) = fs::canonicalize(path())
+            && let Ok(real) = fs::canonicalize(self.folder.join(image))
         {
             return real.starts_with(&self.real);
         }
-        match parent.is_inside {
-            Some(is_inside) => is_inside,
-            None => {
-                let all_normal = Path::new(image)
-                    .components()
-                    .all(|part| matches!(part, Component::Normal(_)));
-                all_normal || without_dots(&path()).starts_with(&self.real)
-            }
-        }
+        parent.is_inside
     }
 }
 

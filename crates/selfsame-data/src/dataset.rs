@@ -9,6 +9,7 @@ use image::RgbImage;
 
 use crate::decode::{self, DecodeError, Limits};
 use crate::error::DataError;
+use crate::file_list::FileList;
 use crate::fingerprint::{Fingerprint, sampled};
 use crate::label_table::LabelTable;
 use crate::portraits::Portraits;
@@ -140,7 +141,7 @@ pub fn open(spec: &str, options: &OpenOptions) -> Result<Arc<dyn Dataset>, DataE
             problem: "neither a folder, nor a .csv file, nor synthetic:portraits".to_owned(),
         });
     };
-    if files.samples.is_empty() {
+    if files.files.is_empty() {
         return Err(DataError::NoCandidates {
             spec: spec.to_owned(),
         });
@@ -149,20 +150,11 @@ pub fn open(spec: &str, options: &OpenOptions) -> Result<Arc<dyn Dataset>, DataE
     Ok(Arc::new(files))
 }
 
-/// One image file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct FileSample {
-    pub(crate) name: String,
-    /// The file, if it is not [`Files::folder`] and the name.
-    pub(crate) path: Option<PathBuf>,
-    /// Its row in [`Files::labels`].
-    pub(crate) row: usize,
-}
-
 /// A data set of image files.
 #[derive(Debug, Default)]
 pub(crate) struct Files {
-    pub(crate) samples: Vec<FileSample>,
+    pub(crate) files: FileList,
+    /// By the rows of the files.
     pub(crate) labels: LabelTable,
     /// What names start from.
     pub(crate) folder: PathBuf,
@@ -170,32 +162,29 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    fn path_of(&self, sample: &FileSample) -> PathBuf {
-        match &sample.path {
-            Some(path) => path.clone(),
-            None => self.folder.join(&sample.name),
-        }
+    fn path_of(&self, index: usize) -> PathBuf {
+        self.files.path(index, &self.folder)
     }
 }
 
 impl Dataset for Files {
     fn len(&self) -> usize {
-        self.samples.len()
+        self.files.len()
     }
 
     fn name(&self, index: usize) -> &str {
-        &self.samples[index].name
+        self.files.name(index)
     }
 
     fn labels(&self, index: usize) -> BTreeMap<String, String> {
-        let labels = self.labels.row(self.samples[index].row);
+        let labels = self.labels.row(self.files.row(index));
         labels
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect()
     }
 
     fn label(&self, index: usize, name: &str) -> Option<String> {
-        let value = self.labels.value(self.samples[index].row, name);
+        let value = self.labels.value(self.files.row(index), name);
         value.map(str::to_owned)
     }
 
@@ -204,19 +193,19 @@ impl Dataset for Files {
     }
 
     fn decode(&self, index: usize) -> Result<RgbImage, DecodeError> {
-        decode::decode_file(&self.path_of(&self.samples[index]), &self.limits)
+        decode::decode_file(&self.path_of(index), &self.limits)
     }
 
     fn path(&self, index: usize) -> Option<PathBuf> {
-        Some(self.path_of(&self.samples[index]))
+        Some(self.path_of(index))
     }
 
     fn fingerprint(&self) -> String {
         let mut fingerprint = Fingerprint::new("files");
-        for sample in &self.samples {
-            fingerprint.add_file(&sample.name, &self.path_of(sample));
+        for index in 0..self.len() {
+            fingerprint.add_file(self.name(index), &self.path_of(index));
         }
-        let sampled = sampled(self.len()).map(|index| self.path_of(&self.samples[index]));
+        let sampled = sampled(self.len()).map(|index| self.path_of(index));
         fingerprint.add_content(sampled);
         fingerprint.finish()
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::dataset::{FileSample, Files, Layout};
+use crate::dataset::{Files, Layout};
 use crate::decode::Limits;
 use crate::error::DataError;
+use crate::file_list::FileList;
 use crate::file_name::{AgeDbName, UtkFaceName};
 use crate::label_table::LabelTable;
 use crate::walk::{self, Found};
@@ -26,23 +27,22 @@ pub(crate) fn read(folder: &Path, layout: Layout) -> Result<Files, DataError> {
         Layout::Auto | Layout::Flat => &[],
     };
     let mut table = LabelTable::new(label_names.iter().map(|&name| name.to_owned()));
-    let mut samples = Vec::with_capacity(found.len());
-    for (row, found) in found.into_iter().enumerate() {
+    let mut files = FileList::default();
+    for found in found {
         let Found {
             path,
             name,
             is_utf8,
         } = found;
         let values = labels(&name, layout);
-        table.push_row(|_, label| Ok::<_, DataError>(values.get(label).map(String::as_str)))?;
-        samples.push(FileSample {
-            path: (!is_utf8).then_some(path),
-            name,
-            row,
-        });
+        table.push_row(
+            |_, label| values.get(label).map(String::as_str),
+            |_, _| Ok::<_, DataError>(()),
+        )?;
+        files.push(&name, (!is_utf8).then_some(path));
     }
     Ok(Files {
-        samples,
+        files,
         labels: table,
         folder: folder.to_path_buf(),
         limits: Limits::default(),

@@ -22,16 +22,21 @@ struct Column {
 }
 
 impl Column {
-    /// The number of a text that stands in this column, counted from 1.
-    fn number_of(&mut self, text: &str) -> u32 {
+    /// The number of a text that stands in this column, counted from 1; a new one is checked.
+    fn number_of<E>(
+        &mut self,
+        text: &str,
+        check: impl FnOnce(&str, &str) -> Result<(), E>,
+    ) -> Result<u32, E> {
         if let Some(known) = self.numbers.get(text) {
-            return *known;
+            return Ok(*known);
         }
+        check(&self.name, text)?;
         let text: Arc<str> = text.into();
         self.texts.push(text.clone());
         let number = u32::try_from(self.texts.len()).expect("fewer than 2³² texts fit in memory");
         self.numbers.insert(text, number);
-        number
+        Ok(number)
     }
 }
 
@@ -49,17 +54,21 @@ impl LabelTable {
         }
     }
 
-    /// Adds the next row; `value_of` gives the value of a column, by its position and name.
+    /// Adds the next row: `value_of` gives the value of a column by its position and name, and
+    /// `check` looks at a column's name and a value that is new in it.
     ///
     /// # Errors
-    /// The first error of `value_of`; the row is then incomplete and the table of no use.
+    /// The first error of `check`; the row is then incomplete and the table of no use.
     pub(crate) fn push_row<'a, E>(
         &mut self,
-        mut value_of: impl FnMut(usize, &str) -> Result<Option<&'a str>, E>,
+        mut value_of: impl FnMut(usize, &str) -> Option<&'a str>,
+        mut check: impl FnMut(&str, &str) -> Result<(), E>,
     ) -> Result<(), E> {
         for (position, column) in self.columns.iter_mut().enumerate() {
-            let value = value_of(position, &column.name)?;
-            let number = value.map_or(0, |text| column.number_of(text));
+            let number = match value_of(position, &column.name) {
+                Some(text) => column.number_of(text, &mut check)?,
+                None => 0,
+            };
             self.cells.push(number);
         }
         Ok(())
@@ -103,7 +112,9 @@ mod tests {
             [Some("3"), Some("m")],
         ];
         for row in rows {
-            table.push_row(|i, _| Ok::<_, ()>(row[i])).unwrap();
+            table
+                .push_row(|i, _| row[i], |_, _| Ok::<_, ()>(()))
+                .unwrap();
         }
         for (i, [age, gender]) in rows.into_iter().enumerate() {
             assert_eq!(table.value(i, "age"), age);
@@ -116,9 +127,18 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_ends_the_row() {
+    fn a_value_is_checked_where_it_is_new() {
         let mut table = LabelTable::new(["age".to_owned()]);
-        let error = table.push_row(|_, name| Err(format!("{name} is wrong")));
-        assert_eq!(error.unwrap_err(), "age is wrong");
+        let mut checked = Vec::new();
+        for text in ["3", "4", "3"] {
+            let check = |name: &str, text: &str| {
+                checked.push(format!("{name} {text}"));
+                Ok::<_, String>(())
+            };
+            table.push_row(|_, _| Some(text), check).unwrap();
+        }
+        assert_eq!(checked, ["age 3", "age 4"]);
+        let error = table.push_row(|_, _| Some("x"), |name, text| Err(format!("{name} {text}")));
+        assert_eq!(error.unwrap_err(), "age x");
     }
 }

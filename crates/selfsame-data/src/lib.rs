@@ -49,6 +49,7 @@ mod dataset;
 pub mod decode;
 mod error;
 mod eval_loader;
+mod file_list;
 mod file_name;
 mod fingerprint;
 mod image_folder;

@@ -257,7 +257,7 @@ fn what_is_written_reads_back() {
 #[test]
 #[ignore = "a measurement: ratios of times mean nothing on a busy machine"]
 #[expect(clippy::print_stdout, reason = "its result is to be read")]
-fn a_million_rows_are_read_in_four_times_the_csv_crates_own_time() {
+fn a_million_rows_are_read_in_three_times_the_csv_crates_own_time() {
     use std::fmt::Write as _;
     use std::time::Instant;
     let mut text = String::from("Images,Name,Age,Gender\n");
@@ -283,7 +283,7 @@ fn a_million_rows_are_read_in_four_times_the_csv_crates_own_time() {
             let own = began.elapsed();
             let began = Instant::now();
             assert_eq!(
-                read(&path, &OpenOptions::default()).unwrap().samples.len(),
+                read(&path, &OpenOptions::default()).unwrap().files.len(),
                 1_000_000
             );
             began.elapsed().as_secs_f64() / own.as_secs_f64()
@@ -291,5 +291,6 @@ fn a_million_rows_are_read_in_four_times_the_csv_crates_own_time() {
         .collect();
     ratios.sort_by(f64::total_cmp);
     println!("{ratios:.2?} times the csv crate's own time");
-    assert!(ratios[2] <= 4.0, "{ratios:?}");
+    // Around 3.0; what it may not be is much more.
+    assert!(ratios[2] <= 3.5, "{ratios:?}");
 }
