@@ -52,7 +52,8 @@ fn main() -> Result<(), EvalError> {
     let probe = linear_probe::sgd((&train, &labels), (&test, &truth), 3, &config, &mut |_| ())?;
     println!("SGD probe: {:.1} %", 100.0 * probe.accuracy);
     let (grid, config) = (logistic::default_grid(), LogisticConfig::default());
-    let (model, tried) = logistic::fit_with_best_c(&train, &labels, &grid, &config, 42)?;
+    let (model, tried) =
+        logistic::fit_with_best_c(&train, &labels, &grid, &config, 42, &mut |_| ())?;
     println!("logistic regression, C out of {} values:\n", tried.len());
     let (predicted, names) = (model.predict(&test)?, encoder.classes());
     println!(

@@ -26,7 +26,8 @@ pub fn default_grid() -> Vec<f64> {
 /// Chooses C on a fifth of each class held out of `labels` by `seed`, then fits on everything with it.
 ///
 /// The test set has no part in it. The best accuracy wins, then the lower cross-entropy, then the smaller C.
-/// Each fit starts from the one before, along rising C.
+/// Each fit starts from the one before, along rising C; `on_fit` hears how many of the `grid.len() + 1` are
+/// done.
 ///
 /// # Errors
 /// As [`Logistic::fit`], and [`EvalError::Setting`] if `grid` is empty or there are too few rows to hold any out.
@@ -36,6 +37,7 @@ pub fn fit_with_best_c(
     grid: &[f64],
     config: &LogisticConfig,
     seed: u64,
+    on_fit: &mut dyn FnMut(usize),
 ) -> Result<(Logistic, Vec<TriedC>), EvalError> {
     features.check_width(features.d)?;
     same_length("labels", features.n, labels.len())?;
@@ -78,6 +80,7 @@ pub fn fit_with_best_c(
             accuracy,
             log_loss,
         });
+        on_fit(tried.len());
         start = Some(model);
     }
     let mut best = tried[0];
@@ -94,6 +97,7 @@ pub fn fit_with_best_c(
             ..config.clone()
         },
     )?;
+    on_fit(tried.len() + 1);
     Ok((model, tried))
 }
 
@@ -143,14 +147,17 @@ mod tests {
         let labels: Vec<usize> = (0..120)
             .map(|i| usize::from((features.row(i)[0] > 0.0) ^ (i % 5 == 0)))
             .collect();
+        let mut fits = Vec::new();
         let (model, tried) = fit_with_best_c(
             &features,
             &labels,
             &[1e4, 1e-2],
             &LogisticConfig::default(),
             0,
+            &mut |done| fits.push(done),
         )
         .unwrap();
+        assert_eq!(fits, [1, 2, 3]);
         assert_eq!(tried.iter().map(|t| t.c).collect::<Vec<_>>(), [1e-2, 1e4]);
         let best = if tried[0].accuracy >= tried[1].accuracy {
             1e-2

@@ -42,7 +42,10 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
             );
             let config = LogisticConfig::default();
             let labels = sets.encode(&train.labels);
-            let (model, tried) = fit_with_best_c(&x, &labels, &default_grid(), &config, args.seed)?;
+            let grid = default_grid();
+            let mut progress = CountProgress::new("fits", grid.len() + 1);
+            let on_fit = &mut |done| progress.set(done);
+            let (model, tried) = fit_with_best_c(&x, &labels, &grid, &config, args.seed, on_fit)?;
             let best = tried
                 .iter()
                 .max_by(|a, b| a.accuracy.total_cmp(&b.accuracy));

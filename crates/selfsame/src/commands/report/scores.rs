@@ -11,6 +11,7 @@ use selfsame_report::{Cell, Page};
 use serde_json::{Map, Value, json};
 
 use super::subjects::{PIXELS, Subject, Subjects, labelled};
+use crate::progress::CountProgress;
 use crate::scores::NumberScore;
 
 /// Neighbours that vote (the notebook's k).
@@ -129,7 +130,10 @@ fn classes(
                 max_iter: 200,
                 ..LogisticConfig::default()
             };
-            match fit_with_best_c(&side.bank, &bank, &default_grid(), &config, 0) {
+            let grid = default_grid();
+            let mut progress = CountProgress::new("logistic fits", grid.len() + 1);
+            let on_fit = &mut |done| progress.set(done);
+            match fit_with_best_c(&side.bank, &bank, &grid, &config, 0, on_fit) {
                 Ok((model, _)) => interval(&truth, &model.predict(features)?)?,
                 Err(_) => none(), // too few rows to hold any out
             }
