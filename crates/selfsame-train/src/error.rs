@@ -29,7 +29,7 @@ pub enum TrainError {
     /// Loss or gradient is NaN or infinite; no update was applied.
     #[error(
         "step {step}: the {what} is {value}; nothing was updated. Lower optim.lr or raise \
-         optim.warmup_epochs, and look at the captured step"
+         optim.warmup_epochs, and look at the captured step if there is one"
     )]
     NonFinite {
         /// Index of the step.
