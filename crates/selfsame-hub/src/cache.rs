@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::checksum::Checksum;
 use crate::error::HubError;
@@ -68,13 +69,15 @@ impl RepoCache {
         if fs::read_link(&path).is_ok_and(|there| there == target) {
             return Ok(path);
         }
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(HubError::io(&path)(error));
-            }
-            _ => {}
+        // Made beside and moved there: another program may be doing the same.
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let beside = folder.join(format!(".{name}.{}.{number}", std::process::id()));
+        let made = link_or_copy(&target, &self.blob(checksum), &beside)
+            .and_then(|()| fs::rename(&beside, &path));
+        if made.is_err() {
+            let _ = fs::remove_file(&beside);
         }
-        let made = link_or_copy(&target, &self.blob(checksum), &path);
         made.map_err(HubError::io(&path))?;
         Ok(path)
     }
@@ -115,4 +118,38 @@ fn link_or_copy(target: &Path, _blob: &Path, path: &Path) -> std::io::Result<()>
 #[cfg(not(unix))]
 fn link_or_copy(_target: &Path, blob: &Path, path: &Path) -> std::io::Result<()> {
     fs::copy(blob, path).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn programs_that_link_at_once_do_not_disturb_one_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = RepoCache::new(dir.path(), &"org/net".parse().unwrap());
+        let checksum = Checksum::GitBlob("0123".to_owned());
+        make_folder(&cache.folder.join("blobs")).unwrap();
+        fs::write(cache.blob(&checksum), "weights").unwrap();
+        const PROGRAMS: usize = 4;
+        let start = Barrier::new(PROGRAMS);
+        for round in 0..200 {
+            let commit = format!("{round:040}");
+            std::thread::scope(|scope| {
+                let link = || {
+                    start.wait();
+                    cache.link(&commit, "net.bin", &checksum)
+                };
+                let all = [(); PROGRAMS].map(|()| scope.spawn(link));
+                for one in all {
+                    let path = one.join().unwrap().unwrap();
+                    assert_eq!(fs::read(path).unwrap(), b"weights");
+                }
+            });
+            let left = fs::read_dir(cache.snapshot(&commit)).unwrap().count();
+            assert_eq!(left, 1, "round {round}");
+        }
+    }
 }
