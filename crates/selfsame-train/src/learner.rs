@@ -275,6 +275,11 @@ impl Learner {
         let weights = self.student_params.weights();
         let figures = self.optimizer.whole_step(weights, &grads, &whole)?; // EMA too
         let (norm, done) = (figures.narrow(0, 0, 1)?, figures.narrow(0, 1, 1)?);
+        // A loss can be infinite with gradients that are not; nothing after it is to be kept.
+        let done = match sums.has_finite_loss()? {
+            Some(finite) => (done * finite)?,
+            None => done,
+        };
         self.center.update_if(&done, batch_mean)?; // Eq. 4
         let all_done = match self.all_done.take() {
             None => done,

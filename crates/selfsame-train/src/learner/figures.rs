@@ -148,6 +148,15 @@ impl Sums {
         }
     }
 
+    /// `[1]`: 1 if the loss is finite, else 0, if it was left on the device.
+    pub(super) fn has_finite_loss(&self) -> Result<Option<Tensor>> {
+        let Sums::OnDevice([Some(loss), ..]) = self else {
+            return Ok(None);
+        };
+        let finite = loss.abs()?.le(f32::MAX)?;
+        Ok(Some(finite.to_dtype(DType::F32)?))
+    }
+
     /// All three, `[1]` each, on the device of `like`.
     fn on_device(self, like: &Tensor) -> Result<Vec<Tensor>> {
         match self {
@@ -177,6 +186,18 @@ mod tests {
         }
         assert_eq!(sums.known(Sum::Loss), None);
         Pending::on_device(7, sums, &one(norm), &one(all_done)).unwrap()
+    }
+
+    #[test]
+    fn a_loss_on_the_device_tells_whether_it_is_finite() {
+        for (loss, expected) in [(3.5f32, 1f32), (f32::INFINITY, 0.0), (f32::NAN, 0.0)] {
+            let mut sums = Sums::new(true);
+            let loss = Tensor::new(loss, &Device::Cpu).unwrap();
+            sums.add(Sum::Loss, &loss, 1.0).unwrap();
+            let finite = sums.has_finite_loss().unwrap().unwrap();
+            assert_eq!(finite.to_vec1::<f32>().unwrap(), [expected], "{loss}");
+        }
+        assert!(Sums::new(false).has_finite_loss().unwrap().is_none());
     }
 
     #[test]
