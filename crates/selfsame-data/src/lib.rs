@@ -73,7 +73,7 @@ pub use error::DataError;
 pub use eval_loader::{EvalBatches, EvalLoader, EvalTransform, eval_batches};
 pub use file_name::{AgeDbName, UtkFaceName};
 pub use ledger::{Ledger, LedgerEntry};
-pub use loader::{EpochBatches, Loader, LoaderConfig};
+pub use loader::{Batches, Loader, LoaderConfig};
 pub use picture_list::PictureList;
 pub use portraits::PORTRAIT_SIZE;
 pub use sampler::Sampler;

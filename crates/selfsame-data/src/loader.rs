@@ -1,6 +1,7 @@
 //! Batches of crops for training, made by worker threads in the sampler's order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -129,18 +130,31 @@ impl Loader {
     ///
     /// After an error it ends. An undecodable image is replaced by one drawn from (seed, epoch,
     /// position, attempt), and entered in the ledger when its batch is handed out.
-    pub fn epoch(&self, epoch: u64, first_batch: usize) -> EpochBatches {
-        let inner = self.0.clone();
+    pub fn epoch(&self, epoch: u64, first_batch: usize) -> Batches {
         let steps = self.steps_per_epoch();
-        let order = sampler::epoch_order(inner.config.seed, epoch, inner.sampler.len);
-        let job = move |index| inner.make(epoch, index, &order);
+        let start = epoch as usize * steps;
+        self.batches(steps, start + first_batch.min(steps)..start + steps)
+    }
+
+    /// Batches of many epochs, one after the other, counted from the first of epoch 0: while the
+    /// last ones of an epoch are waited for, those of the next are begun.
+    ///
+    /// An epoch hands out its first `per_epoch` batches, and as many as [`Loader::steps_per_epoch`]
+    /// at most. See [`Loader::epoch`] for the rest.
+    pub fn batches(&self, per_epoch: usize, numbers: Range<usize>) -> Batches {
+        let per_epoch = per_epoch.clamp(1, self.steps_per_epoch());
+        let inner = self.0.clone();
+        let orders = Orders::default();
+        let job = move |number: usize| {
+            let epoch = (number / per_epoch) as u64;
+            let order = orders.of(epoch, || {
+                sampler::epoch_order(inner.config.seed, epoch, inner.sampler.len)
+            });
+            inner.make(epoch, number % per_epoch, &order)
+        };
         let config = &self.0.config;
-        let batches = Ordered::new(
-            first_batch.min(steps)..steps,
-            config.workers,
-            config.prefetch_batches,
-            job,
-        );
+        let next = numbers.start;
+        let batches = Ordered::new(numbers, config.workers, config.prefetch_batches, job);
         let (batches, failed) = match batches {
             Ok(batches) => (Some(batches), None),
             Err(source) => {
@@ -148,18 +162,37 @@ impl Loader {
                 (None, Some(DataError::Io { doing, source }))
             }
         };
-        EpochBatches {
+        Batches {
             inner: self.0.clone(),
-            next: first_batch,
+            per_epoch,
+            next,
             batches,
             failed,
         }
     }
 }
 
-/// Iterator over the batches of an epoch; see [`Loader::epoch`].
-pub struct EpochBatches {
+/// The orders of the epochs that batches are being made of.
+#[derive(Default)]
+struct Orders(Mutex<BTreeMap<u64, Arc<Vec<usize>>>>);
+
+impl Orders {
+    /// The order of an epoch, drawn by whoever asks first.
+    fn of(&self, epoch: u64, draw: impl FnOnce() -> Vec<usize>) -> Arc<Vec<usize>> {
+        let mut orders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let order = orders.entry(epoch).or_insert_with(|| Arc::new(draw()));
+        let order = order.clone();
+        // Batches are begun in order, so the epoch before the last is over or soon will be; a worker
+        // that still holds it keeps its own.
+        orders.retain(|&kept, _| kept + 1 >= epoch);
+        order
+    }
+}
+
+/// Iterator over batches; see [`Loader::epoch`] and [`Loader::batches`].
+pub struct Batches {
     inner: Arc<Inner>,
+    per_epoch: usize,
     next: usize,
     batches: Option<Ordered<Made>>,
     failed: Option<DataError>,
@@ -171,7 +204,7 @@ struct Made {
     failed: Vec<(usize, LedgerEntry)>,
 }
 
-impl Iterator for EpochBatches {
+impl Iterator for Batches {
     type Item = Result<HostBatch, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -182,7 +215,7 @@ impl Iterator for EpochBatches {
         let result = match outcome {
             Ok(made) => self.inner.account(made, wait),
             Err(message) => Err(DataError::Panicked {
-                batch: self.next,
+                batch: self.next % self.per_epoch,
                 message,
             }),
         };

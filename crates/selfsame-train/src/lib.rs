@@ -23,6 +23,7 @@ mod data_record;
 mod device_batch;
 mod embed;
 mod error;
+mod feed;
 mod finetune;
 mod learner;
 mod linear;

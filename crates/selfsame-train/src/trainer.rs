@@ -16,6 +16,7 @@ use crate::config::{NonFinite, RunConfig};
 use crate::data_record::DataRecord;
 use crate::device_batch::{DeviceBatch, Uploader};
 use crate::error::TrainError;
+use crate::feed::Feed;
 use crate::learner::{Learner, Pending};
 use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine, read_metrics};
 use crate::monitor::Monitor;
@@ -162,7 +163,6 @@ fn run_epochs(
     let loader = loader(run, ledger)?;
     let monitor = Monitor::new(config, &run.train, run.val.as_ref())?;
     let mut learner = Learner::new(config, run.device)?;
-    let mut uploader = Uploader::new(run.device, &config.augment)?;
     let mut data = DataRecord::of(run.train.as_ref());
     let (mut step, mut skips) = match restore(run, &mut learner, &mut data, observer)? {
         Some(restored) => restored,
@@ -210,25 +210,21 @@ fn run_epochs(
     let mut saved_at = Instant::now();
     let mut pace = Pace::start();
     let (mut unread, mut last_loss) = (None::<Pending>, f64::NAN);
+    let number_of = |step: u64| step as usize * accumulate;
+    let per_epoch = number_of(steps_per_epoch);
+    let batches = loader.batches(per_epoch, number_of(step)..number_of(last_step));
+    let uploader = Uploader::new(run.device, &config.augment)?;
+    let mut feed = Feed::new(batches, uploader, accumulate);
     'run: while step < last_step {
         let epoch = (step / steps_per_epoch) as usize;
         let steps_into_epoch = (step % steps_per_epoch) as usize;
-        let mut batches = loader.epoch(epoch as u64, steps_into_epoch * accumulate);
         for step_in_epoch in steps_into_epoch as u64..steps_per_epoch {
             if step == last_step {
                 break 'run;
             }
             let now = schedules.at(step); // lr, weight decay, momentum, teacher temperature
-            let waiting = Instant::now();
-            let micro_batches = (0..accumulate)
-                .map(|_| {
-                    let batch = batches
-                        .next()
-                        .expect("the sampler gives every step its batches")?;
-                    Ok(uploader.upload(&batch)?)
-                })
-                .collect::<Result<Vec<_>, TrainError>>()?;
-            pace.waited(waiting.elapsed());
+            let (micro_batches, waited) = feed.take()?;
+            pace.waited(waited);
             if run.capture_step == Some(step) {
                 capture(
                     run,
@@ -249,7 +245,13 @@ fn run_epochs(
                     unread = Some(pending);
                     Ok(None)
                 }
-                Ok(pending) => pending.read().map(Some),
+                Ok(pending) => {
+                    if pending.waits() && !is_last {
+                        // The device is busy until then, and is to find work afterwards.
+                        feed.prepare();
+                    }
+                    pending.read().map(Some)
+                }
                 Err(error) => Err(error),
             };
             let figures = match result {

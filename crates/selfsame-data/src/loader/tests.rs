@@ -346,6 +346,24 @@ fn wrong_settings_are_refused() {
 }
 
 #[test]
+fn batches_of_many_epochs_are_those_of_each() {
+    let (loader, _) = loader(Fake::new(30, &[]), config(3));
+    let got: Vec<HostBatch> = loader
+        .batches(6, 4..14)
+        .map(|batch| HostBatch {
+            wait: Duration::ZERO,
+            ..batch.unwrap()
+        })
+        .collect();
+    // Seven batches an epoch, of which six are handed out.
+    let mut want = epoch_of(&loader, 0, 4);
+    want.pop();
+    want.extend(epoch_of(&loader, 1, 0).into_iter().take(6));
+    want.extend(epoch_of(&loader, 2, 0).into_iter().take(2));
+    assert_eq!(got, want);
+}
+
+#[test]
 fn an_epoch_may_be_dropped_at_any_time() {
     let (loader, _) = loader(Fake::new(200, &[]), config(3));
     for taken in [0, 1, 2] {
