@@ -11,6 +11,7 @@ albumentations works on arrays by OpenCV and does not antialias its resize, so i
 """
 
 import argparse
+import concurrent.futures
 import os
 import random
 import sys
@@ -28,15 +29,19 @@ VIEWS = [((0.4, 1.0), 1.0, 0.0, 1), ((0.4, 1.0), 0.1, 0.2, 1), ((0.05, 0.4), 0.5
 def make(folder, side, count):
     """Smooth colours with texture: JPEG files of about the size of a photograph's."""
     os.makedirs(folder, exist_ok=True)
-    for i in range(count):
-        rng = np.random.default_rng(i)
-        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        image = np.asarray(Image.fromarray(coarse).resize((side, side), Image.BICUBIC), np.float32)
-        fine = rng.integers(-40, 41, (side // 4, side // 4, 3)).astype(np.int16) + 128
-        fine = np.asarray(Image.fromarray(fine.astype(np.uint8)).resize((side, side), Image.BICUBIC))
-        noise = rng.normal(0, 4, (side, side, 3))
-        image = np.clip(image + fine.astype(np.float32) - 128 + noise, 0, 255).astype(np.uint8)
-        Image.fromarray(image).save(os.path.join(folder, f"{i:04}.jpg"), quality=90)
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        list(pool.map(make_one, [folder] * count, [side] * count, range(count), chunksize=16))
+
+
+def make_one(folder, side, i):
+    rng = np.random.default_rng(i)
+    coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(coarse).resize((side, side), Image.BICUBIC), np.float32)
+    fine = rng.integers(-40, 41, (side // 4, side // 4, 3)).astype(np.int16) + 128
+    fine = np.asarray(Image.fromarray(fine.astype(np.uint8)).resize((side, side), Image.BICUBIC))
+    noise = rng.normal(0, 4, (side, side, 3))
+    image = np.clip(image + fine.astype(np.float32) - 128 + noise, 0, 255).astype(np.uint8)
+    Image.fromarray(image).save(os.path.join(folder, f"{i:04}.jpg"), quality=90)
 
 
 class PillowBlur:
