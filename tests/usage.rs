@@ -150,12 +150,18 @@ fn an_answer_that_cannot_be_written_is_a_failure() {
 }
 
 #[test]
-fn tf32_is_not_for_a_cpu() {
+fn tf32_and_resnets_in_bf16_are_not_for_a_cpu() {
     for device in ["cpu", "auto"] {
-        let args = [&DATA[..], &["--precision", "tf32", "--device", device]].concat();
+        let tf32 = ["--precision", "tf32", "--device", device];
+        let bf16 = ["--precision", "bf16", "--set", "model.arch=resnet18"];
         // Where a GPU is found, `auto` is no mistake.
         if device == "cpu" || !cfg!(feature = "cuda") {
-            refused(&args, &["train.precision", "tf32", "CUDA"]);
+            refused(
+                &[&DATA[..], &tf32].concat(),
+                &["train.precision", "tf32", "CUDA"],
+            );
+            let args = [&DATA[..], &bf16, &["--device", device]].concat();
+            refused(&args, &["train.precision", "bf16", "CUDA"]);
         }
     }
 }

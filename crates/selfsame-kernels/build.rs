@@ -8,11 +8,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const ARCHITECTURE: &str = "compute_80";
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 16] = [
     "attention",
+    "attention_bf16",
+    "batch_norm",
+    "branch",
+    "conv",
     "crops",
     "gelu",
     "layer_norm",
+    "normalize",
+    "patches",
+    "pool",
+    "relu",
+    "rounded",
     "softmax",
     "sums",
     "update",
@@ -23,7 +32,9 @@ fn main() {
     if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
-    println!("cargo::rerun-if-changed=src/cuda/device.cuh");
+    for header in ["device", "tensor_core"] {
+        println!("cargo::rerun-if-changed=src/cuda/{header}.cuh");
+    }
     println!("cargo::rerun-if-env-changed=NVCC");
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     let out = std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");

@@ -113,7 +113,7 @@ fn convolutional(c: &mut Criterion) {
     ] {
         let weight = var(&shape);
         both(c, &format!("conv2d/16x64x32/{name}"), || {
-            kernels::conv2d(&images, &weight, stride, padding)
+            kernels::conv2d(&images, &weight, stride, padding, Precision::F32)
         });
     }
 }

@@ -72,7 +72,7 @@ fn main() -> Result<()> {
     let (images, conv) = (var(&[16, 64, 32, 32])?, var(&[64, 64, 3, 3])?);
     compare(
         "conv2d (candle's own)",
-        || kernels::conv2d(&images, &conv, 1, 1),
+        || kernels::conv2d(&images, &conv, 1, 1, kernels::Precision::F32),
         || images.conv2d(&conv, 1, 1, 1, 1),
     )
 }

@@ -6,6 +6,38 @@ use crate::host::{self, for_each_chunk, fused, rows_per_chunk, slice, with_slice
 use crate::simd::{Level, norm};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
+/// What the result of a batch norm goes through, in the same pass where there is a kernel for it.
+#[derive(Debug, Clone, Copy)]
+pub enum AfterNorm<'a> {
+    /// It stays as it is.
+    Nothing,
+    /// [`crate::relu`].
+    Relu,
+    /// This, of the same shape, is added; then [`crate::relu`].
+    AddRelu(&'a Tensor),
+}
+
+impl AfterNorm<'_> {
+    fn of(self, ys: Tensor) -> Result<Tensor> {
+        match self {
+            AfterNorm::Nothing => Ok(ys),
+            AfterNorm::Relu => crate::relu(&ys),
+            AfterNorm::AddRelu(residual) => crate::relu(&(ys + residual)?),
+        }
+    }
+
+    /// Whether the kernels for f32 on a CUDA device can run on this, too.
+    #[cfg(feature = "cuda")]
+    fn is_for_cuda(self, xs: &Tensor) -> bool {
+        match self {
+            AfterNorm::Nothing | AfterNorm::Relu => true,
+            AfterNorm::AddRelu(residual) => {
+                residual.dims() == xs.dims() && crate::cuda::takes_f32(&[residual])
+            }
+        }
+    }
+}
+
 /// Batch normalisation with the batch's own statistics, which are returned for the running ones.
 ///
 /// Returns `(ys, mean [C], variance [C])`. The output is normalised by the biased variance, while
@@ -22,6 +54,20 @@ pub fn batch_norm_train(
     bias: &Tensor,
     eps: f64,
 ) -> Result<(Tensor, Tensor, Tensor)> {
+    batch_norm_train_then(xs, weight, bias, eps, AfterNorm::Nothing)
+}
+
+/// As [`batch_norm_train`], with what the result goes through.
+///
+/// # Errors
+/// As [`batch_norm_train`], or if what is added is of another shape.
+pub fn batch_norm_train_then(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    after: AfterNorm<'_>,
+) -> Result<(Tensor, Tensor, Tensor)> {
     let sizes = Sizes::new(xs.shape())?;
     if weight.dims() != [sizes.channels] || bias.dims() != [sizes.channels] {
         let (weight, bias) = (weight.dims(), bias.dims());
@@ -36,33 +82,15 @@ pub fn batch_norm_train(
             sizes.per_channel()
         );
     }
-    if !fused(&[xs, weight, bias]) {
-        return composed::batch_norm_train(xs, weight, bias, eps);
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes_f32(&[xs, weight, bias]) && after.is_for_cuda(xs) {
+        return crate::cuda::ops::batch_norm_train(xs, [weight, bias], eps, after);
     }
-    let xs = xs.contiguous()?;
-    let moments = with_slice(&xs, |xs| Ok(sizes.moments(xs)))?;
-    let count = sizes.per_channel() as f64;
-    let mean: Vec<f32> = moments.iter().map(|m| m.mean as f32).collect();
-    let unbiased = moments
-        .iter()
-        .map(|m| (m.var * count / (count - 1.0)) as f32)
-        .collect();
-    let inv_std = moments
-        .iter()
-        .map(|m| (1.0 / (m.var + eps).sqrt()) as f32)
-        .collect();
-    let shape = Shape::from(sizes.channels);
-    let (batch_mean, batch_var) = (
-        host::tensor(mean.clone(), &shape)?,
-        host::tensor(unbiased, &shape)?,
-    );
-    let op = BatchNorm {
-        sizes,
-        mean,
-        inv_std,
+    let (ys, mean, var) = match fused(&[xs, weight, bias]) {
+        true => sizes.train(xs, weight, bias, eps)?,
+        false => composed::batch_norm_train(xs, weight, bias, eps)?,
     };
-    let ys = xs.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?;
-    Ok((ys, batch_mean, batch_var))
+    Ok((after.of(ys)?, mean, var))
 }
 
 /// Batch normalisation with given statistics: `(xs − mean) / √(var + eps) · weight + bias`.
@@ -79,8 +107,38 @@ pub fn batch_norm_eval(
     bias: &Tensor,
     eps: f64,
 ) -> Result<Tensor> {
+    batch_norm_eval_then(xs, [mean, var], weight, bias, eps, AfterNorm::Nothing)
+}
+
+/// As [`batch_norm_eval`] of statistics `[mean, var]`, with what the result goes through.
+///
+/// # Errors
+/// As [`batch_norm_eval`], or if what is added is of another shape.
+pub fn batch_norm_eval_then(
+    xs: &Tensor,
+    [mean, var]: [&Tensor; 2],
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    after: AfterNorm<'_>,
+) -> Result<Tensor> {
+    let sizes = Sizes::new(xs.shape())?;
+    let all = [mean, var, weight, bias];
+    if let Some(other) = all.iter().find(|of| of.dims() != [sizes.channels]) {
+        let (other, xs) = (other.dims(), xs.dims());
+        bail!("batch_norm: {other:?} does not fit {xs:?}");
+    }
+    // There the statistics get no gradient.
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes_f32(&[xs, mean, var, weight, bias])
+        && after.is_for_cuda(xs)
+        && !mean.track_op()
+        && !var.track_op()
+    {
+        return crate::cuda::ops::batch_norm_eval(xs, [mean, var], [weight, bias], eps, after);
+    }
     // One multiplication and one addition per element: candle's own operations will do.
-    composed::batch_norm_eval(xs, mean, var, weight, bias, eps)
+    after.of(composed::batch_norm_eval(xs, mean, var, weight, bias, eps)?)
 }
 
 #[derive(Clone, Copy)]
@@ -202,6 +260,40 @@ impl Sizes {
             }
         });
         sums
+    }
+
+    /// Mean, variance and result on the CPU, see [`batch_norm_train`].
+    fn train(
+        self,
+        xs: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        eps: f64,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let xs = xs.contiguous()?;
+        let moments = with_slice(&xs, |xs| Ok(self.moments(xs)))?;
+        let count = self.per_channel() as f64;
+        let mean: Vec<f32> = moments.iter().map(|m| m.mean as f32).collect();
+        let unbiased = moments
+            .iter()
+            .map(|m| (m.var * count / (count - 1.0)) as f32)
+            .collect();
+        let inv_std = moments
+            .iter()
+            .map(|m| (1.0 / (m.var + eps).sqrt()) as f32)
+            .collect();
+        let shape = Shape::from(self.channels);
+        let (batch_mean, batch_var) = (
+            host::tensor(mean.clone(), &shape)?,
+            host::tensor(unbiased, &shape)?,
+        );
+        let op = BatchNorm {
+            sizes: self,
+            mean,
+            inv_std,
+        };
+        let ys = xs.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?;
+        Ok((ys, batch_mean, batch_var))
     }
 
     /// Calls `f(channel, start)` for each plane of a chunk of planes, and writes what it does.

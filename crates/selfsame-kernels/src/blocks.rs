@@ -40,7 +40,7 @@ pub struct BlockWeights {
 
 impl BlockWeights {
     /// All twelve, in the order of the fields.
-    fn tensors(&self) -> [&Tensor; 12] {
+    pub(crate) fn tensors(&self) -> [&Tensor; 12] {
         let [a, b, c, d, e, f] = [
             &self.norm1,
             &self.qkv,
@@ -95,6 +95,10 @@ pub fn transformer_blocks(
 ) -> Result<Tensor> {
     let (images, tokens, width) = xs.dims3()?;
     let hidden = check(width, blocks, factors, images, options)?;
+    #[cfg(feature = "cuda")]
+    if crate::cuda::ops::has_stack(xs, blocks, options.num_heads) {
+        return crate::cuda::ops::transformer_blocks(xs, blocks, factors, options, hidden);
+    }
     let all: Vec<&Tensor> = blocks.iter().flat_map(BlockWeights::tensors).collect();
     let on_cpu = fused(&[xs]) && fused(&all) && all.iter().all(|weight| weight.is_contiguous());
     if !on_cpu || blocks.is_empty() {

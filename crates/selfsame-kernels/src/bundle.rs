@@ -2,7 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+#[cfg(feature = "cuda")]
+use candle_core::backend::{BackendDevice, BackendStorage};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 
 /// Where the backward pass of the operation leaves the gradients of the weights, in their order.
 #[derive(Debug, Clone, Default)]
@@ -23,7 +27,8 @@ impl Mailbox {
 /// A scalar whose graph leads to all of `weights`, which come in pairs; an operation that takes it
 /// as an argument and gives it any gradient decides by the mailbox what they get.
 pub(crate) fn bundle(weights: &[[&Tensor; 2]], mailbox: &Mailbox) -> Result<Tensor> {
-    let mut token = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?;
+    let device = weights.first().map_or(&Device::Cpu, |[a, _]| a.device());
+    let mut token = Tensor::zeros((), DType::F32, device)?;
     for (i, [a, b]) in weights.iter().enumerate() {
         let tie = Tie {
             first: 2 * i,
@@ -55,6 +60,20 @@ impl CustomOp3 for Tie {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         Ok((CpuStorage::F32(vec![0.0]), ().into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        token: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let zero = token.device().zeros_impl(&().into(), DType::F32)?;
+        Ok((zero, ().into()))
     }
 
     fn bwd(

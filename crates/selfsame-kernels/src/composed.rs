@@ -1,6 +1,6 @@
 //! Every operation of this crate written with candle's own operations, for any device and type.
 //!
-//! These are what runs where no fused kernel exists (CUDA, f64, bf16), and what the fused kernels
+//! These are what runs where no fused kernel exists (f64, bf16, some sizes on CUDA), and what the fused kernels
 //! are tested against.
 //! Only candle operations with a correct gradient are used: `max` and `detach` are fine, candle's
 //! pooling and fused softmax are not.

@@ -4,7 +4,7 @@
 //! cache and each product is large enough to be fast.
 
 use crate::composed;
-use crate::gemm::{Mat, Threads, View, multiply_add, multiply_into};
+use crate::gemm::{Mat, Precision, Threads, View, multiply_add, multiply_into};
 use crate::host::{self, for_each_chunk, fused, slice, with_slice};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
@@ -14,14 +14,29 @@ const COLUMNS: usize = 1 << 21;
 /// Convolution (cross-correlation, as everywhere) without bias, groups or dilation.
 ///
 /// The gradient of the input is computed only where it is needed.
+/// On a CUDA device the factors of the products may be rounded to bf16; images, weights, sums and
+/// results are f32.
 ///
 /// # Shape
 /// `xs`: `[B, C, H, W]`, `weight`: `[O, C, kh, kw]`; the result is
 /// `[B, O, (H + 2·padding − kh)/stride + 1, (W + 2·padding − kw)/stride + 1]`.
 /// # Errors
-/// If the channels differ or the kernel does not fit.
-pub fn conv2d(xs: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+/// If the channels differ, the kernel does not fit, or bf16 is asked for elsewhere than on CUDA.
+pub fn conv2d(
+    xs: &Tensor,
+    weight: &Tensor,
+    stride: usize,
+    padding: usize,
+    precision: Precision,
+) -> Result<Tensor> {
     Sizes::new(xs.shape(), weight.shape(), stride, padding)?;
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes_f32(&[xs, weight]) {
+        return crate::cuda::ops::conv2d(xs, weight, stride, padding, precision);
+    }
+    if precision != Precision::F32 {
+        bail!("conv2d: {precision:?} is for f32 images on CUDA devices");
+    }
     if !fused(&[xs, weight]) {
         return composed::conv2d(xs, weight, stride, padding);
     }

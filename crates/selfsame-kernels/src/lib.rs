@@ -2,8 +2,8 @@
 //! parameters.
 //! In f32 on a CPU each has a hand-written forward and backward pass, compiled for several
 //! instruction sets and chosen at run time; with the feature `cuda` those of transformers, their
-//! loss and their optimizer have kernels in f32 and bf16. Elsewhere they are composed of candle's
-//! operations ([`composed`]).
+//! loss and their optimizer have kernels in f32 and bf16, those of ResNets in f32 with products of
+//! bf16 factors if asked for. Elsewhere they are composed of candle's operations ([`composed`]).
 //!
 //! ```
 //! use candle_core::{Device, Result, Tensor, Var};
@@ -33,10 +33,12 @@ mod buffers;
 mod bundle;
 pub mod composed;
 mod conv2d;
+mod conv_block;
 mod crops;
 mod cross_entropy;
 #[cfg(any(test, feature = "cuda"))]
 mod cuda;
+mod device_memory;
 mod gelu;
 mod gemm;
 mod host;
@@ -56,11 +58,15 @@ mod testing;
 mod upload;
 
 pub use attention::{attention, attention_weights};
-pub use batch_norm::{batch_norm_eval, batch_norm_train};
+pub use batch_norm::{
+    AfterNorm, batch_norm_eval, batch_norm_eval_then, batch_norm_train, batch_norm_train_then,
+};
 pub use blocks::{BlockOptions, BlockWeights, BranchFactors, transformer_blocks};
+pub use conv_block::{ConvNorm, Shortcut, conv_block_train};
 pub use conv2d::conv2d;
 pub use crops::normalize_crops;
 pub use cross_entropy::{soft_cross_entropy, soft_cross_entropy_rows};
+pub use device_memory::{device_memory, keep_freed_memory};
 pub use gelu::gelu;
 pub use gemm::Precision;
 pub use layer_norm::layer_norm;
@@ -68,7 +74,7 @@ pub use linear::{linear, linear_gelu};
 pub use max_pool::max_pool2d;
 pub use normalize::l2_normalize_last_dim;
 pub use normalized_linear::normalized_linear;
-pub use patchify::patchify;
+pub use patchify::{has_patch_tokens, patch_tokens, patchify};
 pub use relu::relu;
 pub use sink::GradSink;
 pub use softmax::{centered_softmax, log_softmax_last_dim, softmax_last_dim};

@@ -25,6 +25,10 @@ pub fn max_pool2d(xs: &Tensor, kernel: usize, stride: usize, padding: usize) -> 
         padding,
     };
     window.planes(xs.shape())?;
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes(xs) && crate::cuda::ops::pools(kernel) {
+        return crate::cuda::ops::max_pool2d(xs, kernel, stride, padding);
+    }
     if !fused(&[xs]) {
         return composed::max_pool2d(xs, kernel, stride, padding);
     }

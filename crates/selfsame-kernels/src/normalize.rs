@@ -12,8 +12,12 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 /// taken in f32.
 pub fn l2_normalize_last_dim(xs: &Tensor, eps: f64) -> Result<Tensor> {
     if xs.dtype() == DType::BF16 {
-        let ys = composed::l2_normalize_last_dim(&xs.to_dtype(DType::F32)?, eps)?;
+        let ys = l2_normalize_last_dim(&xs.to_dtype(DType::F32)?, eps)?;
         return ys.to_dtype(DType::BF16);
+    }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes(xs) && xs.rank() > 0 {
+        return crate::cuda::ops::l2_normalize_last_dim(xs, eps);
     }
     if !fused(&[xs]) || xs.rank() == 0 {
         return composed::l2_normalize_last_dim(xs, eps);

@@ -4,6 +4,8 @@ use crate::composed;
 use crate::gemm::{Mat, Threads, View, multiply_add, multiply_into};
 use crate::host::{self, for_each_chunk, fused, rows_per_chunk, slice, sum_over_rows, with_slice};
 use crate::sink;
+#[cfg(feature = "cuda")]
+use candle_core::DType;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
@@ -17,7 +19,7 @@ use rayon::prelude::*;
 ///
 /// # Shape
 /// `xs`: `[N, in]`, `weight`: `[out, in]`, `length`: `[out, 1]`, no gradient goes to it; the result
-/// is `[N, out]`.
+/// is `[N, out]`, on a CUDA device in f32 even for bf16 inputs.
 /// # Errors
 /// If the shapes do not fit.
 pub fn normalized_linear(
@@ -39,6 +41,10 @@ pub fn normalized_linear(
         );
     }
     let length = length.map(Tensor::detach);
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes(xs) && weight.dtype() == DType::F32 {
+        return crate::cuda::ops::normalized_linear(xs, weight, length.as_ref(), eps);
+    }
     if !fused(&[xs, weight]) || length.as_ref().is_some_and(|length| !fused(&[length])) {
         return composed::normalized_linear(xs, weight, length.as_ref(), eps);
     }

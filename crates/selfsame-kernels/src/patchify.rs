@@ -2,8 +2,9 @@
 #![expect(unsafe_code, reason = "outputs are written, not zeroed first")]
 
 use crate::composed;
+use crate::gemm::Precision;
 use crate::host::{self, for_each_chunk, fused, slice, with_slice, written_by};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 
 /// Cuts images into non-overlapping square patches, row by row.
 ///
@@ -24,6 +25,41 @@ pub fn patchify(xs: &Tensor, patch: usize) -> Result<Tensor> {
         return composed::patchify(xs, patch);
     }
     xs.contiguous()?.apply_op1(Patchify { patch })
+}
+
+/// Whether [`patch_tokens`] is for these crops: f32 on a CUDA device.
+pub fn has_patch_tokens(crops: &Tensor, dim: usize) -> bool {
+    cfg!(feature = "cuda")
+        && crops.device().is_cuda()
+        && crops.dtype() == DType::F32
+        && crops.elem_count() > 0
+        && !crops.track_op()
+        && dim.is_multiple_of(2)
+}
+
+/// Patches embedded by one product, behind a class token: `offsets` are what is added, the class
+/// token and position embeddings, the bias too.
+///
+/// On CUDA devices alone, see [`has_patch_tokens`]; the crops get no gradient.
+///
+/// # Shape
+/// `crops`: `[B, C, H, W]`, `weight`: `[D, C·P·P]`, `offsets`: `[1 + N, D]` with N patches; the result
+/// is `[B, 1 + N, D]`, f32.
+/// # Errors
+/// If the shapes do not fit, or on another device.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+pub fn patch_tokens(
+    crops: &Tensor,
+    weight: &Tensor,
+    offsets: &Tensor,
+    patch: usize,
+    precision: Precision,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if has_patch_tokens(crops, weight.dim(0)?) {
+        return crate::cuda::ops::patch_tokens(crops, weight, offsets, patch, precision);
+    }
+    bail!("patch_tokens: for f32 crops on a cuda device");
 }
 
 struct Patchify {

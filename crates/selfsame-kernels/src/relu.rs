@@ -9,6 +9,10 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 ///
 /// candle's own gradient there is 1, which matters where a zero-initialised residual branch ends.
 pub fn relu(xs: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::takes(xs) {
+        return crate::cuda::ops::relu(xs);
+    }
     if !fused(&[xs]) {
         return composed::relu(xs);
     }

@@ -5,7 +5,7 @@
 //! the traffic of a step; so while a [`GradSink`] is at work, the operations of this crate add the
 //! gradients of their weights to its buffers in place.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
@@ -15,16 +15,35 @@ use crate::host;
 
 thread_local! {
     /// The sink of the backward pass that runs on this thread.
-    static ACTIVE: RefCell<Option<HashMap<TensorId, Vec<f32>>>> = const { RefCell::new(None) };
+    static ACTIVE: RefCell<Option<Sums>> = const { RefCell::new(None) };
+    /// Whether the forward pass that runs on this thread is for a sink.
+    static IS_RECORDING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Sums of gradients by variable, over any number of backward passes.
 #[derive(Debug, Default)]
 pub struct GradSink {
-    sums: HashMap<TensorId, Vec<f32>>,
+    sums: Sums,
+}
+
+/// Of variables on the host, and of those on a device.
+#[derive(Debug, Default)]
+struct Sums {
+    host: HashMap<TensorId, Vec<f32>>,
+    device: HashMap<TensorId, Tensor>,
 }
 
 impl GradSink {
+    /// Runs a forward pass whose backward pass will be [`GradSink::backward`], and nothing else:
+    /// operations with many weights then need not tie them to candle's graph one by one, which on a
+    /// device costs a launch for each.
+    pub fn recording<R>(forward: impl FnOnce() -> R) -> R {
+        let outer = IS_RECORDING.replace(true);
+        let result = forward();
+        IS_RECORDING.set(outer);
+        result
+    }
+
     /// Runs the backward pass of a scalar; what the operations did not add to this sink is in the
     /// store that candle returns.
     ///
@@ -42,9 +61,11 @@ impl GradSink {
     /// # Errors
     /// [`candle_core::Error`] if the sum does not fit the variable.
     pub fn take(&mut self, variable: &Tensor) -> Result<Option<Tensor>> {
-        self.sums
-            .remove(&variable.id())
-            .map(|sum| host::tensor(sum, variable.shape()))
+        if let Some(sum) = self.sums.device.remove(&variable.id()) {
+            return Ok(Some(sum));
+        }
+        let sum = self.sums.host.remove(&variable.id());
+        sum.map(|sum| host::tensor(sum, variable.shape()))
             .transpose()
     }
 }
@@ -57,7 +78,7 @@ pub(crate) fn take(weight: &Tensor) -> Option<Vec<f32>> {
     }
     ACTIVE.with_borrow_mut(|active| {
         let sums = active.as_mut()?;
-        let sum = sums.remove(&weight.id());
+        let sum = sums.host.remove(&weight.id());
         Some(sum.unwrap_or_else(|| vec![0.0; weight.elem_count()]))
     })
 }
@@ -66,7 +87,7 @@ pub(crate) fn take(weight: &Tensor) -> Option<Vec<f32>> {
 pub(crate) fn give(weight: &Tensor, sum: Vec<f32>) {
     ACTIVE.with_borrow_mut(|active| {
         if let Some(sums) = active {
-            sums.insert(weight.id(), sum);
+            sums.host.insert(weight.id(), sum);
         }
     });
 }
@@ -83,4 +104,35 @@ pub(crate) fn add(weight: &Tensor, grad: Vec<f32>) -> Result<Option<Tensor>> {
             Ok(None)
         }
     }
+}
+
+/// Whether the forward pass that runs is for a sink, see [`GradSink::recording`].
+#[cfg(feature = "cuda")]
+pub(crate) fn is_recording() -> bool {
+    IS_RECORDING.get()
+}
+
+/// Whether a sink is at work.
+#[cfg(feature = "cuda")]
+pub(crate) fn is_active() -> bool {
+    ACTIVE.with_borrow(Option::is_some)
+}
+
+/// Adds a gradient on a device to the sink, or returns it for candle.
+#[cfg(feature = "cuda")]
+pub(crate) fn add_tensor(weight: &Tensor, grad: Tensor) -> Result<Option<Tensor>> {
+    if !weight.is_variable() {
+        return Ok(Some(grad));
+    }
+    ACTIVE.with_borrow_mut(|active| {
+        let Some(sums) = active.as_mut() else {
+            return Ok(Some(grad));
+        };
+        let sum = match sums.device.remove(&weight.id()) {
+            None => grad,
+            Some(sum) => (sum + grad)?,
+        };
+        sums.device.insert(weight.id(), sum);
+        Ok(None)
+    })
 }

@@ -49,8 +49,8 @@ pub trait Backbone: std::fmt::Debug + Send + Sync {
     /// [`candle_core::Error`] if there is no such block.
     fn attention_maps(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>>;
 
-    /// Computes the products of the transformer blocks in `precision` from now on; everything else
-    /// stays f32, and so does a backbone without such blocks.
+    /// Computes the products of the transformer blocks, or on CUDA devices of the convolutions, in
+    /// `precision` from now on; everything else stays f32, and so does a backbone with neither.
     fn use_precision(&mut self, _precision: Precision) {}
 
     /// About how many bytes the backward pass needs of each image's forward pass, for images

@@ -1,7 +1,7 @@
 //! The projection head: features to prototype logits, in the notebook's and the official form.
 
-use candle_core::{Result, Tensor};
-use selfsame_kernels as kernels;
+use candle_core::{DType, Result, Tensor};
+use selfsame_kernels::{self as kernels, Precision};
 
 use crate::config::{HeadConfig, HeadKind};
 use crate::init::Init;
@@ -18,6 +18,7 @@ pub struct DinoHead {
     mlp: Vec<Layer>,
     last_layer: LastLayer,
     out_dim: usize,
+    precision: Precision,
 }
 
 #[derive(Debug)]
@@ -73,6 +74,7 @@ impl DinoHead {
             mlp,
             last_layer,
             out_dim: config.out_dim,
+            precision: Precision::F32,
         })
     }
 
@@ -112,6 +114,7 @@ impl DinoHead {
             mlp,
             last_layer: LastLayer::WeightNorm { g, v },
             out_dim: k,
+            precision: Precision::F32,
         })
     }
 
@@ -128,20 +131,28 @@ impl DinoHead {
             .any(|layer| matches!(layer, Layer::BatchNorm(_)))
     }
 
-    /// Features `[N, D]` to logits `[N, K]`, not yet divided by a temperature.
+    /// Computes the products in `precision` on CUDA devices from now on, unless there is batch norm
+    /// between them.
+    pub(crate) fn use_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    /// Features `[N, D]` to logits `[N, K]`, f32, not yet divided by a temperature.
     ///
     /// # Errors
     /// [`candle_core::Error`] if the width is not the backbone's.
     pub fn forward(&self, xs: &Tensor, mode: &Mode) -> Result<Tensor> {
-        let xs = self
-            .mlp
-            .iter()
-            .try_fold(xs.clone(), |xs, layer| match layer {
-                Layer::Linear(linear) => linear.forward(&xs),
-                Layer::BatchNorm(bn) => bn.forward(&xs, mode),
-                Layer::Gelu => kernels::gelu(&xs),
-            })?;
-        match &self.last_layer {
+        let rounds = self.precision == Precision::Bf16 && xs.device().is_cuda();
+        let xs = match rounds && self.is_row_wise() {
+            true => xs.to_dtype(DType::BF16)?,
+            false => xs.clone(),
+        };
+        let xs = self.mlp.iter().try_fold(xs, |xs, layer| match layer {
+            Layer::Linear(linear) => linear.forward(&xs),
+            Layer::BatchNorm(bn) => bn.forward(&xs, mode),
+            Layer::Gelu => kernels::gelu(&xs),
+        })?;
+        let logits = match &self.last_layer {
             LastLayer::Plain { weight } => kernels::linear(&xs, weight, None),
             LastLayer::NormalizedRows { weight } => {
                 kernels::normalized_linear(&xs, weight, None, NORMALIZE_EPS)
@@ -155,6 +166,7 @@ impl DinoHead {
                     kernels::normalized_linear(&xs, v, Some(g), NORMALIZE_EPS)
                 }
             }
-        }
+        };
+        logits?.to_dtype(DType::F32)
     }
 }

@@ -1,7 +1,7 @@
 //! Layers that more than one network uses: names and first values here, mathematics in the kernels.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use selfsame_kernels as kernels;
+use selfsame_kernels::{self as kernels, AfterNorm, ConvNorm, Precision};
 
 use crate::init::Init;
 use crate::mode::Mode;
@@ -66,7 +66,7 @@ pub(crate) struct BatchNorm {
 }
 
 impl BatchNorm {
-    const EPS: f64 = 1e-5;
+    pub(crate) const EPS: f64 = 1e-5;
     const MOMENTUM: f64 = 0.1;
 
     /// `weight` starts from `gamma`, everything else from PyTorch's defaults.
@@ -88,14 +88,7 @@ impl BatchNorm {
 
     pub(crate) fn forward(&self, xs: &Tensor, mode: &Mode) -> Result<Tensor> {
         match mode {
-            Mode::Eval => kernels::batch_norm_eval(
-                xs,
-                &self.running_mean.as_detached_tensor(),
-                &self.running_var.as_detached_tensor(),
-                &self.weight,
-                &self.bias,
-                Self::EPS,
-            ),
+            Mode::Eval => self.evaluate(xs, AfterNorm::Nothing),
             Mode::Train(_) => {
                 let (ys, mean, var) =
                     kernels::batch_norm_train(xs, &self.weight, &self.bias, Self::EPS)?;
@@ -105,23 +98,25 @@ impl BatchNorm {
         }
     }
 
+    /// By the running statistics, with what the result goes through.
+    pub(crate) fn evaluate(&self, xs: &Tensor, after: AfterNorm<'_>) -> Result<Tensor> {
+        let running = [&self.running_mean, &self.running_var];
+        let [mean, var] = running.map(Var::as_detached_tensor);
+        let (weight, bias) = (&self.weight, &self.bias);
+        kernels::batch_norm_eval_then(xs, [&mean, &var], weight, bias, Self::EPS, after)
+    }
+
     /// Moves the running statistics towards the batch's (its variance unbiased, as in PyTorch).
-    fn track(&self, mean: &Tensor, var: &Tensor) -> Result<()> {
+    pub(crate) fn track(&self, mean: &Tensor, var: &Tensor) -> Result<()> {
         for (running, batch) in [(&self.running_mean, mean), (&self.running_var, var)] {
             let old = running
                 .as_detached_tensor()
                 .affine(1.0 - Self::MOMENTUM, 0.0)?;
             running.set(&(old + batch.affine(Self::MOMENTUM, 0.0)?)?)?;
         }
-        let count = self
-            .num_batches_tracked
-            .as_detached_tensor()
-            .to_device(&Device::Cpu)?;
-        let next = Tensor::new(
-            count.to_scalar::<i64>()? + 1,
-            self.num_batches_tracked.device(),
-        )?;
-        self.num_batches_tracked.set(&next)
+        // Not read by the host, which would wait for the device.
+        let count = self.num_batches_tracked.as_detached_tensor();
+        self.num_batches_tracked.set(&count.affine(1.0, 1.0)?)
     }
 }
 
@@ -131,6 +126,7 @@ pub(crate) struct Conv2d {
     weight: Tensor,
     stride: usize,
     padding: usize,
+    precision: Precision,
 }
 
 impl Conv2d {
@@ -147,7 +143,30 @@ impl Conv2d {
             weight,
             stride,
             padding: kernel / 2,
+            precision: Precision::F32,
         })
+    }
+
+    /// On CUDA devices the factors of products are rounded as this says; elsewhere they are f32.
+    pub(crate) fn use_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    pub(crate) fn precision_on(&self, device: &Device) -> Precision {
+        match device.is_cuda() {
+            true => self.precision,
+            false => Precision::F32,
+        }
+    }
+
+    /// Together with the batch norm behind it.
+    pub(crate) fn with_norm<'a>(&'a self, norm: &'a BatchNorm) -> ConvNorm<'a> {
+        ConvNorm {
+            weight: &self.weight,
+            norm: [&norm.weight, &norm.bias],
+            stride: self.stride,
+            padding: self.padding,
+        }
     }
 
     pub(crate) fn num_outputs(&self) -> usize {
@@ -161,6 +180,7 @@ impl Conv2d {
     }
 
     pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        kernels::conv2d(xs, &self.weight, self.stride, self.padding)
+        let precision = self.precision_on(xs.device());
+        kernels::conv2d(xs, &self.weight, self.stride, self.padding, precision)
     }
 }

@@ -80,10 +80,12 @@ impl Network {
         Ok(Self { backbone, head })
     }
 
-    /// The same network with the backbone's large products in `precision`.
+    /// The same network with the backbone's large products in `precision`, on a CUDA device the
+    /// head's too.
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.backbone.use_precision(precision);
+        self.head.use_precision(precision);
         self
     }
 

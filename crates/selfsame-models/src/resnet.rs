@@ -1,7 +1,7 @@
 //! ResNets (He et al. 2016) under torchvision's and timm's common parameter names.
 
 use candle_core::{Result, Tensor, bail};
-use selfsame_kernels as kernels;
+use selfsame_kernels::{self as kernels, AfterNorm, Precision};
 
 use crate::backbone::Backbone;
 use crate::config::{Arch, InitForm, ModelConfig};
@@ -13,8 +13,7 @@ use crate::params::ParamBuilder;
 /// Stem, four stages of residual blocks, average over positions.
 #[derive(Debug)]
 pub struct ResNet {
-    conv1: Conv2d,
-    bn1: BatchNorm,
+    stem: Block,
     blocks: Vec<Block>,
     embed_dim: usize,
 }
@@ -86,9 +85,13 @@ impl ResNet {
                 input = width * layout.block.expansion();
             }
         }
+        let conv1 = Conv2d::new((3, layout.width), 7, 2, &params.pp("conv1"))?;
+        let bn1 = BatchNorm::new(layout.width, Init::ONES, &params.pp("bn1"))?;
         Ok(Self {
-            conv1: Conv2d::new((3, layout.width), 7, 2, &params.pp("conv1"))?,
-            bn1: BatchNorm::new(layout.width, Init::ONES, &params.pp("bn1"))?,
+            stem: Block {
+                branch: vec![(conv1, bn1)],
+                shortcut: Shortcut::Nothing,
+            },
             blocks,
             embed_dim: input,
         })
@@ -96,8 +99,7 @@ impl ResNet {
 
     /// The last feature map, `[B, D, H/32, W/32]`.
     fn feature_map(&self, xs: &Tensor, mode: &Mode) -> Result<Tensor> {
-        let xs = kernels::relu(&self.bn1.forward(&self.conv1.forward(xs)?, mode)?)?;
-        let xs = kernels::max_pool2d(&xs, 3, 2, 1)?;
+        let xs = kernels::max_pool2d(&self.stem.forward(xs, mode)?, 3, 2, 1)?;
         self.blocks
             .iter()
             .try_fold(xs, |xs, block| block.forward(&xs, mode))
@@ -121,23 +123,29 @@ impl Backbone for ResNet {
         Ok(vec![(map.mean(2)?, map.transpose(1, 2)?.contiguous()?)])
     }
 
+    fn use_precision(&mut self, precision: Precision) {
+        for block in self.blocks.iter_mut().chain([&mut self.stem]) {
+            for (conv, _) in &mut block.branch {
+                conv.use_precision(precision);
+            }
+            if let Shortcut::Projection(conv, _) = &mut block.shortcut {
+                conv.use_precision(precision);
+            }
+        }
+    }
+
     fn attention_maps(&self, _xs: &Tensor, _block: usize) -> Result<Option<Tensor>> {
         Ok(None)
     }
 
     fn bytes_per_image(&self, height: usize, width: usize) -> usize {
-        let mut size = self.conv1.output_size([height, width]);
-        // Of each convolution three maps are kept: its own, the batch norm's and the ReLU's.
-        let mut floats = 3 * self.conv1.num_outputs() * area(size);
+        let (stem, mut size) = self.stem.floats_kept([height, width]);
         size = size.map(|side| side.div_ceil(2)); // max pool
+        let mut floats = stem;
         for block in &self.blocks {
-            if let Some((conv, _)) = &block.downsample {
-                floats += 2 * conv.num_outputs() * area(conv.output_size(size));
-            }
-            for (conv, _) in &block.branch {
-                size = conv.output_size(size);
-                floats += 3 * conv.num_outputs() * area(size);
-            }
+            let (of_block, output) = block.floats_kept(size);
+            floats += of_block;
+            size = output;
         }
         4 * floats
     }
@@ -159,11 +167,19 @@ fn area([height, width]: [usize; 2]) -> usize {
     height * width
 }
 
-/// A residual block: convolutions each followed by batch norm, ReLU between them and at the end.
+/// A residual block, or the stem: convolutions each followed by batch norm and ReLU, with the
+/// shortcut added before the last ReLU.
 #[derive(Debug)]
 struct Block {
     branch: Vec<(Conv2d, BatchNorm)>,
-    downsample: Option<(Conv2d, BatchNorm)>,
+    shortcut: Shortcut,
+}
+
+#[derive(Debug)]
+enum Shortcut {
+    Nothing,
+    Input,
+    Projection(Conv2d, BatchNorm),
 }
 
 impl Block {
@@ -200,28 +216,76 @@ impl Block {
                 ))
             });
         let branch = branch.collect::<Result<Vec<_>>>()?;
-        let downsample = if stride != 1 || input != output {
+        let shortcut = if stride != 1 || input != output {
             let params = params.pp("downsample");
             let conv = Conv2d::new((input, output), 1, stride, &params.pp(0))?;
-            Some((conv, BatchNorm::new(output, Init::ONES, &params.pp(1))?))
+            Shortcut::Projection(conv, BatchNorm::new(output, Init::ONES, &params.pp(1))?)
         } else {
-            None
+            Shortcut::Input
         };
-        Ok(Self { branch, downsample })
+        Ok(Self { branch, shortcut })
+    }
+
+    /// Floats that the backward pass needs of an image, and the size of the result.
+    fn floats_kept(&self, input: [usize; 2]) -> (usize, [usize; 2]) {
+        let (mut floats, mut size) = (0, input);
+        if let Shortcut::Projection(conv, _) = &self.shortcut {
+            floats += 2 * conv.num_outputs() * area(conv.output_size(size));
+        }
+        for (conv, _) in &self.branch {
+            size = conv.output_size(size);
+            // Three maps: the convolution's, the batch norm's and the ReLU's.
+            floats += 3 * conv.num_outputs() * area(size);
+        }
+        (floats, size)
     }
 
     fn forward(&self, xs: &Tensor, mode: &Mode) -> Result<Tensor> {
-        let shortcut = match &self.downsample {
-            Some((conv, bn)) => bn.forward(&conv.forward(xs)?, mode)?,
-            None => xs.clone(),
+        match mode {
+            Mode::Eval => self.evaluate(xs),
+            Mode::Train(_) => self.train(xs),
+        }
+    }
+
+    fn evaluate(&self, xs: &Tensor) -> Result<Tensor> {
+        let added = match &self.shortcut {
+            Shortcut::Nothing => None,
+            Shortcut::Input => Some(xs.clone()),
+            Shortcut::Projection(conv, bn) => Some(bn.forward(&conv.forward(xs)?, &Mode::Eval)?),
         };
         let mut ys = xs.clone();
         for (index, (conv, bn)) in self.branch.iter().enumerate() {
-            ys = bn.forward(&conv.forward(&ys)?, mode)?;
-            if index + 1 < self.branch.len() {
-                ys = kernels::relu(&ys)?;
-            }
+            let after = match &added {
+                Some(added) if index + 1 == self.branch.len() => AfterNorm::AddRelu(added),
+                _ => AfterNorm::Relu,
+            };
+            ys = bn.evaluate(&conv.forward(&ys)?, after)?;
         }
-        kernels::relu(&(ys + shortcut)?)
+        Ok(ys)
+    }
+
+    /// With the batch's statistics, towards which the running ones move.
+    fn train(&self, xs: &Tensor) -> Result<Tensor> {
+        let layers: Vec<_> = self
+            .branch
+            .iter()
+            .map(|(conv, bn)| conv.with_norm(bn))
+            .collect();
+        let mut norms: Vec<_> = self.branch.iter().map(|(_, bn)| bn).collect();
+        let shortcut = match &self.shortcut {
+            Shortcut::Nothing => kernels::Shortcut::Nothing,
+            Shortcut::Input => kernels::Shortcut::Input,
+            Shortcut::Projection(conv, bn) => {
+                norms.push(bn);
+                kernels::Shortcut::Projection(conv.with_norm(bn))
+            }
+        };
+        let precision = self.branch[0].0.precision_on(xs.device());
+        let (ys, stats) =
+            kernels::conv_block_train(xs, &layers, shortcut, BatchNorm::EPS, precision)?;
+        for (norm, [mean, var]) in norms.into_iter().zip(&stats) {
+            norm.track(&mean.detach(), &var.detach())?;
+        }
+        Ok(ys)
     }
 }

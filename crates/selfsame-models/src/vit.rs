@@ -65,9 +65,28 @@ impl VisionTransformer {
     fn tokens(&self, xs: &Tensor) -> Result<Tensor> {
         let (b, _, height, width) = xs.dims4()?;
         let grid = self.patch_embed.grid(height, width)?;
+        if kernels::has_patch_tokens(xs, self.dims.embed_dim) {
+            return self.tokens_at_once(xs, grid);
+        }
         let patches = self.patch_embed.forward(xs)?;
         let cls = self.cls_token.expand((b, 1, self.dims.embed_dim))?;
         Tensor::cat(&[&cls, &patches], 1)?.broadcast_add(&self.pos_embed.for_grid(grid)?)
+    }
+
+    /// The same by one product; all that is added to it is put together first.
+    fn tokens_at_once(&self, xs: &Tensor, grid: Grid) -> Result<Tensor> {
+        let PatchEmbed {
+            weight,
+            bias,
+            patch_size,
+        } = &self.patch_embed;
+        let offsets = self.pos_embed.for_grid(grid)?.squeeze(0)?;
+        let n = offsets.dim(0)? - 1;
+        let first = (offsets.narrow(0, 0, 1)? + self.cls_token.squeeze(0)?)?;
+        let others = offsets.narrow(0, 1, n)?.broadcast_add(bias)?;
+        let offsets = Tensor::cat(&[&first, &others], 0)?;
+        let weight = weight.flatten_from(1)?;
+        kernels::patch_tokens(xs, &weight, &offsets, *patch_size, self.precision)
     }
 
     /// Tokens `[B, N, D]` after some of the blocks; with `class_token_only` just the first,

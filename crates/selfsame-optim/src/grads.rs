@@ -25,6 +25,12 @@ pub struct GradSum {
 }
 
 impl GradSum {
+    /// Runs a forward pass that only [`GradSum::backward`] will go back through: its operations may
+    /// then keep their weights out of candle's graph.
+    pub fn recording<R>(forward: impl FnOnce() -> R) -> R {
+        GradSink::recording(forward)
+    }
+
     /// Adds the gradients of a scalar loss.
     ///
     /// # Errors

@@ -4,9 +4,10 @@
 //! [`HeadConfig`]); the others are here. [`RunConfig::check`] lists every problem of a
 //! configuration at once; only checked configurations reach the trainer.
 
+use candle_core::Device;
 use selfsame_data::Layout;
 use selfsame_data::augment::AugmentConfig;
-use selfsame_models::{HeadConfig, ModelConfig};
+use selfsame_models::{HeadConfig, ModelConfig, device_memory};
 use selfsame_objectives::ScheduleConfig;
 pub use selfsame_objectives::WeightDecayUpdate;
 use selfsame_optim::scaled_lr;
@@ -191,8 +192,9 @@ pub struct TrainConfig {
     pub device: String,
     /// Compute threads; 0: all.
     pub threads: usize,
-    /// MiB of activations that are kept for the backward pass at a time; a batch that needs more
-    /// goes forward and backward in parts. Less is slower. With batch norm a batch is one part.
+    /// MiB of activations that are kept for the backward pass at a time, counted in f32; a batch that
+    /// needs more goes forward and backward in parts. Less is slower. With batch norm a batch is one
+    /// part. 0: 960 on a CPU, a quarter of the memory of a CUDA device.
     pub part_mib: u64,
     /// MiB of memory that the run may need by its plan; 0: what the machine has.
     pub max_memory_mib: u64,
@@ -212,6 +214,12 @@ pub struct TrainConfig {
     pub knn_label: String,
 }
 
+/// From which cost on a precision is called slow; less may be noise.
+const SLOWER: f64 = 1.15;
+
+/// MiB of a part on a CPU: with half of it the rows of a product are too few.
+const PART_MIB: u64 = 960;
+
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
@@ -223,7 +231,7 @@ impl Default for TrainConfig {
             precision: Precision::F32,
             device: "auto".to_owned(),
             threads: 0,
-            part_mib: 960,
+            part_mib: 0,
             max_memory_mib: 0,
             checkpoint_every_epochs: 20,
             checkpoint_every_minutes: 15,
@@ -252,7 +260,7 @@ pub enum NonFinite {
 pub enum Precision {
     /// 32-bit floats throughout.
     F32,
-    /// bfloat16 products over f32 weights.
+    /// bfloat16 products over f32 weights; those of ResNets on CUDA devices alone.
     Bf16,
     /// f32 whose products a CUDA device may take in TF32: ten bits of each factor.
     Tf32,
@@ -264,21 +272,57 @@ impl RunConfig {
         self.train.batch_size * self.train.accumulate
     }
 
+    /// What these settings ask for that only CUDA devices have.
+    pub fn problem_on_cpu(&self) -> Option<&'static str> {
+        match self.train.precision {
+            Precision::Tf32 => Some("train.precision: tf32 is for CUDA devices; use f32"),
+            Precision::Bf16 if !self.model.arch.is_vit() => {
+                Some("train.precision: bf16 of ResNets is for CUDA devices; use f32")
+            }
+            Precision::F32 | Precision::Bf16 => None,
+        }
+    }
+
     /// Says if this processor computes the chosen precision slowly.
     pub(crate) fn slow_precision(&self) -> Option<String> {
-        let emulated = self.train.precision == Precision::Bf16
-            && !is_cuda(&self.train.device)
-            && !selfsame_models::Precision::Bf16.is_native();
-        emulated.then(|| {
-            "train.precision: this processor has no AVX512-BF16; bf16 is computed by rounding, \
-             slower than f32"
-                .to_owned()
+        let bf16 = selfsame_models::Precision::Bf16;
+        if self.train.precision != Precision::Bf16 || is_cuda(&self.train.device) {
+            return None;
+        }
+        if !bf16.is_native() {
+            return Some(
+                "train.precision: this processor has no AVX512-BF16; bf16 is computed by rounding, \
+                 slower than f32"
+                    .to_owned(),
+            );
+        }
+        let cost = bf16.cost();
+        (cost > SLOWER).then(|| {
+            format!(
+                "train.precision: on this processor a product in bf16 takes {cost:.1} times as long \
+                 as in f32; f32 is faster"
+            )
         })
     }
 
-    /// Most bytes that a part of a batch keeps for its backward pass.
-    pub(crate) fn part_bytes(&self) -> usize {
-        usize::try_from(self.train.part_mib.saturating_mul(1 << 20)).unwrap_or(usize::MAX)
+    /// Most bytes that a part of a batch keeps for its backward pass on a CPU.
+    pub fn part_bytes(&self) -> usize {
+        let mib = match self.train.part_mib {
+            0 => PART_MIB,
+            mib => mib,
+        };
+        usize::try_from(mib.saturating_mul(1 << 20)).unwrap_or(usize::MAX)
+    }
+
+    /// The same on this device.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] of the driver.
+    pub(crate) fn part_bytes_on(&self, device: &Device) -> candle_core::Result<usize> {
+        match (self.train.part_mib, device_memory(device)?) {
+            (0, Some(total)) => Ok(usize::try_from(total / 4).unwrap_or(usize::MAX)),
+            _ => Ok(self.part_bytes()),
+        }
     }
 
     /// Number of views of an image that the student sees: two global and the local ones.
@@ -363,7 +407,6 @@ impl RunConfig {
             ("accumulate", t.accumulate),
             ("keep_checkpoints", t.keep_checkpoints),
             ("log_every_steps", t.log_every_steps as usize),
-            ("part_mib", t.part_mib as usize),
         ] {
             if value == 0 {
                 problems.push(format!("train.{key}: must be at least 1"));
@@ -376,13 +419,8 @@ impl RunConfig {
                 t.accumulate
             ));
         }
-        if t.precision == Precision::Bf16 && !self.model.arch.is_vit() {
-            problems.push(
-                "train.precision: bf16 is for vision transformers; use f32 for ResNets".to_owned(),
-            );
-        }
-        if t.precision == Precision::Tf32 && t.device == "cpu" {
-            problems.push("train.precision: tf32 is for CUDA devices; use f32".to_owned());
+        if t.device == "cpu" {
+            problems.extend(self.problem_on_cpu().map(str::to_owned));
         }
         if !(t.device == "auto" || t.device == "cpu" || is_cuda(&t.device)) {
             problems.push(format!(

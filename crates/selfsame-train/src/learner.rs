@@ -93,7 +93,7 @@ impl Learner {
             && student_params.buffers().is_empty()
             && config.train.non_finite == NonFinite::Stop;
         let config = config.clone();
-        let part_bytes = config.part_bytes();
+        let part_bytes = config.part_bytes_on(device)?;
         Ok(Self {
             student,
             student_params,
@@ -170,12 +170,10 @@ impl Learner {
                     first_row: part.first_row,
                     ..draws
                 });
-                let logits = match &part.crops {
-                    PartCrops::Some(crops) => {
-                        self.student.forward_part(crops, &mode, part.group)?
-                    }
-                    PartCrops::All(crops) => self.student.forward_all(crops, &mode)?,
-                };
+                let logits = GradSum::recording(|| match &part.crops {
+                    PartCrops::Some(crops) => self.student.forward_part(crops, &mode, part.group),
+                    PartCrops::All(crops) => self.student.forward_all(crops, &mode),
+                })?;
                 let loss = dino_loss_part(
                     &logits,
                     &targets,

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use candle_core::Device;
-use selfsame_train::{Precision, TrainConfig};
+use selfsame_train::{Precision, RunConfig};
 
 use crate::exit::usage;
 
@@ -44,16 +44,17 @@ pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
 /// Opens the device to train on and lets its products use TF32 if that is asked for.
 ///
 /// # Errors
-/// As [`open`]; a usage error if a CPU is asked for TF32.
-pub(crate) fn open_for_training(settings: &TrainConfig) -> anyhow::Result<Device> {
-    let device = open(&settings.device)?;
-    let reduced = settings.precision == Precision::Tf32;
-    if reduced && !device.is_cuda() {
-        return Err(usage(
-            "train.precision: tf32 is for CUDA devices; use f32".to_owned(),
-        ));
+/// As [`open`]; a usage error if a CPU is asked for what only CUDA devices have.
+pub(crate) fn open_for_training(config: &RunConfig) -> anyhow::Result<Device> {
+    let device = open(&config.train.device)?;
+    if !device.is_cuda()
+        && let Some(problem) = config.problem_on_cpu()
+    {
+        return Err(usage(problem.to_owned()));
     }
+    let reduced = config.train.precision == Precision::Tf32;
     candle_core::cuda::set_gemm_reduced_precision_f32(reduced);
+    selfsame_models::keep_freed_memory(&device).context("setting up the GPU's memory")?;
     Ok(device)
 }
 

@@ -72,7 +72,7 @@ fn remedy(config: &RunConfig) -> String {
     if config.model.arch.is_vit() && !config.head.use_bn {
         ways.push(format!(
             "train.part_mib below {} (slower)",
-            config.train.part_mib
+            config.part_bytes() >> 20
         ));
         if batch > 1 {
             ways.push(format!(

@@ -1,64 +1,24 @@
 // softmax(q·kᵀ·scale)·v head by head, without ever holding the weights of a whole row, and its
-// gradient (Dao et al. 2022). All sums are taken in a fixed order.
+// gradient (Dao et al. 2022), in f32; attention_bf16.cu is for bf16. All sums are taken in a fixed
+// order.
 //
-// qkv is [B, N, 3, H, D], the output [B, N, H, D], lse (the logarithm of the sum of the
-// exponentials of a query's scores) and delta [B, H, N]. The grid is [B·H, tiles of 16 rows for each warp].
+// qkv is [B, N, 3, H, D], to which a bias of [3, H, D] may come, the output [B, N, H, D], lse (the
+// logarithm of the sum of the exponentials of a query's scores) and delta [B, H, N]. The grid is
+// [B·H, tiles of 16 rows for each warp].
 // A warp owns 16 rows (queries, or keys for their gradients) from beginning to end and shares only
 // what the block reads of the other side, 32 rows at a time.
 
 #include "device.cuh"
 
-#include <mma.h>
-
-// Rows or columns of a tensor-core tile.
+// Rows or columns of a tile.
 #define TILE 16u
 // Rows of the other side that a block holds at a time.
 #define OTHER 32u
 // Elements from row to row of a warp's scores.
 #define SCORES_STRIDE (OTHER + 4u)
 
-// 16 x 16 sums in f32, spread over the lanes of a warp.
-template <class T> struct Tile;
-
-// On the tensor cores.
-template <> struct Tile<bf16> {
-    nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, 16, float> sums;
-
-    __device__ void clear() { nvcuda::wmma::fill_fragment(sums, 0.0f); }
-
-    __device__ void load(const float *from, unsigned stride) {
-        nvcuda::wmma::load_matrix_sync(sums, from, stride, nvcuda::wmma::mem_row_major);
-    }
-
-    __device__ void store(float *to, unsigned stride) const {
-        nvcuda::wmma::store_matrix_sync(to, sums, stride, nvcuda::wmma::mem_row_major);
-    }
-
-    // += a·b for the 16 columns of a from where it points.
-    __device__ void add(const bf16 *a, unsigned a_stride, const bf16 *b, unsigned b_stride) {
-        add_as<nvcuda::wmma::row_major>(a, a_stride, b, b_stride);
-    }
-
-    // += a·bᵀ
-    __device__ void add_transposed(const bf16 *a, unsigned a_stride, const bf16 *b,
-                                   unsigned b_stride) {
-        add_as<nvcuda::wmma::col_major>(a, a_stride, b, b_stride);
-    }
-
-  private:
-    template <class Layout>
-    __device__ void add_as(const bf16 *a, unsigned a_stride, const bf16 *b, unsigned b_stride) {
-        using namespace nvcuda::wmma;
-        fragment<matrix_a, 16, 16, 16, bf16, row_major> left;
-        fragment<matrix_b, 16, 16, 16, bf16, Layout> right;
-        load_matrix_sync(left, a, a_stride);
-        load_matrix_sync(right, b, b_stride);
-        mma_sync(sums, left, right, sums);
-    }
-};
-
-// In f32: half a row for each lane.
-template <> struct Tile<float> {
+// 16 x 16 sums, half a row for each lane of a warp.
+struct Tile {
     float sums[8];
 
     static __device__ unsigned row() { return threadIdx.x % WARP / 2; }
@@ -103,30 +63,33 @@ template <> struct Tile<float> {
 };
 
 // From row to row of a tile of D columns: padded, so that rows start in different banks.
-template <class T, unsigned D> struct Stride { static const unsigned value = D + 16 / sizeof(T); };
+template <unsigned D> struct Stride { static const unsigned value = D + 4; };
 
-// Copies rows of D elements into the block's memory, 16 bytes at a time; zeros beyond the last
-// token.
-template <class T, unsigned D>
-__device__ void copy_rows(T *to, const T *from, size_t from_stride, unsigned first, unsigned rows,
-                          unsigned tokens) {
-    const unsigned pieces = D * sizeof(T) / sizeof(uint4);
+// Copies rows of D elements into the block's memory, 16 bytes at a time, with a bias added if there
+// is one; zeros beyond the last token.
+template <unsigned D>
+__device__ void copy_rows(float *to, const float *from, size_t from_stride, const float *bias,
+                          unsigned first, unsigned rows, unsigned tokens) {
+    const unsigned each = sizeof(uint4) / sizeof(float), pieces = D / each;
     for (unsigned i = threadIdx.x; i < rows * pieces; i += blockDim.x) {
         const unsigned row = i / pieces, piece = i % pieces;
-        uint4 values = {0, 0, 0, 0};
+        __align__(16) float values[each] = {0.0f, 0.0f, 0.0f, 0.0f};
         if (first + row < tokens) {
-            values = ((const uint4 *)(from + (first + row) * from_stride))[piece];
+            *(uint4 *)values = ((const uint4 *)(from + (first + row) * from_stride))[piece];
+            for (unsigned j = 0; bias && j < each; j++) {
+                values[j] += bias[piece * each + j];
+            }
         }
-        ((uint4 *)(to + row * Stride<T, D>::value))[piece] = values;
+        ((uint4 *)(to + row * Stride<D>::value))[piece] = *(uint4 *)values;
     }
 }
 
 // scores [16, OTHER] = own [16, D] · otherᵀ
-template <class T, unsigned D>
-__device__ void multiply_rows(float *scores, const T *own, const T *other) {
-    const unsigned stride = Stride<T, D>::value;
+template <unsigned D>
+__device__ void multiply_rows(float *scores, const float *own, const float *other) {
+    const unsigned stride = Stride<D>::value;
     for (unsigned j = 0; j < OTHER; j += TILE) {
-        Tile<T> tile;
+        Tile tile;
         tile.clear();
         for (unsigned k = 0; k < D; k += TILE) {
             tile.add_transposed(own + k, stride, other + j * stride + k, stride);
@@ -135,42 +98,39 @@ __device__ void multiply_rows(float *scores, const T *own, const T *other) {
     }
 }
 
-// Where the weights lie that replace a warp's scores: the same rows, read as T.
-template <class T> struct WeightStride {
-    static const unsigned value = SCORES_STRIDE * sizeof(float) / sizeof(T);
-};
-
 // sums += weights [16, OTHER] · other [OTHER, 16] from its column on
-template <class T, unsigned D>
-__device__ void add_product(Tile<T> &sums, const T *weights, const T *other, unsigned column) {
-    const unsigned stride = Stride<T, D>::value;
+template <unsigned D>
+__device__ void add_product(Tile &sums, const float *weights, const float *other, unsigned column) {
+    const unsigned stride = Stride<D>::value;
     for (unsigned k = 0; k < OTHER; k += TILE) {
-        sums.add(weights + k, WeightStride<T>::value, other + k * stride + column, stride);
+        sums.add(weights + k, SCORES_STRIDE, other + k * stride + column, stride);
     }
 }
 
 // A lane's half row of a warp's scores.
 #define HALF (OTHER / 2u)
 
-template <class T, unsigned D>
-__device__ void forward(const T *qkv, T *ys, float *lse, unsigned tokens, unsigned heads,
-                        float scale) {
+template <unsigned D>
+__device__ void forward(const float *qkv, const float *bias, float *ys, float *lse, unsigned tokens,
+                        unsigned heads, float scale) {
     DYNAMIC_SHARED(shared);
-    const unsigned stride = Stride<T, D>::value, sums_stride = D + 4;
+    const unsigned stride = Stride<D>::value, sums_stride = D + 4;
     const unsigned warps = blockDim.x / WARP, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    T *q = (T *)shared;
-    T *k = q + warps * TILE * stride;
-    T *v = k + OTHER * stride;
+    float *q = (float *)shared;
+    float *k = q + warps * TILE * stride;
+    float *v = k + OTHER * stride;
     float *scores = (float *)(v + OTHER * stride) + warp * TILE * SCORES_STRIDE;
     float *sums = (float *)(v + OTHER * stride) + warps * TILE * SCORES_STRIDE +
                   warp * TILE * sums_stride;
-    T *weights = (T *)scores;
+    float *weights = (float *)scores;
 
     const unsigned image = blockIdx.x / heads, head = blockIdx.x % heads;
     const size_t row_stride = 3 * (size_t)heads * D;
     qkv += image * (size_t)tokens * row_stride + head * D;
     const unsigned first = blockIdx.y * warps * TILE;
-    copy_rows<T, D>(q, qkv, row_stride, first, warps * TILE, tokens);
+    const float *q_bias = bias ? bias + head * D : 0;
+    const float *k_bias = bias ? q_bias + heads * D : 0, *v_bias = bias ? k_bias + heads * D : 0;
+    copy_rows<D>(q, qkv, row_stride, q_bias, first, warps * TILE, tokens);
     q += warp * TILE * stride;
 
     // Two lanes hold the largest score and the sum of one query.
@@ -181,14 +141,14 @@ __device__ void forward(const T *qkv, T *ys, float *lse, unsigned tokens, unsign
     }
     for (unsigned start = 0; start < tokens; start += OTHER) {
         __syncthreads();
-        copy_rows<T, D>(k, qkv + heads * D, row_stride, start, OTHER, tokens);
-        copy_rows<T, D>(v, qkv + 2 * heads * D, row_stride, start, OTHER, tokens);
+        copy_rows<D>(k, qkv + heads * D, row_stride, k_bias, start, OTHER, tokens);
+        copy_rows<D>(v, qkv + 2 * heads * D, row_stride, v_bias, start, OTHER, tokens);
         __syncthreads();
         if (first + warp * TILE >= tokens) {
             // No row of this warp is a token; it only helps to copy.
             continue;
         }
-        multiply_rows<T, D>(scores, q, k);
+        multiply_rows<D>(scores, q, k);
         __syncwarp();
         float own[HALF], largest = max;
         for (unsigned i = 0; i < HALF; i++) {
@@ -202,9 +162,9 @@ __device__ void forward(const T *qkv, T *ys, float *lse, unsigned tokens, unsign
         __syncwarp();
         float own_sum = 0.0f;
         for (unsigned i = 0; i < HALF; i++) {
-            const T weight = from_f32<T>(expf(own[i] - largest));
-            weights[row * WeightStride<T>::value + column * HALF + i] = weight;
-            own_sum += to_f32(weight);
+            const float weight = expf(own[i] - largest);
+            weights[row * SCORES_STRIDE + column * HALF + i] = weight;
+            own_sum += weight;
         }
         own_sum += __shfl_xor_sync(0xffffffffu, own_sum, 1);
         const float keep = expf(max - largest);
@@ -215,18 +175,18 @@ __device__ void forward(const T *qkv, T *ys, float *lse, unsigned tokens, unsign
         }
         __syncwarp();
         for (unsigned j = 0; j < D; j += TILE) {
-            Tile<T> tile;
+            Tile tile;
             tile.load(sums + j, sums_stride);
-            add_product<T, D>(tile, weights, v, j);
+            add_product<D>(tile, weights, v, j);
             tile.store(sums + j, sums_stride);
         }
         __syncwarp();
     }
     const unsigned token = first + warp * TILE + row;
     if (token < tokens) {
-        T *y = ys + ((size_t)image * tokens + token) * heads * D + head * D;
+        float *y = ys + ((size_t)image * tokens + token) * heads * D + head * D;
         for (unsigned i = column; i < D; i += 2) {
-            y[i] = from_f32<T>(sums[row * sums_stride + i] / sum);
+            y[i] = (sums[row * sums_stride + i] / sum);
         }
         if (column == 0) {
             lse[(size_t)blockIdx.x * tokens + token] = max + logf(sum);
@@ -235,8 +195,7 @@ __device__ void forward(const T *qkv, T *ys, float *lse, unsigned tokens, unsign
 }
 
 // delta = the product of a query's output and its gradient; one warp for each query and head.
-template <class T>
-__device__ void row_products(const T *ys, const T *grad, float *delta, unsigned rows,
+__device__ void row_products(const float *ys, const float *grad, float *delta, unsigned rows,
                              unsigned tokens, unsigned heads, unsigned head_dim) {
     const unsigned row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     const unsigned lane = threadIdx.x % WARP;
@@ -246,7 +205,7 @@ __device__ void row_products(const T *ys, const T *grad, float *delta, unsigned 
     float sum = 0.0f;
     for (unsigned i = lane; i < head_dim; i += WARP) {
         const size_t at = (size_t)row * head_dim + i;
-        sum += to_f32(ys[at]) * to_f32(grad[at]);
+        sum += ys[at] * grad[at];
     }
     sum = over_warp<Sum>(sum);
     if (lane == 0) {
@@ -257,8 +216,8 @@ __device__ void row_products(const T *ys, const T *grad, float *delta, unsigned 
 }
 
 // Writes 16 rows of a gradient by way of a warp's scores.
-template <class T, unsigned D>
-__device__ void write_rows(Tile<T> *tiles, float *scores, T *to, size_t to_stride, unsigned first,
+template <unsigned D>
+__device__ void write_rows(Tile *tiles, float *scores, float *to, size_t to_stride, unsigned first,
                            unsigned tokens) {
     const unsigned lane = threadIdx.x % WARP, row = lane / 2, column = lane % 2;
     for (unsigned j = 0; j < D / TILE; j++) {
@@ -268,7 +227,7 @@ __device__ void write_rows(Tile<T> *tiles, float *scores, T *to, size_t to_strid
         if (first + row < tokens) {
             for (unsigned i = column; i < TILE; i += 2) {
                 to[(first + row) * to_stride + j * TILE + i] =
-                    from_f32<T>(scores[row * SCORES_STRIDE + i]);
+                    (scores[row * SCORES_STRIDE + i]);
             }
         }
     }
@@ -278,41 +237,47 @@ __device__ void write_rows(Tile<T> *tiles, float *scores, T *to, size_t to_strid
 //
 // With P the attention weights and dP = dO·Vᵀ: dS = P·(dP - delta)·scale, dV = Pᵀ·dO, dK = dSᵀ·Q,
 // dQ = dS·K. For keys all matrices are computed transposed, so that rows are keys there too.
-template <class T, unsigned D, bool Keys>
-__device__ void backward(const T *qkv, const float *lse, const float *delta, const T *grad,
-                         T *d_qkv, unsigned tokens, unsigned heads, float scale) {
+template <unsigned D, bool Keys>
+__device__ void backward(const float *qkv, const float *bias, const float *lse, const float *delta,
+                         const float *grad, float *d_qkv, unsigned tokens, unsigned heads, float scale) {
     DYNAMIC_SHARED(shared);
-    const unsigned stride = Stride<T, D>::value;
+    const unsigned stride = Stride<D>::value;
     const unsigned warps = blockDim.x / WARP, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     // Own and other rows: k and v, q and the gradient of the output, or the other way round.
-    T *own_first = (T *)shared;
-    T *own_second = own_first + warps * TILE * stride;
-    T *other_first = own_second + warps * TILE * stride;
-    T *other_second = other_first + OTHER * stride;
+    float *own_first = (float *)shared;
+    float *own_second = own_first + warps * TILE * stride;
+    float *other_first = own_second + warps * TILE * stride;
+    float *other_second = other_first + OTHER * stride;
     float *all_scores = (float *)(other_second + OTHER * stride);
     float *scores = all_scores + 2 * warp * TILE * SCORES_STRIDE;
     float *d_scores = scores + TILE * SCORES_STRIDE;
     float *other_lse = all_scores + 2 * warps * TILE * SCORES_STRIDE;
     float *other_delta = other_lse + OTHER;
-    T *weights = (T *)scores, *d_weights = (T *)d_scores;
+    float *weights = (float *)scores, *d_weights = (float *)d_scores;
 
     const unsigned image = blockIdx.x / heads, head = blockIdx.x % heads;
     const size_t row_stride = 3 * (size_t)heads * D, grad_stride = (size_t)heads * D;
     const size_t image_start = image * (size_t)tokens * row_stride + head * D;
-    const T *q_rows = qkv + image_start, *k_rows = q_rows + heads * D, *v_rows = k_rows + heads * D;
-    const T *grad_rows = grad + image * (size_t)tokens * grad_stride + head * D;
+    const float *q_rows = qkv + image_start, *k_rows = q_rows + heads * D, *v_rows = k_rows + heads * D;
+    const float *grad_rows = grad + image * (size_t)tokens * grad_stride + head * D;
     lse += (size_t)blockIdx.x * tokens;
     delta += (size_t)blockIdx.x * tokens;
 
-    const T *first_rows = Keys ? k_rows : q_rows, *second_rows = Keys ? v_rows : grad_rows;
+    const float *first_rows = Keys ? k_rows : q_rows, *second_rows = Keys ? v_rows : grad_rows;
+    const float *q_bias = bias ? bias + head * D : 0;
+    const float *k_bias = bias ? q_bias + heads * D : 0, *v_bias = bias ? k_bias + heads * D : 0;
+    const float *first_bias = Keys ? k_bias : q_bias, *second_bias = Keys ? v_bias : 0;
     const size_t second_stride = Keys ? row_stride : grad_stride;
     const unsigned first = blockIdx.y * warps * TILE;
-    copy_rows<T, D>(own_first, first_rows, row_stride, first, warps * TILE, tokens);
-    copy_rows<T, D>(own_second, second_rows, second_stride, first, warps * TILE, tokens);
+    copy_rows<D>(own_first, first_rows, row_stride, first_bias, first, warps * TILE, tokens);
+    copy_rows<D>(own_second, second_rows, second_stride, second_bias, first, warps * TILE,
+                    tokens);
     own_first += warp * TILE * stride;
     own_second += warp * TILE * stride;
     first_rows = Keys ? q_rows : k_rows;
     second_rows = Keys ? grad_rows : v_rows;
+    first_bias = Keys ? q_bias : k_bias;
+    second_bias = Keys ? 0 : v_bias;
     const size_t other_stride = Keys ? grad_stride : row_stride;
 
     const unsigned row = lane / 2, column = lane % 2, own_token = first + warp * TILE + row;
@@ -322,7 +287,7 @@ __device__ void backward(const T *qkv, const float *lse, const float *delta, con
         own_delta = delta[own_token];
     }
     // dK and dV, or dQ alone.
-    Tile<T> d_first[D / TILE], d_second[Keys ? D / TILE : 1];
+    Tile d_first[D / TILE], d_second[Keys ? D / TILE : 1];
     for (unsigned j = 0; j < D / TILE; j++) {
         d_first[j].clear();
         if (Keys) {
@@ -331,8 +296,8 @@ __device__ void backward(const T *qkv, const float *lse, const float *delta, con
     }
     for (unsigned start = 0; start < tokens; start += OTHER) {
         __syncthreads();
-        copy_rows<T, D>(other_first, first_rows, row_stride, start, OTHER, tokens);
-        copy_rows<T, D>(other_second, second_rows, other_stride, start, OTHER, tokens);
+        copy_rows<D>(other_first, first_rows, row_stride, first_bias, start, OTHER, tokens);
+        copy_rows<D>(other_second, second_rows, other_stride, second_bias, start, OTHER, tokens);
         if (Keys && threadIdx.x < OTHER && start + threadIdx.x < tokens) {
             other_lse[threadIdx.x] = lse[start + threadIdx.x];
             other_delta[threadIdx.x] = delta[start + threadIdx.x];
@@ -341,8 +306,8 @@ __device__ void backward(const T *qkv, const float *lse, const float *delta, con
         if (first + warp * TILE >= tokens) {
             continue;
         }
-        multiply_rows<T, D>(scores, own_first, other_first);
-        multiply_rows<T, D>(d_scores, own_second, other_second);
+        multiply_rows<D>(scores, own_first, other_first);
+        multiply_rows<D>(d_scores, own_second, other_second);
         __syncwarp();
         float p[HALF], ds[HALF];
         for (unsigned i = 0; i < HALF; i++) {
@@ -355,56 +320,49 @@ __device__ void backward(const T *qkv, const float *lse, const float *delta, con
         }
         __syncwarp();
         for (unsigned i = 0; i < HALF; i++) {
-            const unsigned at = row * WeightStride<T>::value + column * HALF + i;
-            weights[at] = from_f32<T>(p[i]);
-            d_weights[at] = from_f32<T>(ds[i]);
+            const unsigned at = row * SCORES_STRIDE + column * HALF + i;
+            weights[at] = (p[i]);
+            d_weights[at] = (ds[i]);
         }
         __syncwarp();
         for (unsigned j = 0; j < D / TILE; j++) {
-            add_product<T, D>(d_first[j], d_weights, other_first, j * TILE);
+            add_product<D>(d_first[j], d_weights, other_first, j * TILE);
             if (Keys) {
-                add_product<T, D>(d_second[j], weights, other_second, j * TILE);
+                add_product<D>(d_second[j], weights, other_second, j * TILE);
             }
         }
         __syncwarp();
     }
-    T *to = d_qkv + image_start + (Keys ? heads * D : 0);
+    float *to = d_qkv + image_start + (Keys ? heads * D : 0);
     const unsigned first_own = first + warp * TILE;
-    write_rows<T, D>(d_first, scores, to, row_stride, first_own, tokens);
+    write_rows<D>(d_first, scores, to, row_stride, first_own, tokens);
     if (Keys) {
-        write_rows<T, D>(d_second, scores, to + heads * D, row_stride, first_own, tokens);
+        write_rows<D>(d_second, scores, to + heads * D, row_stride, first_own, tokens);
     }
 }
 
-#define ATTENTION(suffix, T, D)                                                                    \
-    extern "C" __global__ void attention_##suffix(const T *qkv, T *ys, float *lse,                 \
-                                                  unsigned tokens, unsigned heads, float scale) {  \
-        forward<T, D>(qkv, ys, lse, tokens, heads, scale);                                         \
+#define ATTENTION(D)                                                                               \
+    extern "C" __global__ void attention_f32_##D(const float *qkv, const float *bias, float *ys,   \
+                                                 float *lse, unsigned tokens, unsigned heads,      \
+                                                 float scale) {                                    \
+        forward<D>(qkv, bias, ys, lse, tokens, heads, scale);                                      \
     }                                                                                              \
-    extern "C" __global__ void attention_keys_grad_##suffix(                                       \
-        const T *qkv, const float *lse, const float *delta, const T *grad, T *d_qkv,               \
-        unsigned tokens, unsigned heads, float scale) {                                            \
-        backward<T, D, true>(qkv, lse, delta, grad, d_qkv, tokens, heads, scale);                  \
+    extern "C" __global__ void attention_keys_grad_f32_##D(                                        \
+        const float *qkv, const float *bias, const float *lse, const float *delta,                 \
+        const float *grad, float *d_qkv, unsigned tokens, unsigned heads, float scale) {           \
+        backward<D, true>(qkv, bias, lse, delta, grad, d_qkv, tokens, heads, scale);               \
     }                                                                                              \
-    extern "C" __global__ void attention_queries_grad_##suffix(                                    \
-        const T *qkv, const float *lse, const float *delta, const T *grad, T *d_qkv,               \
-        unsigned tokens, unsigned heads, float scale) {                                            \
-        backward<T, D, false>(qkv, lse, delta, grad, d_qkv, tokens, heads, scale);                 \
+    extern "C" __global__ void attention_queries_grad_f32_##D(                                     \
+        const float *qkv, const float *bias, const float *lse, const float *delta,                 \
+        const float *grad, float *d_qkv, unsigned tokens, unsigned heads, float scale) {           \
+        backward<D, false>(qkv, bias, lse, delta, grad, d_qkv, tokens, heads, scale);              \
     }
 
-ATTENTION(f32_32, float, 32)
-ATTENTION(f32_64, float, 64)
-ATTENTION(bf16_32, bf16, 32)
-ATTENTION(bf16_64, bf16, 64)
+ATTENTION(32)
+ATTENTION(64)
 
 extern "C" __global__ void attention_delta_f32(const float *ys, const float *grad, float *delta,
                                                unsigned rows, unsigned tokens, unsigned heads,
                                                unsigned head_dim) {
-    row_products(ys, grad, delta, rows, tokens, heads, head_dim);
-}
-
-extern "C" __global__ void attention_delta_bf16(const bf16 *ys, const bf16 *grad, float *delta,
-                                                unsigned rows, unsigned tokens, unsigned heads,
-                                                unsigned head_dim) {
     row_products(ys, grad, delta, rows, tokens, heads, head_dim);
 }

@@ -16,12 +16,34 @@ typedef __nv_bfloat16 bf16;
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #endif
 
+// Loops over registers, which have no addresses.
+#ifndef UNROLL
+#define UNROLL _Pragma("unroll")
+#endif
+
 __device__ inline float to_f32(float x) { return x; }
 __device__ inline float to_f32(bf16 x) { return __bfloat162float(x); }
 
 template <class T> __device__ inline T from_f32(float x);
 template <> __device__ inline float from_f32<float>(float x) { return x; }
 template <> __device__ inline bf16 from_f32<bf16>(float x) { return __float2bfloat16_rn(x); }
+
+// Two neighbours at once, from an address of as many bytes' alignment.
+__device__ inline float2 load_pair(const float *from) { return *(const float2 *)from; }
+__device__ inline float2 load_pair(const bf16 *from) {
+    const unsigned bits = *(const unsigned *)from;
+    float2 pair;
+    pair.x = __int_as_float(bits << 16);
+    pair.y = __int_as_float(bits & 0xffff0000u);
+    return pair;
+}
+
+__device__ inline unsigned bits_of(bf16 x) { return __bfloat16_as_ushort(x); }
+
+__device__ inline void store_pair(float *to, float2 pair) { *(float2 *)to = pair; }
+__device__ inline void store_pair(bf16 *to, float2 pair) {
+    *(unsigned *)to = bits_of(from_f32<bf16>(pair.x)) | bits_of(from_f32<bf16>(pair.y)) << 16;
+}
 
 __device__ inline float negative_infinity() { return __int_as_float(0xff800000); }
 

@@ -5,16 +5,25 @@
 #![expect(unsafe_code, reason = "kernels take addresses")]
 
 use candle_core::backend::{BackendDevice, BackendStorage};
+use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, CudaStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaDevice, CudaStorage, DType, Error, Layout, Result, Shape, Storage, Tensor, bail,
+};
 
-use super::launch::{Arg, Element, Launch, Source};
+use super::launch::{Arg, Element, Launch, Source, Word};
 
 /// Whether the kernels can run on this tensor: on a device, f32 or bf16, not empty.
 pub(crate) fn takes(xs: &Tensor) -> bool {
     xs.device().is_cuda() && element(xs.dtype()).is_ok() && xs.elem_count() > 0
+}
+
+/// Whether kernels for f32 alone can run on these tensors.
+pub(crate) fn takes_f32(tensors: &[&Tensor]) -> bool {
+    let mut all = tensors.iter();
+    all.all(|tensor| takes(tensor) && tensor.dtype() == DType::F32)
 }
 
 /// The element type of activations.
@@ -23,6 +32,13 @@ pub(super) fn element(dtype: DType) -> Result<Element> {
         DType::F32 => Ok(Element::F32),
         DType::BF16 => Ok(Element::Bf16),
         other => bail!("cuda: no kernel for {other:?}"),
+    }
+}
+
+pub(super) fn dtype(element: Element) -> DType {
+    match element {
+        Element::F32 => DType::F32,
+        Element::Bf16 => DType::BF16,
     }
 }
 
@@ -38,9 +54,18 @@ fn ptx(source: Source) -> (&'static str, &'static str) {
     }
     match source {
         Source::Attention => made!("attention"),
+        Source::AttentionBf16 => made!("attention_bf16"),
+        Source::BatchNorm => made!("batch_norm"),
+        Source::Branch => made!("branch"),
+        Source::Conv => made!("conv"),
         Source::Crops => made!("crops"),
         Source::Gelu => made!("gelu"),
         Source::LayerNorm => made!("layer_norm"),
+        Source::Normalize => made!("normalize"),
+        Source::Patches => made!("patches"),
+        Source::Pool => made!("pool"),
+        Source::Relu => made!("relu"),
+        Source::Rounded => made!("rounded"),
         Source::Softmax => made!("softmax"),
         Source::Sums => made!("sums"),
         Source::Update => made!("update"),
@@ -130,6 +155,32 @@ pub(super) fn with_inputs<const N: usize, R>(
     }
 }
 
+/// Where a contiguous tensor lies, for as long as the caller keeps it.
+pub(super) fn address_of(tensor: &Tensor) -> Result<Address> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cuda(storage) => Ok(Input::new(storage, layout)?.address),
+        _ => bail!("expected a tensor on a cuda device"),
+    }
+}
+
+/// A table on the device.
+pub(super) fn words_on(device: &CudaDevice, words: &[Word<Address>]) -> Result<Tensor> {
+    let as_i64 = |word: &Word<Address>| match *word {
+        Word::Place(address) => address as i64,
+        Word::Value(value) => value as i64,
+    };
+    let words: Vec<i64> = words.iter().map(as_i64).collect();
+    let num_words = words.len();
+    let words = device.storage_from_cpu_storage_owned(CpuStorage::I64(words))?;
+    Ok(Tensor::from_storage(
+        Storage::Cuda(words),
+        num_words,
+        BackpropOp::none(),
+        false,
+    ))
+}
+
 /// Memory that a launch writes.
 pub(super) struct Output {
     pub(super) storage: CudaStorage,
@@ -146,12 +197,22 @@ impl Output {
         Ok(Output { storage, address })
     }
 
+    /// Memory for so many zeros.
+    pub(super) fn zeros(device: &CudaDevice, dtype: DType, len: usize) -> Result<Output> {
+        let storage = device.zeros_impl(&Shape::from(len), dtype)?;
+        let address = address(&storage)?;
+        Ok(Output { storage, address })
+    }
+
     /// A tensor without a graph.
     pub(super) fn tensor(self, shape: impl Into<Shape>) -> Tensor {
         let storage = Storage::Cuda(self.storage);
         Tensor::from_storage(storage, shape, BackpropOp::none(), false)
     }
 }
+
+/// Memory of a block that a function may have without being told.
+const SHARED_BYTES: u32 = 48 * 1024;
 
 /// Launches a kernel and does not wait for it.
 pub(super) fn run(device: &CudaDevice, launch: &Launch<Address>) -> Result<()> {
@@ -165,6 +226,11 @@ pub(super) fn run(device: &CudaDevice, launch: &Launch<Address>) -> Result<()> {
             Arg::U32(value) => builder.arg(value),
             Arg::F32(value) => builder.arg(value),
         };
+    }
+    if launch.shared_bytes > SHARED_BYTES {
+        let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let bytes = i32::try_from(launch.shared_bytes).map_err(Error::wrap)?;
+        function.set_attribute(attribute, bytes).w()?;
     }
     let config = LaunchConfig {
         grid_dim: (launch.grid[0], launch.grid[1], 1),

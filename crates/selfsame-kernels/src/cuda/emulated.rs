@@ -6,6 +6,13 @@
 //! The references are this crate's composed operations in f64.
 
 mod attention;
+mod batch_norm;
+mod branch;
+mod conv;
+mod normalize;
+mod patches;
+mod pool;
+mod rounded;
 mod rows;
 mod softmax;
 mod update;
@@ -17,7 +24,7 @@ use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::launch::{Arg, Element, Launch};
+use super::launch::{Arg, Element, Launch, Word};
 
 /// The emulation, compiled once for all tests of this process.
 fn runner() -> &'static Path {
@@ -33,6 +40,7 @@ fn runner() -> &'static Path {
                 "-g",
                 "-Wall",
                 "-Wextra",
+                "-Wno-unknown-pragmas",
                 "-ffp-contract=off",
             ])
             .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
@@ -68,6 +76,21 @@ impl Memory {
         self.bytes(values.iter().flat_map(|x| x.to_le_bytes()).collect())
     }
 
+    /// Words, some of which are places.
+    fn table(&mut self, words: &[Word<u32>]) -> u32 {
+        let as_bytes = |word: &Word<u32>| match word {
+            Word::Place(_) => [0; 8],
+            Word::Value(value) => value.to_le_bytes(),
+        };
+        let table = self.bytes(words.iter().flat_map(as_bytes).collect());
+        for (i, word) in words.iter().enumerate() {
+            if let Word::Place(place) = word {
+                self.places.push((table, 8 * i as u64, *place));
+            }
+        }
+        table
+    }
+
     /// Elements, rounded if need be.
     fn elements(&mut self, element: Element, values: &[f32]) -> u32 {
         match element {
@@ -98,6 +121,13 @@ impl Memory {
                     .collect()
             }
         }
+    }
+
+    /// What the host does in place of a library of the device.
+    fn write(&mut self, element: Element, place: u32, values: &[f32]) {
+        let written = self.elements(element, values) as usize;
+        self.buffers.swap(place as usize, written);
+        self.buffers.truncate(written);
     }
 
     /// Runs the launches in order.

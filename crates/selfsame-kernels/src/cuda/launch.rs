@@ -4,6 +4,14 @@
 //! tests these very launches without a GPU.
 
 mod attention;
+mod batch_norm;
+mod branch;
+mod conv;
+mod normalize;
+mod patches;
+mod pool;
+mod relu;
+mod rounded;
 mod rows;
 mod softmax;
 mod update;
@@ -11,6 +19,18 @@ mod update;
 pub(crate) use attention::Attention;
 #[cfg(feature = "cuda")]
 pub(crate) use attention::HEAD_DIMS;
+pub(crate) use batch_norm::{BatchNorm, Extras};
+#[cfg(feature = "cuda")]
+pub(crate) use branch::has_branch_kernels;
+pub(crate) use branch::{Added, Branch, NormGrad, Normed, ProductGrad};
+pub(crate) use conv::{Conv, ConvStep, Factor, Product, Target, Types};
+pub(crate) use normalize::Normalize;
+pub(crate) use patches::Patches;
+#[cfg(feature = "cuda")]
+pub(crate) use pool::MAX_POOL_KERNEL;
+pub(crate) use pool::MaxPool;
+pub(crate) use relu::{relu, relu_grad};
+pub(crate) use rounded::Rounded;
 pub(crate) use rows::{BiasGelu, LayerNorm, Norm, sum_parts};
 pub(crate) use softmax::{CrossEntropy, Softmax, scaled};
 pub(crate) use update::{Step, Weight, Word, normalize_crops, table};
@@ -67,9 +87,18 @@ impl<P> Arg<P> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Attention,
+    AttentionBf16,
+    BatchNorm,
+    Branch,
+    Conv,
     Crops,
     Gelu,
     LayerNorm,
+    Normalize,
+    Patches,
+    Pool,
+    Relu,
+    Rounded,
     Softmax,
     Sums,
     Update,
@@ -100,9 +129,9 @@ impl Parts {
         Parts::new(rows, 128, 32)
     }
 
-    /// For work row by row: as many parts as a grid can have, of at least 16 rows.
+    /// For work row by row: as many parts as a grid can have, of at least 32 rows.
     fn for_rows(rows: usize) -> Result<Parts> {
-        Parts::new(rows, MAX_GRID_Y, 16)
+        Parts::new(rows, MAX_GRID_Y, 32)
     }
 
     fn new(rows: usize, max_parts: u32, min_rows: u32) -> Result<Parts> {
@@ -116,7 +145,7 @@ impl Parts {
 }
 
 /// A count as kernels take it.
-fn size(count: usize) -> Result<u32> {
+pub(crate) fn size(count: usize) -> Result<u32> {
     // A grid's first dimension ends there too.
     match u32::try_from(count) {
         Ok(count) if count > 0 && count <= i32::MAX as u32 => Ok(count),

@@ -1,16 +1,32 @@
 //! The crate's operations on a device: each launches its kernels forward and backward.
 
 mod attention;
+mod batch_norm;
+mod blocks;
+mod conv;
+mod conv_block;
 mod cross_entropy;
 mod gelu;
 mod layer_norm;
+mod normalize;
+mod patches;
+mod pool;
+mod relu;
 mod softmax;
 mod update;
 
 pub(crate) use attention::{attention, has_kernel};
+pub(crate) use batch_norm::{batch_norm_eval, batch_norm_train};
+pub(crate) use blocks::{has_stack, transformer_blocks};
+pub(crate) use conv::conv2d;
+pub(crate) use conv_block::conv_block_train;
 pub(crate) use cross_entropy::soft_cross_entropy_rows;
 pub(crate) use gelu::{add_bias, bias_gelu};
 pub(crate) use layer_norm::layer_norm;
+pub(crate) use normalize::{l2_normalize_last_dim, normalized_linear};
+pub(crate) use patches::patch_tokens;
+pub(crate) use pool::{max_pool2d, pools};
+pub(crate) use relu::relu;
 pub(crate) use softmax::{centered_softmax, softmax};
 pub(crate) use update::{adamw_ema_step, normalize_crops};
 

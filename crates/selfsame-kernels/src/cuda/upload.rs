@@ -33,6 +33,8 @@ impl std::fmt::Debug for Lanes {
 struct Slot {
     host: PinnedHostSlice<u8>,
     bytes: CudaSlice<u8>,
+    /// When the copy stream has read `host`.
+    copied: Option<CudaEvent>,
     /// When the compute stream has read `bytes`.
     read: Option<CudaEvent>,
 }
@@ -75,13 +77,19 @@ impl Lanes {
         let Some(slot) = slots.last_mut() else {
             bail!("upload: no slot")
         };
-        // Waits for this slot's last copy, which was two uploads ago.
+        // This slot's last copy was two uploads ago. cudarc's own event for page-locked memory is
+        // not recorded once events are not tracked, so that `as_mut_slice` waits for nothing.
+        if let Some(copied) = &slot.copied {
+            copied.synchronize().w()?;
+        }
         slot.host.as_mut_slice().w()?.copy_from_slice(bytes);
         if let Some(read) = &slot.read {
             copies.wait(read).w()?;
         }
         copies.memcpy_htod(&slot.host, &mut slot.bytes).w()?;
-        compute.wait(&copies.record_event(None).w()?).w()?;
+        let copied = copies.record_event(None).w()?;
+        compute.wait(&copied).w()?;
+        slot.copied = Some(copied);
         let ys = Output::new(&self.device, dtype, bytes.len())?;
         let (from, plane) = (slot.bytes.device_ptr(&compute).0, height * width);
         let element = element(dtype)?;
@@ -101,8 +109,12 @@ impl Slot {
                 copies.alloc(len).w()?,
             )
         };
-        let read = None;
-        Ok(Slot { host, bytes, read })
+        Ok(Slot {
+            host,
+            bytes,
+            copied: None,
+            read: None,
+        })
     }
 }
 

@@ -9,6 +9,8 @@ struct __nv_bfloat16 {
 
 inline float __bfloat162float(__nv_bfloat16 x) { return __int_as_float(unsigned(x.bits) << 16); }
 
+inline std::uint16_t __bfloat16_as_ushort(__nv_bfloat16 x) { return x.bits; }
+
 // To the nearest, ties to even; a NaN stays one.
 inline __nv_bfloat16 __float2bfloat16_rn(float x) {
     std::uint32_t bits;

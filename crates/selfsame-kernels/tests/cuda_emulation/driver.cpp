@@ -1,5 +1,5 @@
 // A CUDA driver whose device is this processor: enough of libcuda, cuBLAS and cuRAND, and of
-// candle's kernels, for tests/cuda.rs and for training a vision transformer. It shows that the
+// candle's kernels, for tests/cuda and for training ViTs and ResNets. It shows that the
 // operations hand the right things to the kernels; what those compute is the runner's subject.
 //
 // Everything is done at once, in the order in which it is asked for. Memory begins as NaN and is
@@ -146,6 +146,7 @@ template <class T> void add_kernels_of(const std::string &type, Natives &all) {
     add("cast_u8_", cast<std::uint8_t, T>);
     add("affine_", affine<T>);
     add("ucopy_", [](void **p) { unary<T>(p, [](float x) { return x; }); });
+    add("uabs_", [](void **p) { unary<T>(p, [](float x) { return std::fabs(x); }); });
     add("uneg_", [](void **p) { unary<T>(p, [](float x) { return -x; }); });
     add("uexp_", [](void **p) { unary<T>(p, [](float x) { return std::exp(x); }); });
     add("usqr_", [](void **p) { unary<T>(p, [](float x) { return x * x; }); });
@@ -176,6 +177,14 @@ const Natives &candles_kernels() {
         add_kernels_of<float>("f32", all);
         add_kernels_of<bf16>("bf16", all);
         add_kernels_of<double>("f64", all);
+        all["affine_i64"] = [](void **params) {
+            const auto *from = at<const std::int64_t *>(params, 3);
+            auto *to = at<std::int64_t *>(params, 4);
+            for (std::size_t i = 0; i < at<std::size_t>(params, 0); i++) {
+                to[i] = from[place_of<std::int64_t>(params, i)] * at<std::int64_t>(params, 5) +
+                        at<std::int64_t>(params, 6);
+            }
+        };
         return all;
     }();
     return all;
@@ -192,9 +201,9 @@ void *allocate(std::size_t bytes) {
 }
 
 // Matrices are column by column; `trans` 1 is the transpose.
-template <class T>
+template <class T, class To>
 void gemm(int transa, int transb, int m, int n, int k, float alpha, const T *a, int lda,
-          const T *b, int ldb, float beta, T *c, int ldc) {
+          const T *b, int ldb, float beta, To *c, int ldc) {
     for (int j = 0; j < n; j++) {
         for (int i = 0; i < m; i++) {
             float sum = 0.0f;
@@ -203,8 +212,8 @@ void gemm(int transa, int transb, int m, int n, int k, float alpha, const T *a, 
                 const T right = transb ? b[std::size_t(l) * ldb + j] : b[std::size_t(j) * ldb + l];
                 sum += to_f32(left) * to_f32(right);
             }
-            T &out = c[std::size_t(j) * ldc + i];
-            out = from_f32<T>(alpha * sum + (beta == 0.0f ? 0.0f : beta * to_f32(out)));
+            To &out = c[std::size_t(j) * ldc + i];
+            out = from_f32<To>(alpha * sum + (beta == 0.0f ? 0.0f : beta * to_f32(out)));
         }
     }
 }
@@ -236,6 +245,10 @@ int cuEventCreate(void **event, unsigned) { return *event = allocate(8), 0; }
 int cuEventDestroy_v2(void *event) { return std::free(event), 0; }
 int cuEventRecord(void *, void *) { return 0; }
 int cuEventSynchronize(void *) { return 0; }
+
+int cuDeviceTotalMem_v2(std::size_t *bytes, int) { return *bytes = std::size_t(1) << 34, 0; }
+int cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = nullptr, 0; }
+int cuMemPoolSetAttribute(void *, int, void *) { return 0; }
 
 int cuMemAlloc_v2(Address *address, std::size_t bytes) {
     return *address = reinterpret_cast<Address>(allocate(bytes)), 0;
@@ -276,6 +289,8 @@ int cuModuleGetFunction(void **function, void *, const char *name) {
     return *function = strdup(name), 0;
 }
 
+int cuFuncSetAttribute(void *, int, int) { return 0; }
+
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, void *, void **params, void **) {
     const std::string name = static_cast<const char *>(function);
@@ -297,17 +312,21 @@ int cublasSetStream_v2(void *, void *) { return 0; }
 int cublasGemmStridedBatchedEx(void *, int transa, int transb, int m, int n, int k,
                                const void *alpha, const void *a, int type, int lda,
                                long long step_a, const void *b, int, int ldb, long long step_b,
-                               const void *beta, void *c, int, int ldc, long long step_c,
+                               const void *beta, void *c, int out_type, int ldc, long long step_c,
                                int batch, int, int) {
     const float factor = *static_cast<const float *>(alpha);
     const float keep = *static_cast<const float *>(beta);
     for (int i = 0; i < batch; i++) {
         // CUDA_R_32F is 0, CUDA_R_16BF 14.
-        if (type == 0) {
+        if (type == 0 && out_type == 0) {
             gemm(transa, transb, m, n, k, factor, static_cast<const float *>(a) + i * step_a, lda,
                  static_cast<const float *>(b) + i * step_b, ldb, keep,
                  static_cast<float *>(c) + i * step_c, ldc);
-        } else if (type == 14) {
+        } else if (type == 14 && out_type == 0) {
+            gemm(transa, transb, m, n, k, factor, static_cast<const bf16 *>(a) + i * step_a, lda,
+                 static_cast<const bf16 *>(b) + i * step_b, ldb, keep,
+                 static_cast<float *>(c) + i * step_c, ldc);
+        } else if (type == 14 && out_type == 14) {
             gemm(transa, transb, m, n, k, factor, static_cast<const bf16 *>(a) + i * step_a, lda,
                  static_cast<const bf16 *>(b) + i * step_b, ldb, keep,
                  static_cast<bf16 *>(c) + i * step_c, ldc);
@@ -315,6 +334,22 @@ int cublasGemmStridedBatchedEx(void *, int transa, int transb, int m, int n, int
             fail("a product of another type");
         }
     }
+    return 0;
+}
+
+int cublasGemmEx(void *, int transa, int transb, int m, int n, int k, const void *alpha,
+                 const void *a, int type, int lda, const void *b, int, int ldb, const void *beta,
+                 void *c, int to_type, int ldc, int, int) {
+    if (to_type == type) {
+        return cublasGemmStridedBatchedEx(nullptr, transa, transb, m, n, k, alpha, a, type, lda, 0,
+                                          b, type, ldb, 0, beta, c, type, ldc, 0, 1, 0, 0);
+    }
+    if (type != 14 || to_type != 0) {
+        fail("a product of another type");
+    }
+    gemm(transa, transb, m, n, k, *static_cast<const float *>(alpha), static_cast<const bf16 *>(a),
+         lda, static_cast<const bf16 *>(b), ldb, *static_cast<const float *>(beta),
+         static_cast<float *>(c), ldc);
     return 0;
 }
 

@@ -29,8 +29,11 @@ enum class Barrier { Block, Warp, Exchange, ExchangeDone };
 
 void wait_for(Barrier barrier);
 unsigned char *shared();
-// A place that all lanes of the running thread's warp see, one for each lane.
-float *exchange();
+// Places that all lanes of the running thread's warp see, eight words for each lane.
+struct Words {
+    std::uint32_t words[8];
+};
+Words *exchange();
 unsigned lane();
 
 } // namespace emulation
@@ -39,7 +42,13 @@ unsigned lane();
 #define blockIdx emulation::block
 #define blockDim emulation::block_size
 #define gridDim emulation::grid_size
+#define UNROLL
+#define __launch_bounds__(...)
 #define DYNAMIC_SHARED(name) unsigned char *name = emulation::shared()
+
+struct alignas(8) float2 {
+    float x, y;
+};
 
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
@@ -49,9 +58,10 @@ inline void __syncthreads() { emulation::wait_for(emulation::Barrier::Block); }
 inline void __syncwarp() { emulation::wait_for(emulation::Barrier::Warp); }
 
 inline float __shfl_xor_sync(unsigned, float x, unsigned mask) {
-    emulation::exchange()[emulation::lane()] = x;
+    std::memcpy(emulation::exchange()[emulation::lane()].words, &x, 4);
     emulation::wait_for(emulation::Barrier::Exchange);
-    const float result = emulation::exchange()[emulation::lane() ^ mask];
+    float result;
+    std::memcpy(&result, emulation::exchange()[emulation::lane() ^ mask].words, 4);
     emulation::wait_for(emulation::Barrier::ExchangeDone);
     return result;
 }

@@ -20,12 +20,28 @@
 #include <vector>
 
 #include "cuda_bf16.h"
-#include "mma.h"
 
 #include "../../src/cuda/device.cuh"
+#include "../../src/cuda/tensor_core.cuh"
+#include "tensor_core.h"
 
 namespace attention {
 #include "../../src/cuda/attention.cu"
+}
+#undef ATTENTION
+#undef TILE
+#undef OTHER
+namespace attention_bf16 {
+#include "../../src/cuda/attention_bf16.cu"
+}
+namespace branch {
+#include "../../src/cuda/branch.cu"
+}
+namespace batch_norm {
+#include "../../src/cuda/batch_norm.cu"
+}
+namespace conv {
+#include "../../src/cuda/conv.cu"
 }
 namespace crops {
 #include "../../src/cuda/crops.cu"
@@ -35,6 +51,21 @@ namespace gelu {
 }
 namespace layer_norm {
 #include "../../src/cuda/layer_norm.cu"
+}
+namespace normalize {
+#include "../../src/cuda/normalize.cu"
+}
+namespace patches {
+#include "../../src/cuda/patches.cu"
+}
+namespace rounded_weights {
+#include "../../src/cuda/rounded.cu"
+}
+namespace pool {
+#include "../../src/cuda/pool.cu"
+}
+namespace relu {
+#include "../../src/cuda/relu.cu"
 }
 namespace softmax {
 #include "../../src/cuda/softmax.cu"
@@ -76,7 +107,8 @@ struct Fiber {
 };
 
 static std::vector<Fiber> fibers;
-static std::vector<float> exchanges;
+static std::vector<Words> exchanges;
+static std::vector<std::vector<std::function<void()>>> all_copies;
 static unsigned char *shared_start;
 static ucontext_t scheduler;
 static const void *scheduler_stack;
@@ -88,7 +120,8 @@ static std::string kernel_name;
 
 unsigned char *shared() { return shared_start; }
 unsigned lane() { return running % LANES; }
-float *exchange() { return &exchanges[running / LANES * LANES]; }
+std::vector<std::function<void()>> &copies() { return all_copies[running]; }
+Words *exchange() { return &exchanges[running / LANES * LANES]; }
 
 static void back_to_scheduler(bool for_good) {
     Fiber &fiber = fibers[running];
@@ -158,7 +191,12 @@ static void run_block(bool backwards) {
         fibers.emplace_back();
         fibers.back().stack = static_cast<unsigned char *>(std::malloc(STACK));
     }
-    exchanges.assign(threads, __int_as_float(0x7fc00000));
+    Words nans;
+    for (std::uint32_t &word : nans.words) {
+        word = 0x7fc00000;
+    }
+    exchanges.assign(threads, nans);
+    all_copies.assign(threads, {});
     for (unsigned i = 0; i < threads; i++) {
         Fiber &fiber = fibers[i];
         getcontext(&fiber.context);
@@ -263,12 +301,23 @@ template <class... T> Kernel binder(void (*kernel)(T...)) {
 #define NORMS(name) KERNELS(name), KERNEL(name##_f32_bf16)
 #define ATTENTIONS(name)                                                                           \
     KERNEL(name##_f32_32), KERNEL(name##_f32_64), KERNEL(name##_bf16_32), KERNEL(name##_bf16_64)
+#define WIDTHS(name) KERNEL(name##_192), KERNEL(name##_384), KERNEL(name##_768), KERNEL(name##_1024)
+#define BRANCHES_OF(name) WIDTHS(name##_f32), WIDTHS(name##_bf16)
 
 static const std::map<std::string, Kernel> &kernels() {
     using namespace attention;
+    using namespace attention_bf16;
+    using namespace batch_norm;
+    using namespace branch;
+    using namespace conv;
     using namespace crops;
     using namespace gelu;
     using namespace layer_norm;
+    using namespace normalize;
+    using namespace patches;
+    using namespace pool;
+    using namespace relu;
+    using namespace rounded_weights;
     using namespace softmax;
     using namespace sums;
     using namespace update;
@@ -276,7 +325,21 @@ static const std::map<std::string, Kernel> &kernels() {
         ATTENTIONS(attention),
         ATTENTIONS(attention_keys_grad),
         ATTENTIONS(attention_queries_grad),
-        KERNELS(attention_delta),
+        KERNEL(attention_delta_f32),
+        BRANCHES_OF(branch),
+        BRANCHES_OF(branch_grad),
+        KERNELS(batch_norm_moments),
+        KERNEL(batch_norm_stats),
+        KERNEL(batch_norm_given),
+        KERNELS(batch_norm_apply),
+        KERNEL(batch_norm_apply_bf16_f32),
+        KERNELS(batch_norm_grad_sums),
+        KERNEL(batch_norm_affine_grad),
+        KERNELS(batch_norm_grad),
+        KERNELS(im2col),
+        KERNEL(im2col_f32_bf16),
+        KERNELS(col2im),
+        KERNEL(col2im_bf16_f32),
         KERNELS(normalize_crops),
         KERNELS(bias_gelu),
         KERNELS(add_bias),
@@ -285,6 +348,16 @@ static const std::map<std::string, Kernel> &kernels() {
         NORMS(layer_norm),
         NORMS(layer_norm_grad),
         NORMS(layer_norm_weights_grad),
+        KERNELS(max_pool),
+        KERNELS(max_pool_grad),
+        KERNELS(relu),
+        KERNELS(relu_grad),
+        KERNELS(normalize),
+        KERNEL(normalize_grad),
+        KERNELS(patches),
+        KERNELS(tokens),
+        KERNELS(tokens_grad),
+        KERNEL(rounded),
         KERNELS(softmax),
         KERNELS(softmax_grad),
         KERNELS(cross_entropy),
@@ -305,7 +378,8 @@ static void run_bound(const std::function<void()> &kernel, const std::string &na
     emulation::kernel = &kernel;
     emulation::grid_size = grid;
     emulation::block_size = block;
-    if (bytes > 48 * 1024 || grid.y > 65535) {
+    // Beyond 48 KiB a function must be told; this is what compute capability 8.6 can have at most.
+    if (bytes > 99 * 1024 || grid.y > 65535) {
         fail(name + ": more than every device can launch");
     }
     // Its own allocation, so that the sanitizer sees its end; aligned as on a device.

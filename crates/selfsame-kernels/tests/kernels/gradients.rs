@@ -2,8 +2,8 @@
 
 use crate::common::{apart, check, flat, run, values};
 use candle_core::{DType, Tensor};
-use selfsame_kernels as kernels;
 use selfsame_kernels::composed;
+use selfsame_kernels::{self as kernels, Precision};
 
 /// Row lengths around multiples of the lane counts.
 const WIDTHS: [usize; 6] = [1, 7, 16, 33, 65, 384];
@@ -224,7 +224,7 @@ fn conv2d_has_the_right_gradient() {
     ] {
         check(
             "conv2d",
-            &|t| kernels::conv2d(&t[0], &t[1], stride, padding),
+            &|t| kernels::conv2d(&t[0], &t[1], stride, padding, Precision::F32),
             &|t| composed::conv2d(&t[0], &t[1], stride, padding),
             &[
                 values(&[batch, channels, h, w], 1, 1.0),
@@ -243,7 +243,7 @@ fn conv2d_equals_candle_over_several_groups_of_images() {
         values(&[8, 16, 3, 3], 2, 1.0),
     );
     let (ys, grads) = run(
-        &|t| kernels::conv2d(&t[0], &t[1], 1, 1),
+        &|t| kernels::conv2d(&t[0], &t[1], 1, 1, Precision::F32),
         &[xs.clone(), weight.clone()],
     );
     let (expected, expected_grads) = run(&|t| t[0].conv2d(&t[1], 1, 1, 1, 1), &[xs, weight]);

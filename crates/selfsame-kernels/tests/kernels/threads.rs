@@ -2,8 +2,8 @@
 
 use crate::common::{Op, flat, run, values};
 use candle_core::{Tensor, Var};
-use selfsame_kernels as kernels;
 use selfsame_kernels::multi_tensor;
+use selfsame_kernels::{self as kernels, Precision};
 
 pub(crate) fn bits(xs: &Tensor) -> Vec<u32> {
     xs.flatten_all()
@@ -131,7 +131,7 @@ fn image_operations_do_not_depend_on_threads() {
         let t = [xs.clone(), values(&[32, 16, kernel, kernel], 2, 1.0)];
         check(
             "conv2d",
-            &|t| kernels::conv2d(&t[0], &t[1], stride, padding),
+            &|t| kernels::conv2d(&t[0], &t[1], stride, padding, Precision::F32),
             &t,
         );
     }

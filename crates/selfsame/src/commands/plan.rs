@@ -18,7 +18,7 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
         return Err(usage("--data SPEC: say which pictures to train on"));
     }
     device::set_threads(config.train.threads)?;
-    let device = device::open_for_training(&config.train)?;
+    let device = device::open_for_training(&config)?;
     let train = data::of_run(&config.data.train, &config.data)?;
     let val = match config.data.val.as_str() {
         "" => None,

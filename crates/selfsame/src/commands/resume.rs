@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
     let config = merged.resolve()?;
     refuse_changes(&before, &config)?;
     device::set_threads(config.train.threads)?;
-    let device = device::open_for_training(&config.train)?;
+    let device = device::open_for_training(&config)?;
     let train_data = data::of_run(&config.data.train, &config.data)?;
     check_room(&config, train_data.as_ref(), &device)?;
     let val_data = match config.data.val.as_str() {

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 
 use super::Memory;
-use crate::cuda::launch::{Element, Step, Weight, Word, normalize_crops, table};
+use crate::cuda::launch::{Element, Step, Weight, normalize_crops, table};
 use crate::multi_tensor::{self, AdamW, Clip};
 use crate::testing::values;
 
@@ -66,16 +66,7 @@ fn emulated(cases: &[Case], clip: Clip) -> (State, [f32; 2]) {
         });
     }
     let words = table(&weights);
-    let as_bytes = |word: &Word<u32>| match word {
-        Word::Place(_) => [0; 8],
-        Word::Value(value) => value.to_le_bytes(),
-    };
-    let m_table = memory.bytes(words.iter().flat_map(as_bytes).collect());
-    for (i, word) in words.iter().enumerate() {
-        if let Word::Place(place) = word {
-            memory.places.push((m_table, 8 * i as u64, *place));
-        }
-    }
+    let m_table = memory.table(&words);
     let step = Step::new(weights.iter().map(|weight| weight.len)).unwrap();
     let squares = memory.unwritten(Element::F32, step.num_squares());
     let control = memory.unwritten(Element::F32, step.num_controls());

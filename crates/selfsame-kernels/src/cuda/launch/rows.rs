@@ -5,8 +5,8 @@ use candle_core::Result;
 
 /// Rows that a block of layer norm does, a warp for each.
 const ROWS_PER_BLOCK: u32 = 4;
-/// Columns that a block of bias and GELU does, a thread for each.
-const COLUMNS_PER_BLOCK: u32 = 128;
+/// Columns of a thread of bias and GELU, if they divide the width (`MANY` in gelu.cu); else 1.
+const MANY: u32 = 8;
 
 /// Types of a layer norm's input and output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,13 +128,21 @@ impl BiasGelu {
         self.parts
     }
 
+    /// Of a thread.
+    fn columns(&self) -> u32 {
+        match self.width.is_multiple_of(MANY) {
+            true => MANY,
+            false => 1,
+        }
+    }
+
     fn launch<P>(&self, kernel: &'static str, parts: Parts, mut args: Vec<Arg<P>>) -> Launch<P> {
         args.extend([self.rows, self.width, parts.rows_per_part].map(Arg::U32));
         Launch {
             source: Source::Gelu,
             kernel,
-            grid: [self.width.div_ceil(COLUMNS_PER_BLOCK), parts.num_parts],
-            block: [COLUMNS_PER_BLOCK, 1],
+            grid: [self.width.div_ceil(WARP * self.columns()), parts.num_parts],
+            block: [WARP, COLUMN_ROWS],
             shared_bytes: 0,
             args,
         }
@@ -178,12 +186,7 @@ impl BiasGelu {
     /// `parts`: `[num_parts, width]`, sums of the columns of `xs`.
     pub(crate) fn column_sums<P>(&self, xs: P, parts: P) -> Launch<P> {
         let kernel = self.element.pick("column_sums_f32", "column_sums_bf16");
-        let launch = self.launch(kernel, self.parts, [xs, parts].map(Arg::Pointer).into());
-        Launch {
-            grid: [self.width.div_ceil(WARP), self.parts.num_parts],
-            block: [WARP, COLUMN_ROWS],
-            ..launch
-        }
+        self.launch(kernel, self.parts, [xs, parts].map(Arg::Pointer).into())
     }
 }
 
@@ -207,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_warp_for_each_row_and_a_thread_for_each_column() {
+    fn a_warp_for_each_row_and_a_thread_for_each_column_or_eight() {
         let norm = LayerNorm::new(Norm::F32ToBf16, 394, 384).unwrap();
         let launch = norm.forward([0, 1, 2], [3, 4], 1e-6);
         assert_eq!((launch.grid, launch.block), ([99, 1], [128, 1]));
@@ -215,8 +218,10 @@ mod tests {
         let launch = norm.weights_grad([0, 1, 2], 3);
         assert_eq!((launch.grid, launch.block), ([12, 13], [32, 8]));
         let gelu = BiasGelu::new(Element::Bf16, 25_216, 1536).unwrap();
-        assert_eq!(gelu.forward(0, None, 1).grid, [12, 1576]);
-        assert_eq!(gelu.grad(0, Some(1), 2, 3, Some(4)).grid, [12, 128]);
+        assert_eq!(gelu.forward(0, None, 1).grid, [6, 788]);
+        assert_eq!(gelu.grad(0, Some(1), 2, 3, Some(4)).grid, [6, 128]);
+        let narrow = BiasGelu::new(Element::Bf16, 25_216, 37).unwrap();
+        assert_eq!(narrow.forward(0, None, 1).grid, [2, 788]);
         assert_eq!(gelu.forward(0, None, 1).args[1], Arg::Null);
     }
 }

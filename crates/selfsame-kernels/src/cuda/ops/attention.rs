@@ -52,7 +52,7 @@ impl CustomOp1 for Attention {
         let lse = Output::new(qkv.device, DType::F32, batch * heads * tokens)?;
         run(
             qkv.device,
-            &sizes.forward(qkv.address, ys.address, lse.address),
+            &sizes.forward(qkv.address, None, ys.address, lse.address),
         )?;
         // A second forward pass of the same op would be a second op.
         let _ = self.lse.set(lse.tensor((batch, heads, tokens)));
@@ -71,7 +71,7 @@ impl CustomOp1 for Attention {
             let delta = Output::new(qkv.device, DType::F32, num_rows)?;
             let d_qkv = Output::new(qkv.device, qkv.dtype, shape.elem_count())?;
             let read = [qkv.address, ys, lse, grad];
-            for launch in sizes.backward(read, delta.address, d_qkv.address) {
+            for launch in sizes.backward(read, None, delta.address, d_qkv.address) {
                 run(qkv.device, &launch)?;
             }
             Ok(Some(d_qkv.tensor(shape)))

@@ -1,11 +1,9 @@
 //! The optimizer's step in three launches, and crops that travelled as bytes.
 
-use candle_core::backend::BackendDevice;
-use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, CudaDevice, DType, Device, Result, Storage, Tensor, bail};
+use candle_core::{CudaDevice, DType, Device, Result, Tensor, bail};
 
-use crate::cuda::device::{Address, Output, element, run, with_inputs};
-use crate::cuda::launch::{self, Step, Weight, Word, table};
+use crate::cuda::device::{Address, Output, element, run, with_inputs, words_on};
+use crate::cuda::launch::{self, Step, Weight, table};
 use crate::multi_tensor::{Clip, StepWeight};
 
 /// See [`crate::multi_tensor::adamw_ema_step`], whose arguments were found to fit.
@@ -42,14 +40,7 @@ pub(crate) fn adamw_ema_step(
         });
     }
     let step = Step::new(rows.iter().map(|row| row.len))?;
-    let as_i64 = |word| match word {
-        Word::Place(address) => address as i64,
-        Word::Value(value) => value as i64,
-    };
-    let words: Vec<i64> = table(&rows).into_iter().map(as_i64).collect();
-    let num_words = words.len();
-    let words = device.storage_from_cpu_storage_owned(CpuStorage::I64(words))?;
-    let words = Tensor::from_storage(Storage::Cuda(words), num_words, BackpropOp::none(), false);
+    let words = words_on(&device, &table(&rows))?;
     let constants = [options.beta1, options.beta2, options.eps, momentum];
     with_inputs([&words], |[words]| {
         let squares = Output::new(&device, DType::F32, step.num_squares())?;

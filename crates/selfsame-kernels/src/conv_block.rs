@@ -1,0 +1,134 @@
+//! Convolutions with batch norm and ReLU behind them, and what is added before the last ReLU: the
+//! residual block of He et al. 2016 in training.
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::batch_norm::{AfterNorm, batch_norm_train_then};
+use crate::conv2d::{conv2d, output_len};
+use crate::gemm::Precision;
+
+/// A convolution without bias, and the batch norm behind it.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvNorm<'a> {
+    /// `[O, C, kh, kw]`
+    pub weight: &'a Tensor,
+    /// Weight and bias of the batch norm, `[O]` each.
+    pub norm: [&'a Tensor; 2],
+    /// Of the convolution.
+    pub stride: usize,
+    /// Of the convolution.
+    pub padding: usize,
+}
+
+/// What a block adds before its last ReLU.
+#[derive(Debug, Clone, Copy)]
+pub enum Shortcut<'a> {
+    /// Nothing: it is no residual block.
+    Nothing,
+    /// What goes into it.
+    Input,
+    /// What goes into it, after a convolution and batch norm.
+    Projection(ConvNorm<'a>),
+}
+
+/// `xs` through each convolution, batch norm with the batch's statistics and ReLU; the shortcut is
+/// added before the last ReLU.
+///
+/// Returns the result and, for each batch norm in turn, the shortcut's last, what
+/// [`crate::batch_norm_train`] returns for the running statistics: mean and unbiased variance, `[C]`.
+/// On a CUDA device this is one operation, within which gradients are handed on as they are; candle
+/// adds each gradient between two operations to zeros, in four passes over it. With bf16 factors,
+/// what convolutions give and take is rounded within the block, as are its gradients.
+///
+/// # Shape
+/// `xs`: `[B, C, H, W]`; the result is that of the last convolution.
+/// # Errors
+/// If shapes do not fit, a channel has fewer than two values, or bf16 is asked for elsewhere than on
+/// CUDA.
+pub fn conv_block_train(
+    xs: &Tensor,
+    branch: &[ConvNorm<'_>],
+    shortcut: Shortcut<'_>,
+    eps: f64,
+    precision: Precision,
+) -> Result<(Tensor, Vec<[Tensor; 2]>)> {
+    check(xs, branch, shortcut)?;
+    #[cfg(feature = "cuda")]
+    if is_for_cuda(xs, branch, shortcut) {
+        return crate::cuda::ops::conv_block_train(xs, branch, shortcut, eps, precision);
+    }
+    let norm = |xs: &Tensor, of: &ConvNorm<'_>, after: AfterNorm<'_>| {
+        let maps = conv2d(xs, of.weight, of.stride, of.padding, precision)?;
+        let [weight, bias] = of.norm;
+        let (ys, mean, var) = batch_norm_train_then(&maps, weight, bias, eps, after)?;
+        Ok::<_, candle_core::Error>((ys, [mean, var]))
+    };
+    let (added, projected) = match &shortcut {
+        Shortcut::Nothing => (None, None),
+        Shortcut::Input => (Some(xs.clone()), None),
+        Shortcut::Projection(of) => {
+            let (ys, stats) = norm(xs, of, AfterNorm::Nothing)?;
+            (Some(ys), Some(stats))
+        }
+    };
+    let (mut ys, mut stats) = (xs.clone(), Vec::new());
+    for (index, of) in branch.iter().enumerate() {
+        let after = match &added {
+            Some(added) if index + 1 == branch.len() => AfterNorm::AddRelu(added),
+            _ => AfterNorm::Relu,
+        };
+        let (next, own) = norm(&ys, of, after)?;
+        stats.push(own);
+        ys = next;
+    }
+    stats.extend(projected);
+    Ok((ys, stats))
+}
+
+impl ConvNorm<'_> {
+    /// The shape of what comes out, if `xs` fits.
+    pub(crate) fn output(&self, [batch, channels, h, w]: [usize; 4]) -> Result<[usize; 4]> {
+        let (out, inputs, kh, kw) = self.weight.dims4()?;
+        if inputs != channels {
+            bail!("conv_block: the input has {channels} channels, the weight {inputs}");
+        }
+        if self.norm.iter().any(|of| of.dims() != [out]) {
+            bail!("conv_block: the batch norm does not fit {out} channels");
+        }
+        let len = |len, kernel| output_len("conv_block", len, kernel, self.stride, self.padding);
+        let (h, w) = (len(h, kh)?, len(w, kw)?);
+        match batch * h * w < 2 {
+            true => bail!("conv_block: one value per channel gives no variance"),
+            false => Ok([batch, out, h, w]),
+        }
+    }
+}
+
+fn check(xs: &Tensor, branch: &[ConvNorm<'_>], shortcut: Shortcut<'_>) -> Result<()> {
+    let (b, c, h, w) = xs.dims4()?;
+    let input = [b, c, h, w];
+    let output = branch
+        .iter()
+        .try_fold(input, |shape, of| of.output(shape))?;
+    let added = match shortcut {
+        Shortcut::Nothing => output,
+        Shortcut::Input => input,
+        Shortcut::Projection(of) => of.output(input)?,
+    };
+    if branch.is_empty() || added != output {
+        bail!("conv_block: {added:?} cannot be added to {output:?}");
+    }
+    Ok(())
+}
+
+/// Whether all of it is f32 on a CUDA device.
+#[cfg(feature = "cuda")]
+fn is_for_cuda(xs: &Tensor, branch: &[ConvNorm<'_>], shortcut: Shortcut<'_>) -> bool {
+    let projection = match shortcut {
+        Shortcut::Projection(of) => Some(of),
+        Shortcut::Nothing | Shortcut::Input => None,
+    };
+    let mut all = branch.iter().chain(&projection);
+    crate::cuda::takes_f32(&[xs])
+        && all.all(|of| crate::cuda::takes_f32(&[of.weight, of.norm[0], of.norm[1]]))
+}

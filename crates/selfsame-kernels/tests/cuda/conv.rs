@@ -1,0 +1,173 @@
+//! What ResNets are made of.
+
+use candle_core::{DType, Result, Tensor};
+use selfsame_kernels::{self as kernels, AfterNorm, ConvNorm, Precision, Shortcut};
+
+use super::{TYPES, apart, compare, flat, gpu, run, values};
+
+#[test]
+#[ignore = "needs cuda"]
+fn convolutions_are_the_cpus_in_both_precisions() {
+    // Sides, channels, kernel, stride, padding; images with few windows and with many.
+    for (side, channels, [kernel, stride, padding]) in [
+        (7, [9, 12], [1, 1, 0]),
+        (16, [9, 12], [1, 1, 0]),
+        (9, [5, 8], [1, 2, 0]),
+        (7, [9, 6], [3, 1, 1]),
+        (32, [4, 5], [3, 2, 1]),
+        (23, [3, 8], [7, 2, 3]),
+    ] {
+        let [from, to] = channels;
+        let inputs = [
+            values(&[3, from, side, side], 1, 1.0),
+            values(&[to, from, kernel, kernel], 2, 0.5),
+        ];
+        let op =
+            |x: &[Tensor], precision| kernels::conv2d(&x[0], &x[1], stride, padding, precision);
+        let name = format!("conv2d {side} {kernel}/{stride}/{padding}");
+        let exact = |x: &[Tensor]| op(x, Precision::F32);
+        compare(&name, &exact, &inputs, 0, DType::F32);
+        let want = run(&exact, &inputs);
+        let on_gpu = inputs.map(|x| x.to_device(&gpu()).unwrap());
+        let got = run(&|x| op(x, Precision::Bf16), &on_gpu);
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_eq!(got.dtype(), DType::F32);
+            let d = apart(got, want);
+            assert!(d < 2e-2, "{name} in bf16, result {i}: {d:e} apart");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs cuda"]
+fn batch_norm_is_the_cpus_with_what_follows_it() {
+    for shape in [&[5, 6, 9, 7][..], &[33, 17], &[4, 3, 32, 32]] {
+        let c = shape[1];
+        let inputs = [
+            values(shape, 1, 2.0),
+            values(&[c], 2, 1.0),
+            values(&[c], 3, 1.0),
+            values(shape, 4, 2.0),
+        ];
+        let ends: [fn(&[Tensor]) -> AfterNorm<'_>; 3] = [
+            |_| AfterNorm::Nothing,
+            |_| AfterNorm::Relu,
+            |x| AfterNorm::AddRelu(&x[3]),
+        ];
+        for (after, count) in ends.iter().zip([3, 3, 4]) {
+            let inputs = &inputs[..count];
+            let train = |x: &[Tensor]| {
+                Ok(kernels::batch_norm_train_then(&x[0], &x[1], &x[2], 1e-5, after(x))?.0)
+            };
+            compare("batch_norm_train", &train, inputs, 0, DType::F32);
+            let eval = |x: &[Tensor]| {
+                let device = x[0].device();
+                let mean = values(&[c], 5, 1.0).to_device(device)?;
+                let var = (values(&[c], 6, 1.0).to_device(device)? + 1.5)?;
+                let given = [&mean, &var];
+                kernels::batch_norm_eval_then(&x[0], given, &x[1], &x[2], 1e-5, after(x))
+            };
+            compare("batch_norm_eval", &eval, inputs, 0, DType::F32);
+        }
+        let on_gpu = [0, 1, 2].map(|i| inputs[i].to_device(&gpu()).unwrap());
+        let norm = |x: &[Tensor]| kernels::batch_norm_train(&x[0], &x[1], &x[2], 1e-5).unwrap();
+        let ((_, mean, var), (_, got_mean, got_var)) = (norm(&inputs), norm(&on_gpu));
+        assert!(apart(&got_mean, &mean) < 5e-5 && apart(&got_var, &var) < 5e-5);
+    }
+}
+
+/// A block of two layers; weight and batch norm of each, and the shortcut's, follow the images.
+fn conv_block(x: &[Tensor], stride: usize, precision: Precision) -> Result<Tensor> {
+    let layer = |i: usize, stride, padding| ConvNorm {
+        weight: &x[i],
+        norm: [&x[i + 1], &x[i + 2]],
+        stride,
+        padding,
+    };
+    let shortcut = match x.len() {
+        10 => Shortcut::Projection(layer(7, stride, 0)),
+        _ => Shortcut::Input,
+    };
+    let branch = [layer(1, stride, 1), layer(4, 1, 1)];
+    Ok(kernels::conv_block_train(&x[0], &branch, shortcut, 1e-5, precision)?.0)
+}
+
+#[test]
+#[ignore = "needs cuda"]
+fn residual_blocks_and_stems_are_the_cpus() {
+    for side in [7, 16] {
+        let (c, wide) = (8, 12);
+        let shapes: [&[usize]; 10] = [
+            &[3, c, side, side],
+            &[wide, c, 3, 3],
+            &[wide],
+            &[wide],
+            &[wide, wide, 3, 3],
+            &[wide],
+            &[wide],
+            &[wide, c, 1, 1],
+            &[wide],
+            &[wide],
+        ];
+        let inputs = |narrow: bool| -> Vec<Tensor> {
+            let seeded = (11..).zip(shapes);
+            let of = |(seed, shape): (u64, &[usize])| {
+                let shape: Vec<usize> = match narrow {
+                    true => shape
+                        .iter()
+                        .map(|n| if *n == wide { c } else { *n })
+                        .collect(),
+                    false => shape.to_vec(),
+                };
+                values(&shape, seed, 1.0)
+            };
+            seeded.map(of).collect()
+        };
+        let exact = |x: &[Tensor]| conv_block(x, 1, Precision::F32);
+        compare("block", &exact, &inputs(true)[..7], 0, DType::F32);
+        let strided = |x: &[Tensor]| conv_block(x, 2, Precision::F32);
+        compare("projected", &strided, &inputs(false), 0, DType::F32);
+        let stem = |x: &[Tensor]| {
+            let layer = ConvNorm {
+                weight: &x[1],
+                norm: [&x[2], &x[3]],
+                stride: 2,
+                padding: 1,
+            };
+            let precision = Precision::F32;
+            Ok(kernels::conv_block_train(&x[0], &[layer], Shortcut::Nothing, 1e-5, precision)?.0)
+        };
+        compare("stem", &stem, &inputs(true)[..4], 0, DType::F32);
+        // Rounding moves some values over the ReLU's edge, so all are judged together.
+        let want = run(&strided, &inputs(false));
+        let on_gpu: Vec<Tensor> = inputs(false)
+            .iter()
+            .map(|x| x.to_device(&gpu()).unwrap())
+            .collect();
+        let got = run(&|x| conv_block(x, 2, Precision::Bf16), &on_gpu);
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_eq!(got.dtype(), DType::F32);
+            let (got, want) = (flat(got), flat(want));
+            let square = |xs: &mut dyn Iterator<Item = f32>| xs.map(|x| x * x).sum::<f32>();
+            let apart = square(&mut got.iter().zip(&want).map(|(a, b)| a - b));
+            let share = (apart / square(&mut want.iter().copied())).sqrt();
+            assert!(share < 0.1, "block in bf16, result {i}: {share:e} apart");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs cuda"]
+fn max_pooling_and_relu_are_the_cpus() {
+    let inputs = [values(&[2, 3, 23, 19], 1, 3.0)];
+    for dtype in TYPES {
+        for (kernel, stride, padding) in [(3, 2, 1), (2, 2, 0), (7, 1, 3)] {
+            let pool = |x: &[Tensor]| kernels::max_pool2d(&x[0], kernel, stride, padding);
+            compare("max_pool2d", &pool, &inputs, 1, dtype);
+        }
+        compare("relu", &|x| kernels::relu(&x[0]), &inputs, 1, dtype);
+    }
+    let xs = Tensor::new(&[f32::NAN, -1.0, 0.0, 2.0], &gpu()).unwrap();
+    let ys = flat(&kernels::relu(&xs).unwrap());
+    assert!(ys[0].is_nan() && ys[1..] == [0.0, 0.0, 2.0]);
+}
