@@ -119,6 +119,29 @@ template <class T> void copy2d(void **params) {
     }
 }
 
+template <class T> void gather(void **params) {
+    const auto *ids = at<const std::uint32_t *>(params, 1);
+    const auto *from = at<const T *>(params, 2);
+    auto *to = at<T *>(params, 3);
+    const auto from_dim = at<std::size_t>(params, 5), ids_dim = at<std::size_t>(params, 6);
+    const auto right = at<std::size_t>(params, 7);
+    for (std::size_t i = 0; i < at<std::size_t>(params, 0); i++) {
+        to[i] = from[(i / (right * ids_dim) * from_dim + ids[i]) * right + i % right];
+    }
+}
+
+template <class T> void scatter_add(void **params) {
+    const auto *ids = at<const std::uint32_t *>(params, 0);
+    const auto *from = at<const T *>(params, 1);
+    auto *to = at<T *>(params, 2);
+    const auto left = at<std::size_t>(params, 3), from_dim = at<std::size_t>(params, 4);
+    const auto to_dim = at<std::size_t>(params, 5), right = at<std::size_t>(params, 6);
+    for (std::size_t i = 0; i < left * from_dim * right; i++) {
+        T &sum = to[(i / (right * from_dim) * to_dim + ids[i]) * right + i % right];
+        sum = from_f32<T>(to_f32(sum) + to_f32(from[i]));
+    }
+}
+
 template <class T> void reduce(void **params, bool small, bool is_max) {
     const auto each = at<std::size_t>(params, 1), dims = at<std::size_t>(params, 2);
     const auto *info = at<const std::size_t *>(params, 3);
@@ -133,6 +156,20 @@ template <class T> void reduce(void **params, bool small, bool is_max) {
             result = is_max ? std::fmax(result, x) : result + x;
         }
         to[i] = from_f32<T>(result);
+    }
+}
+
+template <class T> void argmax(void **params) {
+    const auto each = at<std::size_t>(params, 1), dims = at<std::size_t>(params, 2);
+    const auto *info = at<const std::size_t *>(params, 3);
+    const auto *from = at<const T *>(params, 4);
+    auto *to = at<std::uint32_t *>(params, 5);
+    const auto value = [&](std::size_t j) { return to_f32(from[strided(j, dims, info, info + dims)]); };
+    for (std::size_t i = 0; i < at<std::size_t>(params, 0) / each; i++) {
+        to[i] = 0;
+        for (std::size_t j = 1; j < each; j++) {
+            to[i] = value(i * each + j) > value(i * each + to[i]) ? j : to[i];
+        }
     }
 }
 
@@ -164,6 +201,9 @@ template <class T> void add_kernels_of(const std::string &type, Natives &all) {
     add("ge_", [](void **p) { compare<T>(p, [](float a, float b) { return a >= b; }); });
     add("gt_", [](void **p) { compare<T>(p, [](float a, float b) { return a > b; }); });
     add("where_u8_", where<T>);
+    add("fast_argmax_", argmax<T>);
+    add("gather_u32_", gather<T>);
+    add("sa_u32_", scatter_add<T>);
     add("const_set_", const_set<T>);
     add("copy2d_", copy2d<T>);
     add("fast_sum_", [](void **p) { reduce<T>(p, false, false); });
