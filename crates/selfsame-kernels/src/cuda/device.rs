@@ -13,6 +13,8 @@ use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, DType, Error, Layout, Result, Shape, Storage, Tensor, bail,
 };
 
+use crate::gemm::Precision;
+
 use super::launch::{Arg, Element, Launch, Source, Word};
 
 /// Whether the kernels can run on this tensor: on a device, f32 or bf16, not empty.
@@ -35,6 +37,17 @@ pub(super) fn element(dtype: DType) -> Result<Element> {
     }
 }
 
+/// The type of factors of products in this precision.
+impl From<Precision> for Element {
+    fn from(precision: Precision) -> Element {
+        match precision {
+            Precision::F32 => Element::F32,
+            Precision::Bf16 => Element::Bf16,
+        }
+    }
+}
+
+/// The same in candle's words.
 pub(super) fn dtype(element: Element) -> DType {
     match element {
         Element::F32 => DType::F32,

@@ -18,12 +18,11 @@ use places::{Places, Weights};
 use super::only_on_cuda;
 use crate::blocks::{BlockOptions, BlockWeights, BranchFactors};
 use crate::bundle::{Mailbox, bundle};
-use crate::cuda::device::{Address, Input, Output, run, with_inputs};
+use crate::cuda::device::{Address, Input, Output, dtype, run, with_inputs};
 use crate::cuda::gemm::{self, Matrix, multiply};
 use crate::cuda::launch::{
     Added, Attention, BiasGelu, Branch, Element, HEAD_DIMS, Normed, has_branch_kernels,
 };
-use crate::gemm::Precision;
 use crate::sink;
 
 /// Whether the stack runs on these: f32 on a device, of widths that there are kernels for.
@@ -175,17 +174,11 @@ struct Sizes {
 impl Sizes {
     /// The type of what goes into matrix products.
     fn element(&self) -> Element {
-        match self.options.precision {
-            Precision::F32 => Element::F32,
-            Precision::Bf16 => Element::Bf16,
-        }
+        self.options.precision.into()
     }
 
     fn dtype(&self) -> DType {
-        match self.element() {
-            Element::F32 => DType::F32,
-            Element::Bf16 => DType::BF16,
-        }
+        dtype(self.element())
     }
 
     fn output_shape(&self) -> Shape {

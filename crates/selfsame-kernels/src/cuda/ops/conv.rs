@@ -30,15 +30,6 @@ pub(crate) fn conv2d(
     xs.contiguous()?.apply_op2(&weight.contiguous()?, op)
 }
 
-impl From<Precision> for Element {
-    fn from(precision: Precision) -> Element {
-        match precision {
-            Precision::F32 => Element::F32,
-            Precision::Bf16 => Element::Bf16,
-        }
-    }
-}
-
 /// `ys = conv(xs, weight)`
 pub(super) fn forward(
     device: &CudaDevice,

@@ -5,7 +5,7 @@ use candle_core::{
 };
 
 use super::{only_on_cuda, rows_and_width};
-use crate::cuda::device::{Input, Output, address_of, element, run, with_inputs};
+use crate::cuda::device::{Input, Output, address_of, dtype, element, run, with_inputs};
 use crate::cuda::gemm::{self, Matrix, multiply};
 use crate::cuda::launch::{Element, Normalize};
 use crate::sink;
@@ -85,11 +85,7 @@ impl NormalizedLinear {
         [outputs, inputs]: [usize; 2],
         element: Element,
     ) -> Result<Output> {
-        let dtype = match element {
-            Element::F32 => DType::F32,
-            Element::Bf16 => DType::BF16,
-        };
-        let scaled = Output::new(weight.device, dtype, outputs * inputs)?;
+        let scaled = Output::new(weight.device, dtype(element), outputs * inputs)?;
         let normalize = Normalize::new(outputs, inputs, self.eps)?;
         let lengths = self.lengths()?;
         let launch = normalize.forward(element, weight.f32()?, lengths, scaled.address);

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 
 use super::{only_on_cuda, sum_of_parts};
-use crate::cuda::device::{Input, Output, address_of, run, with_inputs};
+use crate::cuda::device::{Input, Output, address_of, dtype, run, with_inputs};
 use crate::cuda::gemm::{self, Matrix, multiply};
 use crate::cuda::launch::{BiasGelu, Element, Patches};
 use crate::gemm::Precision;
@@ -19,10 +19,8 @@ pub(crate) fn patch_tokens(
 ) -> Result<Tensor> {
     let (images, channels, height, width) = crops.dims4()?;
     let (dim, inputs) = weight.dims2()?;
-    let (element, dtype) = match precision {
-        Precision::F32 => (Element::F32, DType::F32),
-        Precision::Bf16 => (Element::Bf16, DType::BF16),
-    };
+    let element = Element::from(precision);
+    let dtype = dtype(element);
     let sizes = Patches::new(element, [images, channels, height, width], patch, dim)?;
     let num_tokens = sizes.num_tokens() as usize;
     if inputs != channels * patch * patch || offsets.dims() != [num_tokens, dim] {
