@@ -1,5 +1,6 @@
 //! Large buffers that are used again instead of being asked of the system, which would zero them.
 
+use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
@@ -58,4 +59,22 @@ impl Drop for Buffer {
             .unwrap_or_else(PoisonError::into_inner)
             .push(data);
     }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `f` on `len` numbers of any value that belong to this thread.
+///
+/// # Panics
+/// If `f` asks for them again.
+pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len {
+            // What stands there need not be copied.
+            *scratch = vec![0.0; len];
+        }
+        f(&mut scratch[..len])
+    })
 }

@@ -58,25 +58,34 @@ pub(crate) fn output_len(
     Ok((len + 2 * padding - kernel) / stride + 1)
 }
 
-#[derive(Clone, Copy)]
-struct Sizes {
-    batch: usize,
-    channels: usize,
-    h: usize,
-    w: usize,
-    out: usize,
-    kh: usize,
-    kw: usize,
-    h_out: usize,
-    w_out: usize,
-    stride: usize,
-    padding: usize,
+/// Sizes of a convolution, its input and its output.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    pub(crate) batch: usize,
+    pub(crate) channels: usize,
+    pub(crate) h: usize,
+    pub(crate) w: usize,
+    pub(crate) out: usize,
+    pub(crate) kh: usize,
+    pub(crate) kw: usize,
+    pub(crate) h_out: usize,
+    pub(crate) w_out: usize,
+    pub(crate) stride: usize,
+    pub(crate) padding: usize,
 }
 
 impl Sizes {
     fn new(xs: &Shape, weight: &Shape, stride: usize, padding: usize) -> Result<Sizes> {
-        let (batch, channels, h, w) = xs.dims4()?;
-        let (out, weight_channels, kh, kw) = weight.dims4()?;
+        Sizes::of(xs.dims4()?, weight.dims4()?, stride, padding)
+    }
+
+    /// Of images `[B, C, H, W]` and a weight `[O, C, kh, kw]`, whatever the order in memory.
+    pub(crate) fn of(
+        (batch, channels, h, w): (usize, usize, usize, usize),
+        (out, weight_channels, kh, kw): (usize, usize, usize, usize),
+        stride: usize,
+        padding: usize,
+    ) -> Result<Sizes> {
         if channels != weight_channels {
             bail!("conv2d: the input has {channels} channels, the weight {weight_channels}");
         }
@@ -98,17 +107,17 @@ impl Sizes {
     }
 
     /// Values per image of the input.
-    fn image_len(&self) -> usize {
+    pub(crate) fn image_len(&self) -> usize {
         self.channels * self.h * self.w
     }
 
     /// Windows per image.
-    fn windows(&self) -> usize {
+    pub(crate) fn windows(&self) -> usize {
         self.h_out * self.w_out
     }
 
     /// Values per window.
-    fn window_len(&self) -> usize {
+    pub(crate) fn window_len(&self) -> usize {
         self.channels * self.kh * self.kw
     }
 
@@ -146,7 +155,7 @@ impl Sizes {
     }
 
     /// Input row that window row `i` of output row `y` reads, if it is not padding.
-    fn input_row(&self, y: usize, i: usize) -> Option<usize> {
+    pub(crate) fn input_row(&self, y: usize, i: usize) -> Option<usize> {
         (y * self.stride + i)
             .checked_sub(self.padding)
             .filter(|row| *row < self.h)

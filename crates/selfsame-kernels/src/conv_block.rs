@@ -52,7 +52,7 @@ pub fn conv_block_train(
     eps: f64,
     precision: Precision,
 ) -> Result<(Tensor, Vec<[Tensor; 2]>)> {
-    check(xs, branch, shortcut)?;
+    check(xs.dims4()?.into(), branch, shortcut)?;
     #[cfg(feature = "cuda")]
     if is_for_cuda(xs, branch, shortcut) {
         return crate::cuda::ops::conv_block_train(xs, branch, shortcut, eps, precision);
@@ -104,9 +104,12 @@ impl ConvNorm<'_> {
     }
 }
 
-fn check(xs: &Tensor, branch: &[ConvNorm<'_>], shortcut: Shortcut<'_>) -> Result<()> {
-    let (b, c, h, w) = xs.dims4()?;
-    let input = [b, c, h, w];
+/// The shape of what comes out, if what goes in fits.
+pub(crate) fn check(
+    input: [usize; 4],
+    branch: &[ConvNorm<'_>],
+    shortcut: Shortcut<'_>,
+) -> Result<[usize; 4]> {
     let output = branch
         .iter()
         .try_fold(input, |shape, of| of.output(shape))?;
@@ -118,7 +121,7 @@ fn check(xs: &Tensor, branch: &[ConvNorm<'_>], shortcut: Shortcut<'_>) -> Result
     if branch.is_empty() || added != output {
         bail!("conv_block: {added:?} cannot be added to {output:?}");
     }
-    Ok(())
+    Ok(output)
 }
 
 /// Whether all of it is f32 on a CUDA device.

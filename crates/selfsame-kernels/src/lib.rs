@@ -34,6 +34,7 @@ mod bundle;
 pub mod composed;
 mod conv2d;
 mod conv_block;
+mod conv_blocks;
 mod crops;
 mod cross_entropy;
 #[cfg(any(test, feature = "cuda"))]
@@ -63,6 +64,7 @@ pub use batch_norm::{
 };
 pub use blocks::{BlockOptions, BlockWeights, BranchFactors, transformer_blocks};
 pub use conv_block::{ConvNorm, Shortcut, conv_block_train};
+pub use conv_blocks::{ConvBlock, MaxPool, conv_blocks_train};
 pub use conv2d::conv2d;
 pub use crops::normalize_crops;
 pub use cross_entropy::{soft_cross_entropy, soft_cross_entropy_rows};

@@ -16,14 +16,7 @@ use std::sync::OnceLock;
 /// # Errors
 /// If the padding is more than half the kernel, or no window fits.
 pub fn max_pool2d(xs: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
-    if padding * 2 > kernel {
-        bail!("max_pool2d: a padding of {padding} is more than half the kernel {kernel}");
-    }
-    let window = Window {
-        kernel,
-        stride,
-        padding,
-    };
+    let window = Window::new(kernel, stride, padding)?;
     window.planes(xs.shape())?;
     #[cfg(feature = "cuda")]
     if crate::cuda::takes(xs) && crate::cuda::ops::pools(kernel) {
@@ -40,25 +33,43 @@ pub fn max_pool2d(xs: &Tensor, kernel: usize, stride: usize, padding: usize) -> 
     xs.contiguous()?.apply_op1(op)
 }
 
-#[derive(Clone, Copy)]
-struct Window {
-    kernel: usize,
-    stride: usize,
-    padding: usize,
+/// Of which the largest value is taken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window {
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) padding: usize,
 }
 
 /// Heights and widths of an input and an output plane.
-#[derive(Clone, Copy)]
-struct Planes {
-    h: usize,
-    w: usize,
-    h_out: usize,
-    w_out: usize,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Planes {
+    pub(crate) h: usize,
+    pub(crate) w: usize,
+    pub(crate) h_out: usize,
+    pub(crate) w_out: usize,
 }
 
 impl Window {
+    /// Windows of `kernel` positions a side.
+    pub(crate) fn new(kernel: usize, stride: usize, padding: usize) -> Result<Window> {
+        if padding * 2 > kernel {
+            bail!("max_pool2d: a padding of {padding} is more than half the kernel {kernel}");
+        }
+        Ok(Window {
+            kernel,
+            stride,
+            padding,
+        })
+    }
+
     fn planes(&self, shape: &Shape) -> Result<Planes> {
         let (_, _, h, w) = shape.dims4()?;
+        self.planes_of(h, w)
+    }
+
+    /// Of planes of this height and width.
+    pub(crate) fn planes_of(&self, h: usize, w: usize) -> Result<Planes> {
         let len = |n| output_len("max_pool2d", n, self.kernel, self.stride, self.padding);
         Ok(Planes {
             h,
@@ -69,7 +80,7 @@ impl Window {
     }
 
     /// First index of window `i` and the index after its last, within `0..len`.
-    fn range(&self, i: usize, len: usize) -> (usize, usize) {
+    pub(crate) fn range(&self, i: usize, len: usize) -> (usize, usize) {
         let start = i * self.stride;
         (
             start.saturating_sub(self.padding),

@@ -11,6 +11,7 @@
 )]
 
 pub(crate) mod activation;
+pub(crate) mod columns;
 #[cfg(test)]
 mod levels;
 pub(crate) mod math;

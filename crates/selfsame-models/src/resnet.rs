@@ -1,7 +1,7 @@
 //! ResNets (He et al. 2016) under torchvision's and timm's common parameter names.
 
 use candle_core::{Result, Tensor, bail};
-use selfsame_kernels::{self as kernels, AfterNorm, Precision};
+use selfsame_kernels::{self as kernels, AfterNorm, ConvBlock, MaxPool, Precision};
 
 use crate::backbone::Backbone;
 use crate::config::{Arch, InitForm, ModelConfig};
@@ -17,6 +17,13 @@ pub struct ResNet {
     blocks: Vec<Block>,
     embed_dim: usize,
 }
+
+/// Behind the stem.
+const STEM_POOL: MaxPool = MaxPool {
+    kernel: 3,
+    stride: 2,
+    padding: 1,
+};
 
 /// What tells one ResNet from another.
 #[derive(Debug, Clone, Copy)]
@@ -99,10 +106,40 @@ impl ResNet {
 
     /// The last feature map, `[B, D, H/32, W/32]`.
     fn feature_map(&self, xs: &Tensor, mode: &Mode) -> Result<Tensor> {
-        let xs = kernels::max_pool2d(&self.stem.forward(xs, mode)?, 3, 2, 1)?;
+        match mode {
+            Mode::Eval => self.evaluate(xs),
+            Mode::Train(_) => self.train(xs),
+        }
+    }
+
+    fn evaluate(&self, xs: &Tensor) -> Result<Tensor> {
+        let MaxPool {
+            kernel,
+            stride,
+            padding,
+        } = STEM_POOL;
+        let xs = kernels::max_pool2d(&self.stem.evaluate(xs)?, kernel, stride, padding)?;
         self.blocks
             .iter()
-            .try_fold(xs, |xs, block| block.forward(&xs, mode))
+            .try_fold(xs, |xs, block| block.evaluate(&xs))
+    }
+
+    /// With the batch's statistics, towards which the running ones move.
+    fn train(&self, xs: &Tensor) -> Result<Tensor> {
+        let (mut stem, mut norms) = self.stem.for_training();
+        stem.pool = Some(STEM_POOL);
+        let mut blocks = vec![stem];
+        for block in &self.blocks {
+            let (block, own) = block.for_training();
+            blocks.push(block);
+            norms.extend(own);
+        }
+        let precision = self.stem.branch[0].0.precision_on(xs.device());
+        let (ys, stats) = kernels::conv_blocks_train(xs, &blocks, BatchNorm::EPS, precision)?;
+        for (norm, [mean, var]) in norms.into_iter().zip(&stats) {
+            norm.track(&mean.detach(), &var.detach())?;
+        }
+        Ok(ys)
     }
 }
 
@@ -141,7 +178,7 @@ impl Backbone for ResNet {
     fn bytes_per_image(&self, height: usize, width: usize) -> usize {
         let (stem, mut size) = self.stem.floats_kept([height, width]);
         size = size.map(|side| side.div_ceil(2)); // max pool
-        let mut floats = stem;
+        let mut floats = stem + self.stem.branch[0].0.num_outputs() * area(size);
         for block in &self.blocks {
             let (of_block, output) = block.floats_kept(size);
             floats += of_block;
@@ -230,21 +267,14 @@ impl Block {
     fn floats_kept(&self, input: [usize; 2]) -> (usize, [usize; 2]) {
         let (mut floats, mut size) = (0, input);
         if let Shortcut::Projection(conv, _) = &self.shortcut {
-            floats += 2 * conv.num_outputs() * area(conv.output_size(size));
+            floats += conv.num_outputs() * area(conv.output_size(size));
         }
         for (conv, _) in &self.branch {
             size = conv.output_size(size);
-            // Three maps: the convolution's, the batch norm's and the ReLU's.
-            floats += 3 * conv.num_outputs() * area(size);
+            // Two maps: the convolution's and the ReLU's.
+            floats += 2 * conv.num_outputs() * area(size);
         }
         (floats, size)
-    }
-
-    fn forward(&self, xs: &Tensor, mode: &Mode) -> Result<Tensor> {
-        match mode {
-            Mode::Eval => self.evaluate(xs),
-            Mode::Train(_) => self.train(xs),
-        }
     }
 
     fn evaluate(&self, xs: &Tensor) -> Result<Tensor> {
@@ -264,13 +294,9 @@ impl Block {
         Ok(ys)
     }
 
-    /// With the batch's statistics, towards which the running ones move.
-    fn train(&self, xs: &Tensor) -> Result<Tensor> {
-        let layers: Vec<_> = self
-            .branch
-            .iter()
-            .map(|(conv, bn)| conv.with_norm(bn))
-            .collect();
+    /// What a kernel trains, and the batch norms in the order of its statistics.
+    fn for_training(&self) -> (ConvBlock<'_>, Vec<&BatchNorm>) {
+        let branch = self.branch.iter().map(|(conv, bn)| conv.with_norm(bn));
         let mut norms: Vec<_> = self.branch.iter().map(|(_, bn)| bn).collect();
         let shortcut = match &self.shortcut {
             Shortcut::Nothing => kernels::Shortcut::Nothing,
@@ -280,12 +306,11 @@ impl Block {
                 kernels::Shortcut::Projection(conv.with_norm(bn))
             }
         };
-        let precision = self.branch[0].0.precision_on(xs.device());
-        let (ys, stats) =
-            kernels::conv_block_train(xs, &layers, shortcut, BatchNorm::EPS, precision)?;
-        for (norm, [mean, var]) in norms.into_iter().zip(&stats) {
-            norm.track(&mean.detach(), &var.detach())?;
-        }
-        Ok(ys)
+        let block = ConvBlock {
+            branch: branch.collect(),
+            shortcut,
+            pool: None,
+        };
+        (block, norms)
     }
 }

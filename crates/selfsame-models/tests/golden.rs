@@ -199,7 +199,7 @@ fn a_resnet18_trains_and_evaluates_as_torchvisions() {
 #[test]
 fn a_resnet50_trains_and_evaluates_as_torchvisions() {
     // Away from the kinks of ReLU: torch's own f32 gradients are off by 6 % otherwise.
-    assert_resnet(Arch::Resnet50, 2.0);
+    assert_resnet(Arch::Resnet50, 3.0);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Every loop gives the same result, up to rounding, at all levels that this machine has.
 
+use super::columns::{self, Affine, GradFactors};
 use super::{Level, activation, norm, reduce, softmax, update};
 use crate::host::written_by;
 use crate::testing::{assert_close, values};
@@ -102,6 +103,46 @@ fn norms_agree() {
                 norm::plane_grad(level, &xs, &grad, 0.5, factors, dx)
             });
             [ys, dx].concat()
+        });
+    }
+}
+
+#[test]
+fn norms_over_columns_agree() {
+    for n in WIDTHS {
+        let [xs, added, ys] = [1, 2, 3].map(|seed| values(ROWS * n, seed, 2.0));
+        let [mean, scale, bias, constant] = [4, 5, 6, 7].map(|seed| values(n, seed, 1.0));
+        let norm = Affine {
+            mean: &mean,
+            scale: &scale,
+            bias: &bias,
+        };
+        let factors = GradFactors {
+            mean: &mean,
+            of_grad: &scale,
+            of_centered: &bias,
+            constant: &constant,
+        };
+        for_all_levels("column sums", TOLERANCE, |level| {
+            let (mut sums, mut masked) = (vec![0.5; 2 * n], added.clone());
+            columns::moments(level, &xs, &mut sums);
+            columns::grad_sums(level, &added, &xs, &mut sums);
+            columns::masked_grad_sums(level, &mut masked, &ys, &xs, &mut sums);
+            let sums: Vec<f32> = sums.iter().map(|x| *x as f32).collect();
+            [sums, masked].concat()
+        });
+        for_all_levels("column norms", TOLERANCE, |level| {
+            let mut maps = [(); 3].map(|()| vec![0.0; xs.len()]);
+            columns::norm_relu(level, &xs, norm, &mut maps[0]);
+            columns::norm_add_relu(level, &xs, norm, &added, &mut maps[1]);
+            columns::norms_add_relu(level, &xs, norm, &added, norm, &mut maps[2]);
+            maps.concat()
+        });
+        for_all_levels("gradients of column norms", TOLERANCE, |level| {
+            let (mut dx, mut replaced) = (vec![0.0; xs.len()], added.clone());
+            columns::norm_grad(level, &added, &xs, factors, &mut dx);
+            columns::norm_grad_replace(level, &mut replaced, &xs, factors);
+            [dx, replaced].concat()
         });
     }
 }

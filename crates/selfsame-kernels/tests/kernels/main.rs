@@ -6,6 +6,7 @@
 
 mod blocks;
 mod common;
+mod conv_blocks;
 mod gradients;
 mod mixed;
 mod threads;
