@@ -7,6 +7,7 @@
 //! [`conv_block_train`] and [`max_pool2d`] one after the other are the same, and what other devices
 //! run.
 
+mod backward;
 mod channels_last;
 mod norm;
 mod pass;

@@ -1,7 +1,6 @@
 //! Batch norm over rows `[R, C]`, out of sums that the convolutions gather.
 
-use super::products::summed_chunks;
-use crate::host::{for_each_chunk, rows_per_chunk, rows_per_sum};
+use crate::host::{for_each_chunk, rows_per_chunk};
 use crate::simd::Level;
 use crate::simd::columns::{self, Affine, GradFactors};
 
@@ -137,32 +136,4 @@ pub(super) struct NormGrads {
     of_grad: Vec<f32>,
     of_centered: Vec<f32>,
     constant: Vec<f32>,
-}
-
-/// Sets `grad` to zero where the ReLU's output `ys` is; the sums `[2, C]` of what is left and of it
-/// times `xs`, and those with `others`.
-pub(super) fn mask(
-    grad: &mut [f32],
-    ys: &[f32],
-    xs: &[f32],
-    others: Option<&[f32]>,
-    channels: usize,
-) -> (Vec<f64>, Vec<f64>) {
-    let level = Level::best();
-    let step = rows_per_chunk(channels) * channels;
-    let len = rows_per_sum(grad.len() / channels, channels) * channels;
-    // The second pair of sums stands behind the first.
-    let sums = summed_chunks(grad, len, 2 * channels, |i, grad, sums| {
-        let (own, of_others) = sums.split_at_mut(2 * channels);
-        for (j, grad) in grad.chunks_mut(step).enumerate() {
-            let start = i * len + j * step;
-            let range = start..start + grad.len();
-            columns::masked_grad_sums(level, grad, &ys[range.clone()], &xs[range.clone()], own);
-            if let Some(others) = others {
-                columns::grad_sums(level, grad, &others[range], of_others);
-            }
-        }
-    });
-    let (own, of_others) = sums.split_at(2 * channels);
-    (own.to_vec(), of_others.to_vec())
 }

@@ -66,33 +66,39 @@ impl Onto {
     }
 }
 
-/// What is done with a band of results while it is in the cache: `(first, band, sums)`, the index of
-/// its first number and zeroed sums `[2, O]`.
-pub(super) type Finish<'a> = &'a (dyn Fn(usize, &mut [f32], &mut [f64]) + Sync);
+/// Called with the index of a band's first number, the band, and zeroed sums.
+type OfBand<'a> = dyn Fn(usize, &mut [f32], &mut [f64]) + Sync + 'a;
 
-/// For a [`Finish`] of which nothing is asked.
-pub(super) fn nothing(_: usize, _: &mut [f32], _: &mut [f64]) {}
+/// What is done with a band of results while it is in the cache.
+#[derive(Clone, Copy)]
+pub(super) struct Finish<'a> {
+    /// Numbers of sums.
+    pub(super) sums: usize,
+    pub(super) of: &'a OfBand<'a>,
+}
 
-/// Runs `work(i, chunk, sums)` on chunks of `len` numbers in parallel; the sums `[2, width]` of all
-/// are added in the order of the chunks.
+/// For results that nothing is done with.
+pub(super) const NOTHING: Finish<'static> = Finish {
+    sums: 0,
+    of: &|_, _, _| {},
+};
+
+/// Runs `work(i, chunk, sums)` on chunks of `len` numbers in parallel; the `width` sums of all are
+/// added in the order of the chunks.
 pub(super) fn summed_chunks(
     out: &mut [f32],
     len: usize,
     width: usize,
     work: impl Fn(usize, &mut [f32], &mut [f64]) + Sync + Send,
 ) -> Vec<f64> {
-    let width = 2 * width;
-    let mut partial = vec![0f64; out.len().div_ceil(len) * width];
-    let mut tasks: Vec<_> = out
-        .chunks_mut(len)
-        .zip(partial.chunks_exact_mut(width))
-        .collect();
+    let mut partial = vec![vec![0f64; width]; out.len().div_ceil(len)];
+    let mut tasks: Vec<_> = out.chunks_mut(len).zip(&mut partial).collect();
     for_each_chunk(&mut tasks, 1, |i, task| {
         let (out, sums) = &mut task[0];
         work(i, out, sums);
     });
     let mut sums = vec![0f64; width];
-    for part in partial.chunks_exact(width) {
+    for part in partial {
         for (sum, x) in sums.iter_mut().zip(part) {
             *sum += x;
         }
@@ -111,7 +117,7 @@ pub(super) fn convolve(
     let lines = sizes.batch * sizes.h_out;
     let per_band = lines_per_band(sizes, lines);
     let line_len = sizes.w_out * sizes.out;
-    summed_chunks(out, per_band * line_len, sizes.out, |band, out, sums| {
+    summed_chunks(out, per_band * line_len, finish.sums, |band, out, sums| {
         let first = band * per_band;
         let count = out.len() / line_len;
         let rows = count * sizes.w_out;
@@ -120,7 +126,7 @@ pub(super) fn convolve(
             let weight = Mat(weight, View::row_major(sizes.window_len(), sizes.out));
             onto.product(out, View::row_major(rows, sizes.out), patches, weight);
         });
-        finish(first * line_len, out, sums);
+        (finish.of)(first * line_len, out, sums);
     })
 }
 
@@ -155,11 +161,11 @@ pub(super) fn spread(
     finish: Finish<'_>,
 ) -> Vec<f64> {
     let (windows, len) = (sizes.windows(), sizes.window_len());
-    let images = (BAND / (windows * len)).max(1);
+    let images = (BAND / (windows * len)).max(ROWS.start / windows).max(1);
     let images = sizes.batch.div_ceil(images).next_multiple_of(BANDS);
     let images = sizes.batch.div_ceil(images);
     let image_len = sizes.image_len();
-    summed_chunks(dx, images * image_len, sizes.channels, |chunk, dx, sums| {
+    summed_chunks(dx, images * image_len, finish.sums, |chunk, dx, sums| {
         let first = chunk * images;
         let rows = dx.len() / image_len * windows;
         let grad = &grad[first * windows * sizes.out..][..rows * sizes.out];
@@ -173,6 +179,6 @@ pub(super) fn spread(
             multiply_into(patches, view, grad, weight, Threads::One);
             scatter(sizes, patches, dx);
         });
-        finish(first * image_len, dx, sums);
+        (finish.of)(first * image_len, dx, sums);
     })
 }

@@ -13,8 +13,10 @@ use crate::host::for_each_chunk;
 const PARTS: usize = 8;
 /// Length of a weight from which on threads share the weight instead of the positions.
 const LARGE: usize = 1 << 18;
-/// Pieces that a large weight is cut into, at least.
+/// Pieces that a large weight is cut into, if they do not get too narrow for fast products.
 const PIECES: usize = 16;
+/// Channels of the narrowest piece.
+const NARROWEST: usize = 64;
 
 /// Adds the gradient of the weight `[O, C, kh, kw]`, given that of the convolution's result, to
 /// `sum`. `room` holds at least [`room`] numbers of any value.
@@ -49,8 +51,8 @@ fn is_large(sizes: &Sizes) -> bool {
 /// Channels of a column.
 fn column_width(sizes: &Sizes) -> usize {
     let pieces = PIECES.div_ceil(sizes.kh * sizes.kw);
-    let width = sizes.channels.div_ceil(pieces).next_multiple_of(16);
-    width.min(sizes.channels)
+    let width = sizes.channels.div_ceil(pieces);
+    width.next_multiple_of(NARROWEST).min(sizes.channels)
 }
 
 /// The gradients at some output lines.

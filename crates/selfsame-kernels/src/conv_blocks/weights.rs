@@ -12,12 +12,18 @@ pub(super) fn forward(sizes: &Sizes, weight: &[f32], to: &mut [f32]) {
     let mut tiles = interleaved(to, channels * out, TILE * out);
     for_each_chunk(&mut tiles, 1, |tile, positions| {
         let first = tile * TILE;
+        let len = TILE.min(channels - first) * kernel;
+        let mut rows = vec![0f32; TILE * len];
         for start in (0..out).step_by(TILE) {
-            let outputs = start..out.min(start + TILE);
+            let count = TILE.min(out - start);
+            for (o, row) in (start..).zip(rows.chunks_exact_mut(len)).take(count) {
+                row.copy_from_slice(&weight[(o * channels + first) * kernel..][..len]);
+            }
             for (position, to) in positions[0].iter_mut().enumerate() {
-                for (c, to) in (first..).zip(to.chunks_exact_mut(out)) {
-                    for o in outputs.clone() {
-                        to[o] = weight[(o * channels + c) * kernel + position];
+                for (c, to) in to.chunks_exact_mut(out).enumerate() {
+                    let columns = rows[c * kernel + position..].iter().step_by(len);
+                    for (to, from) in to[start..start + count].iter_mut().zip(columns) {
+                        *to = *from;
                     }
                 }
             }

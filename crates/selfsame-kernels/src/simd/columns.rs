@@ -3,66 +3,126 @@
 use super::dispatch;
 use super::math::fma;
 
-/// Columns whose sums are held in registers at a time.
+/// Columns and rows whose sums are held in registers at a time: few rows, so that a map that is not
+/// in the cache is read as it lies.
 const COLUMNS: usize = 16;
+const ROWS: usize = 8;
 
-/// Adds, column by column, the sums over rows of the two values of `term(index)` to `sums`: those
-/// of the first value, then those of the second.
+/// Two values of each element, whose sums are wanted.
+trait Terms {
+    /// Adds those of the `N` elements from `at` on to `a` and `b`.
+    fn add<const N: usize>(&mut self, at: usize, a: &mut [f64; N], b: &mut [f64; N]);
+}
+
+/// The `N` elements from `at` on.
 #[inline(always)]
-fn add_column_sums(
-    len: usize,
-    channels: usize,
-    sums: &mut [f64],
-    mut term: impl FnMut(usize) -> (f64, f64),
-) {
+fn lanes<const N: usize>(xs: &[f32], at: usize) -> &[f32; N] {
+    xs[at..at + N].first_chunk().expect("as many as asked for")
+}
+
+/// Adds, column by column, the sums over rows of both values to `sums`: those of the first value,
+/// then those of the second.
+#[inline(always)]
+fn add_column_sums(len: usize, channels: usize, sums: &mut [f64], mut terms: impl Terms) {
     let (first, second) = sums.split_at_mut(channels);
     let whole = channels / COLUMNS * COLUMNS;
-    for column in (0..whole).step_by(COLUMNS) {
-        let (mut a, mut b) = ([0f64; COLUMNS], [0f64; COLUMNS]);
-        for start in (column..len).step_by(channels) {
+    for start in (0..len).step_by(ROWS * channels) {
+        let end = len.min(start + ROWS * channels);
+        for column in (0..whole).step_by(COLUMNS) {
+            let (mut a, mut b) = ([0f64; COLUMNS], [0f64; COLUMNS]);
+            for row in (start + column..end).step_by(channels) {
+                terms.add(row, &mut a, &mut b);
+            }
             for j in 0..COLUMNS {
-                let (x, y) = term(start + j);
-                a[j] += x;
-                b[j] += y;
+                first[column + j] += a[j];
+                second[column + j] += b[j];
             }
         }
-        for j in 0..COLUMNS {
-            first[column + j] += a[j];
-            second[column + j] += b[j];
+        for column in whole..channels {
+            let (mut a, mut b) = ([0f64], [0f64]);
+            for row in (start + column..end).step_by(channels) {
+                terms.add(row, &mut a, &mut b);
+            }
+            first[column] += a[0];
+            second[column] += b[0];
         }
     }
-    for column in whole..channels {
-        for index in (column..len).step_by(channels) {
-            let (x, y) = term(index);
-            first[column] += x;
-            second[column] += y;
+}
+
+/// A value and its square.
+struct Moments<'a>(&'a [f32]);
+
+impl Terms for Moments<'_> {
+    #[inline(always)]
+    fn add<const N: usize>(&mut self, at: usize, a: &mut [f64; N], b: &mut [f64; N]) {
+        let x = lanes::<N>(self.0, at);
+        for j in 0..N {
+            let x = f64::from(x[j]);
+            a[j] += x;
+            b[j] += x * x;
         }
     }
 }
 
 #[inline(always)]
 fn moments_body<const FMA: bool>(xs: &[f32], sums: &mut [f64]) {
-    add_column_sums(xs.len(), sums.len() / 2, sums, |i| {
-        let x = f64::from(xs[i]);
-        (x, x * x)
-    });
+    add_column_sums(xs.len(), sums.len() / 2, sums, Moments(xs));
 }
 dispatch! {
     /// Adds the column sums of `xs` and of its square to `sums` `[2, C]`.
     moments => moments_body(xs: &[f32], sums: &mut [f64])
 }
 
+/// A gradient, and it times a value.
+struct GradTerms<'a> {
+    grad: &'a [f32],
+    xs: &'a [f32],
+}
+
+impl Terms for GradTerms<'_> {
+    #[inline(always)]
+    fn add<const N: usize>(&mut self, at: usize, a: &mut [f64; N], b: &mut [f64; N]) {
+        let (grad, x) = (lanes::<N>(self.grad, at), lanes::<N>(self.xs, at));
+        for j in 0..N {
+            let g = f64::from(grad[j]);
+            a[j] += g;
+            b[j] += g * f64::from(x[j]);
+        }
+    }
+}
+
 #[inline(always)]
 fn grad_sums_body<const FMA: bool>(grad: &[f32], xs: &[f32], sums: &mut [f64]) {
-    let xs = &xs[..grad.len()];
-    add_column_sums(grad.len(), sums.len() / 2, sums, |i| {
-        let g = f64::from(grad[i]);
-        (g, g * f64::from(xs[i]))
-    });
+    add_column_sums(grad.len(), sums.len() / 2, sums, GradTerms { grad, xs });
 }
 dispatch! {
     /// Adds the column sums of `grad` and of `grad · xs` to `sums` `[2, C]`.
     grad_sums => grad_sums_body(grad: &[f32], xs: &[f32], sums: &mut [f64])
+}
+
+/// As [`GradTerms`], of gradients that are first set to zero where a ReLU's output is.
+struct MaskedGradTerms<'a> {
+    grad: &'a mut [f32],
+    ys: &'a [f32],
+    xs: &'a [f32],
+}
+
+impl Terms for MaskedGradTerms<'_> {
+    #[inline(always)]
+    fn add<const N: usize>(&mut self, at: usize, a: &mut [f64; N], b: &mut [f64; N]) {
+        let (y, mut masked) = (lanes::<N>(self.ys, at), *lanes::<N>(self.grad, at));
+        for j in 0..N {
+            // A NaN is not ≤ 0 and lets the gradient through, as in `relu`.
+            masked[j] = if y[j] <= 0.0 { 0.0 } else { masked[j] };
+        }
+        self.grad[at..at + N].copy_from_slice(&masked);
+        let x = lanes::<N>(self.xs, at);
+        for j in 0..N {
+            let g = f64::from(masked[j]);
+            a[j] += g;
+            b[j] += g * f64::from(x[j]);
+        }
+    }
 }
 
 #[inline(always)]
@@ -72,14 +132,8 @@ fn masked_grad_sums_body<const FMA: bool>(
     xs: &[f32],
     sums: &mut [f64],
 ) {
-    let (ys, xs) = (&ys[..grad.len()], &xs[..grad.len()]);
-    add_column_sums(grad.len(), sums.len() / 2, sums, |i| {
-        // A NaN is not ≤ 0 and lets the gradient through, as in `relu`.
-        let masked = if ys[i] <= 0.0 { 0.0 } else { grad[i] };
-        grad[i] = masked;
-        let g = f64::from(masked);
-        (g, g * f64::from(xs[i]))
-    });
+    let terms = MaskedGradTerms { grad, ys, xs };
+    add_column_sums(xs.len(), sums.len() / 2, sums, terms);
 }
 dispatch! {
     /// Sets `grad` to zero where the ReLU's output `ys` is, then does what [`grad_sums`] does.
@@ -239,5 +293,66 @@ dispatch! {
         grad: &mut [f32],
         xs: &[f32],
         factors: GradFactors<'_>,
+    )
+}
+
+#[inline(always)]
+fn largest_body<const FMA: bool>(
+    xs: &[f32],
+    positions: &[u32],
+    ys: &mut [f32],
+    winners: &mut [u32],
+) {
+    let channels = ys.len();
+    let winners = &mut winners[..channels];
+    ys.fill(f32::NEG_INFINITY);
+    winners.fill(positions.first().copied().unwrap_or_default());
+    for position in positions {
+        let x = &xs[*position as usize * channels..][..channels];
+        for j in 0..channels {
+            let wins = x[j] > ys[j] || x[j].is_nan();
+            ys[j] = if wins { x[j] } else { ys[j] };
+            winners[j] = if wins { *position } else { winners[j] };
+        }
+    }
+}
+dispatch! {
+    /// Per column the largest value of some rows of `xs`, and in which of them it stands: the first
+    /// of equal ones, the last NaN.
+    largest => largest_body(
+        xs: &[f32],
+        positions: &[u32],
+        ys: &mut [f32],
+        winners: &mut [u32],
+    )
+}
+
+#[inline(always)]
+fn add_to_winners_body<const FMA: bool>(
+    grad: &[f32],
+    winners: &[u32],
+    positions: &[u32],
+    dx: &mut [f32],
+) {
+    let channels = grad.len();
+    let winners = &winners[..channels];
+    for position in positions {
+        let dx = &mut dx[*position as usize * channels..][..channels];
+        for j in 0..channels {
+            dx[j] += if winners[j] == *position {
+                grad[j]
+            } else {
+                0.0
+            };
+        }
+    }
+}
+dispatch! {
+    /// Adds a row of gradients, column by column, to the row of `dx` that [`largest`] found.
+    add_to_winners => add_to_winners_body(
+        grad: &[f32],
+        winners: &[u32],
+        positions: &[u32],
+        dx: &mut [f32],
     )
 }
