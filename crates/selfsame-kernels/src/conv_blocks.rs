@@ -232,7 +232,7 @@ impl CustomOp2 for ConvBlocks {
         let grad = grad.contiguous()?;
         let kept = locked(&self.kept).take();
         let dx = self.with_weights(|weights| {
-            let kept = match kept {
+            let mut kept = match kept {
                 Some(kept) => kept,
                 // A second backward pass through the same graph.
                 None => with_slice(xs, |xs| Ok(self.plan.forward(xs, weights, self.eps).1))?,
@@ -240,7 +240,7 @@ impl CustomOp2 for ConvBlocks {
             with_slice(&grad, |grad| {
                 self.with_grads(|grads| {
                     let need_dx = xs.track_op();
-                    self.plan.backward(&kept, weights, grad, grads, need_dx)
+                    self.plan.backward(&mut kept, weights, grad, grads, need_dx)
                 })
             })
         })?;

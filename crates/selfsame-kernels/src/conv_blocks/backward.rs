@@ -1,7 +1,7 @@
 //! The backward pass of a stack of blocks.
 
 use super::channels_last::{to_channels_last, to_planes};
-use super::norm::NormGrads;
+use super::norm::{Norm, NormGrads};
 use super::pass::{Kept, Weights};
 use super::plan::{BlockPlan, Join, LayerPlan, Plan};
 use super::products::{self, Finish, NOTHING, Onto, convolve, summed_chunks};
@@ -13,7 +13,10 @@ use crate::simd::{Level, columns};
 
 /// What the backward pass works on.
 struct Work<'a> {
-    kept: &'a Kept,
+    /// What the forward pass left.
+    maps: &'a [f32],
+    norms: &'a [Norm],
+    winners: &'a [u32],
     weights: &'a [Weights<'a>],
     /// Sums of gradients by layer, of the weights that [`Weights`] has.
     grads: &'a mut [[Vec<f32>; 3]],
@@ -31,18 +34,21 @@ impl Plan {
     /// The gradient of the images, if it is asked for; those of the weights are added to `grads`.
     pub(super) fn backward(
         &self,
-        kept: &Kept,
+        kept: &mut Kept,
         weights: &[Weights<'_>],
         grad: &[f32],
         grads: &mut [[Vec<f32>; 3]],
         need_dx: bool,
     ) -> Option<Vec<f32>> {
-        let mut buffer = self.work();
-        let (room, rest) = buffer.split_at_mut(self.room);
+        let (maps, work) = kept.buffer.split_at_mut(self.len);
+        let maps = &*maps;
+        let (room, rest) = work.split_at_mut(self.room);
         let (top, rest) = rest.split_at_mut(self.largest_map);
         let (own, next) = rest.split_at_mut(self.largest_map);
         let mut work = Work {
-            kept,
+            maps,
+            norms: &kept.norms,
+            winners: &kept.winners,
             weights,
             grads,
             top,
@@ -62,7 +68,7 @@ impl Plan {
             let masked = before.filter(|before| before.pool.is_none());
             let mask = |first: usize, grad: &mut [f32], sums: &mut [f64]| {
                 if let Some(before) = masked {
-                    before.mask(&kept.maps, first, grad, sums);
+                    before.mask(maps, first, grad, sums);
                 }
             };
             let finish = Finish {
@@ -109,10 +115,10 @@ impl BlockPlan {
     /// From the gradient of the block's result to that of what goes into the last ReLU, and the
     /// sums of the norms there.
     fn end_backward(&self, work: &mut Work<'_>) -> Vec<f64> {
-        let (kept, last) = (work.kept, self.last());
+        let (maps, last) = (work.maps, self.last());
         let len = last.rectified.len();
         if let Some(pool) = &self.pool {
-            let winners = &kept.winners[pool.winners.clone()];
+            let winners = &work.winners[pool.winners.clone()];
             let grad = &work.top[..pool.pooled.len()];
             pool.pool.backward(grad, winners, &mut work.own[..len]);
             std::mem::swap(&mut work.top, &mut work.own);
@@ -122,7 +128,7 @@ impl BlockPlan {
         let step = rows_per_chunk(channels) * channels;
         summed_chunks(&mut work.top[..len], chunk, self.sums(), |i, grad, sums| {
             for (j, grad) in grad.chunks_mut(step).enumerate() {
-                self.mask(&kept.maps, i * chunk + j * step, grad, sums);
+                self.mask(maps, i * chunk + j * step, grad, sums);
             }
         })
     }
@@ -132,12 +138,12 @@ impl BlockPlan {
     fn backward(&self, work: &mut Work<'_>, sums: &[f64], finish: Option<Finish<'_>>) -> Vec<f64> {
         let (sums, of_shortcut) = sums.split_at(2 * self.last().sizes.out);
         self.branch_backward(work, sums);
-        let maps = &work.kept.maps;
+        let maps = work.maps;
         let onto = match &self.join {
             Join::Nothing => Onto::Anything,
             Join::Input => Onto::Sum,
             Join::Projection(layer) => {
-                let norm = &work.kept.norms[layer.index];
+                let norm = &work.norms[layer.index];
                 let norm_grads = norm.grads(of_shortcut, layer.rows());
                 let len = layer.convolved.len();
                 let (grad, dz) = (&work.top[..len], &mut work.next[..len]);
@@ -166,12 +172,12 @@ impl BlockPlan {
     /// From the gradient of what goes into the last ReLU to that of the first convolution's result,
     /// which is left in `work.own`. `sums` are those of the last norm.
     fn branch_backward(&self, work: &mut Work<'_>, sums: &[f64]) {
-        let (maps, level) = (&work.kept.maps, Level::best());
+        let (maps, level) = (work.maps, Level::best());
         let mut sums = sums.to_vec();
         for (i, layer) in self.branch.iter().enumerate().rev() {
             let len = layer.convolved.len();
             let zs = &maps[layer.convolved.clone()];
-            let norm = &work.kept.norms[layer.index];
+            let norm = &work.norms[layer.index];
             let norm_grads = norm.grads(&sums, layer.rows());
             let dz = &mut work.own[..len];
             match i + 1 == self.branch.len() {

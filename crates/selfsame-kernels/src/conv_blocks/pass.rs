@@ -18,8 +18,9 @@ pub(super) type Weights<'a> = [&'a [f32]; 3];
 /// What the backward pass needs of the forward pass.
 #[derive(Debug)]
 pub(super) struct Kept {
-    /// As [`Plan`] divides it.
-    pub(super) maps: Buffer,
+    /// The maps as [`Plan`] divides them; then [`Plan::work`] numbers to work on, held along so that
+    /// every pass of a step finds a buffer of its size.
+    pub(super) buffer: Buffer,
     /// By layer.
     pub(super) norms: Vec<Norm>,
     /// Where each pooled value comes from within its image.
@@ -27,10 +28,9 @@ pub(super) struct Kept {
 }
 
 impl Plan {
-    /// Room for three maps and for [`Plan::room`] more numbers; the forward pass needs the latter
-    /// alone, but both shall find the same buffer.
-    pub(super) fn work(&self) -> Buffer {
-        Buffer::take(3 * self.largest_map + self.room)
+    /// Numbers that the passes work on: three maps, and [`Plan::room`].
+    fn work(&self) -> usize {
+        3 * self.largest_map + self.room
     }
 
     pub(super) fn shape(&self) -> Shape {
@@ -45,21 +45,22 @@ impl Plan {
         eps: f64,
     ) -> (Vec<f32>, Kept) {
         let mut kept = Kept {
-            maps: Buffer::take(self.len),
+            buffer: Buffer::take(self.len + self.work()),
             norms: Vec::new(),
             winners: vec![0; self.winners],
         };
         kept.norms.resize_with(self.layers, Norm::default);
-        let mut work = self.work();
+        let (maps, work) = kept.buffer.split_at_mut(self.len);
         let room = &mut work[..self.room];
         let sizes = &self.blocks[0].branch[0].sizes;
-        let input = &mut kept.maps[self.input.clone()];
+        let input = &mut maps[self.input.clone()];
         to_channels_last(xs, input, sizes.channels, sizes.h * sizes.w);
         for block in &self.blocks {
-            block.forward(&mut kept, weights, room, eps);
+            let (norms, winners) = (&mut kept.norms, &mut kept.winners);
+            block.forward(maps, norms, winners, weights, room, eps);
         }
         let (_, channels, h, w) = self.output_shape;
-        let last = &kept.maps[self.blocks[self.blocks.len() - 1].output()];
+        let last = &maps[self.blocks[self.blocks.len() - 1].output()];
         let mut ys = vec![0.0; last.len()];
         to_planes(last, &mut ys, channels, h * w);
         (ys, kept)
@@ -67,12 +68,15 @@ impl Plan {
 }
 
 impl BlockPlan {
-    fn forward(&self, kept: &mut Kept, weights: &[Weights<'_>], room: &mut [f32], eps: f64) {
-        let Kept {
-            maps,
-            norms,
-            winners,
-        } = kept;
+    fn forward(
+        &self,
+        maps: &mut [f32],
+        norms: &mut [Norm],
+        winners: &mut [u32],
+        weights: &[Weights<'_>],
+        room: &mut [f32],
+        eps: f64,
+    ) {
         if let Join::Projection(layer) = &self.join {
             norms[layer.index] = layer.convolve(self.input.clone(), maps, weights, room, eps);
         }
