@@ -237,7 +237,7 @@ impl Sizes {
     }
 
     /// Whether the patches of an image are the image itself.
-    fn is_pointwise(&self) -> bool {
+    pub(crate) fn is_pointwise(&self) -> bool {
         (self.kh, self.kw, self.stride, self.padding) == (1, 1, 1, 0)
     }
 }

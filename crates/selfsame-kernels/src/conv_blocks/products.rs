@@ -26,11 +26,6 @@ pub(super) fn lines_per_band(sizes: &Sizes, lines: usize) -> usize {
     lines.div_ceil(bands.next_multiple_of(BANDS))
 }
 
-/// Whether the patches of an image are the image itself.
-fn is_pointwise(sizes: &Sizes) -> bool {
-    (sizes.kh, sizes.kw, sizes.stride, sizes.padding) == (1, 1, 1, 0)
-}
-
 /// Runs `f` on the patches of some output lines.
 pub(super) fn with_patches<R>(
     sizes: &Sizes,
@@ -39,7 +34,7 @@ pub(super) fn with_patches<R>(
     f: impl FnOnce(&[f32]) -> R,
 ) -> R {
     let len = sizes.w_out * sizes.window_len();
-    if is_pointwise(sizes) {
+    if sizes.is_pointwise() {
         return f(&xs[lines.start * len..lines.end * len]);
     }
     with_scratch(lines.len() * len, |patches| {

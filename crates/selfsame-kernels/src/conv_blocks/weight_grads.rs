@@ -139,8 +139,7 @@ fn add_column(sizes: &Sizes, xs: &[f32], grad: &[f32], column: &Column, out: &mu
     let width = column.channels.len();
     let view = View::row_major(sizes.out, width);
     let lines = 0..sizes.batch * sizes.h_out;
-    let is_image = (sizes.kh, sizes.kw, sizes.stride, sizes.padding) == (1, 1, 1, 0);
-    if is_image {
+    if sizes.is_pointwise() {
         let rows = sizes.batch * sizes.windows();
         let xs = &xs[column.channels.start..];
         let xs = Mat(xs, View::strided(rows, width, sizes.channels));
