@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::turns::peer_script;
-use crate::{bench_train, bench_updates};
+use crate::{bench_parts, bench_start, bench_train};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Peer {
@@ -21,7 +21,11 @@ pub(crate) enum Peer {
     /// Whole training steps, against a training script in PyTorch.
     Train(bench_train::Args),
     /// Clipping, AdamW and the momentum teacher, against foreach and fused operations of PyTorch.
-    Updates(bench_updates::Args),
+    Updates(bench_parts::Args),
+    /// The last layer with 65,536 prototypes and the loss, against PyTorch.
+    LastLayer(bench_parts::Args),
+    /// From the start of the program to its first step: the demo, against a script in PyTorch.
+    Start(bench_start::Args),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -68,7 +72,9 @@ pub(crate) fn run(peer: &Peer) -> anyhow::Result<()> {
     match peer {
         Peer::Augment(args) => augment(args),
         Peer::Train(args) => bench_train::run(args),
-        Peer::Updates(args) => bench_updates::run(args),
+        Peer::Updates(args) => bench_parts::run(&bench_parts::UPDATES, args),
+        Peer::LastLayer(args) => bench_parts::run(&bench_parts::LAST_LAYER, args),
+        Peer::Start(args) => bench_start::run(args),
     }
 }
 

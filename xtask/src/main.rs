@@ -5,9 +5,10 @@
 #![expect(clippy::print_stdout, reason = "what a chore found is its output")]
 
 mod bench_gpu;
+mod bench_parts;
 mod bench_peer;
+mod bench_start;
 mod bench_train;
-mod bench_updates;
 mod ci;
 mod cuda_check;
 mod cuda_env;

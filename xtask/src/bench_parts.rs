@@ -1,4 +1,5 @@
-//! `cargo xtask bench-peer updates`: clipping, AdamW and the momentum teacher here and in PyTorch.
+//! Parts of a training step here and in PyTorch: `cargo xtask bench-peer updates` (clipping, AdamW
+//! and the momentum teacher) and `last-layer` (the prototypes' logits and the loss).
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,16 +23,40 @@ pub(crate) struct Args {
     steps: usize,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let script = peer_script("updates.py");
+/// A part of a step, done on request by a program of either side.
+pub(crate) struct Part {
+    what: &'static str,
+    /// The bench that is our side.
+    server: &'static str,
+    /// The script that is the other, and the ways in which it does it.
+    script: &'static str,
+    variants: &'static [&'static str],
+}
+
+pub(crate) const UPDATES: Part = Part {
+    what: "clipping, AdamW and teacher of a ViT-S/16",
+    server: "serve_updates",
+    script: "updates.py",
+    variants: &["foreach", "fused"],
+};
+
+pub(crate) const LAST_LAYER: Part = Part {
+    what: "last layer of 65,536 prototypes and loss of 16 images in 10 views, and back",
+    server: "serve_last_layer",
+    script: "last_layer.py",
+    variants: &["eager"],
+};
+
+pub(crate) fn run(part: &Part, args: &Args) -> anyhow::Result<()> {
+    let script = peer_script(part.script);
     let threads = args.threads.to_string();
-    let server = build_server("serve_updates")?;
+    let server = build_server(part.server)?;
     let ours = Side::start("ours".to_owned(), true, Command::new(server).arg(&threads))?;
     let mut sides = vec![ours];
-    for variant in ["foreach", "fused"] {
+    for variant in part.variants {
         let mut command = Command::new(&args.python);
-        command.arg(&script).args([variant, &threads]);
-        sides.push(Side::start(variant.to_owned(), false, &mut command)?);
+        command.arg(&script).args([variant, threads.as_str()]);
+        sides.push(Side::start((*variant).to_owned(), false, &mut command)?);
     }
     for round in 0..=args.rounds {
         for side in &mut sides {
@@ -41,7 +66,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             }
         }
     }
-    println!("clipping, AdamW and teacher of a ViT-S/16, {threads} threads");
+    println!("{}, {threads} threads", part.what);
     let (ours, peers) = sides.split_first().expect("ours was put in first");
     for side in &sides {
         let median = quantile(&side.times, 0.5);
