@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use crate::config::Interpolation;
+use crate::simd::Level;
 use crate::simd::resample::WeightPair;
+use crate::simd::weights::{Axis, ExactWeights};
 
 /// Fixed-point bits of a resize coefficient: 32 − 8 bits of the value − 2 of headroom (Resample.c).
 pub(crate) const PRECISION_BITS: u32 = 22;
@@ -25,14 +27,14 @@ pub(crate) struct Coefficients {
     /// The weights two by two, as the vector routines take them.
     pairs: Vec<WeightPair>,
     stride: usize,
-    /// The weights of one pixel before rounding.
-    exact: Vec<f64>,
+    exact: ExactWeights,
 }
 
 impl Coefficients {
     /// Fills the table for the output pixels `window` of a resize from `input` to `output` pixels.
     pub(crate) fn prepare(
         &mut self,
+        level: Level,
         input: usize,
         output: usize,
         window: Range<usize>,
@@ -41,29 +43,29 @@ impl Coefficients {
         let scale = input as f64 / output as f64;
         let filter_scale = scale.max(1.0);
         let support = interpolation.support() * filter_scale;
-        let inverse = 1.0 / filter_scale;
-        self.stride = support.ceil() as usize * 2 + 2;
+        let axis = Axis {
+            input: input as f64,
+            scale,
+            support,
+            inverse: 1.0 / filter_scale,
+            start: window.start,
+        };
+        let (count, stride) = (window.len(), support.ceil() as usize * 2 + 2);
+        self.stride = stride;
+        let exact = &mut self.exact;
+        exact.resize(count, stride);
+        exact.weigh(level, axis, interpolation);
+
         self.spans.clear();
+        let ends = exact.first.iter().zip(&exact.end);
+        self.spans
+            .extend(ends.map(|(&first, &end)| (first as usize, (end - first) as usize)));
         self.weights.clear();
-        self.weights.resize(window.len() * self.stride, 0);
-        self.exact.resize(self.stride, 0.0);
-        for (x, weights) in window.zip(self.weights.chunks_exact_mut(self.stride)) {
-            let center = (x as f64 + 0.5) * scale;
-            // The casts cut off towards zero, and negative values become 0.
-            let first = (center - support + 0.5) as usize;
-            let end = ((center + support + 0.5) as usize).min(input);
-            let exact = &mut self.exact[..end - first];
-            let mut sum = 0.0;
-            for (i, exact) in (first..end).zip(exact.iter_mut()) {
-                *exact = interpolation.weight((i as f64 - center + 0.5) * inverse);
-                sum += *exact;
+        self.weights.resize(count * stride, 0);
+        for (tap, row) in exact.fixed.chunks_exact(count.max(1)).enumerate() {
+            for (weights, &weight) in self.weights.chunks_exact_mut(stride).zip(row) {
+                weights[tap] = weight;
             }
-            for (weight, exact) in weights.iter_mut().zip(exact) {
-                let exact = if sum != 0.0 { *exact / sum } else { *exact };
-                let fixed = exact * f64::from(1u32 << PRECISION_BITS);
-                *weight = (fixed + 0.5_f64.copysign(exact)) as i32;
-            }
-            self.spans.push((first, end - first));
         }
         self.pairs.clear();
         let pairs = self.weights.chunks_exact(2);
@@ -109,15 +111,68 @@ impl Interpolation {
             Self::Bicubic => 2.0,
         }
     }
+}
 
-    fn weight(self, x: f64) -> f64 {
-        const A: f64 = -0.5;
-        let x = x.abs();
-        match self {
-            Self::Bilinear if x < 1.0 => 1.0 - x,
-            Self::Bicubic if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
-            Self::Bicubic if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
-            _ => 0.0,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `precompute_coeffs` of Resample.c, one output pixel after the other.
+    fn reference(
+        input: usize,
+        output: usize,
+        x: usize,
+        interpolation: Interpolation,
+    ) -> (usize, Vec<i32>) {
+        let scale = input as f64 / output as f64;
+        let filter_scale = scale.max(1.0);
+        let support = interpolation.support() * filter_scale;
+        let center = (x as f64 + 0.5) * scale;
+        let first = (center - support + 0.5) as usize;
+        let end = ((center + support + 0.5) as usize).min(input);
+        let weight = |i: usize| {
+            let x = ((i as f64 - center + 0.5) * (1.0 / filter_scale)).abs();
+            match interpolation {
+                Interpolation::Bilinear if x < 1.0 => 1.0 - x,
+                Interpolation::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+                Interpolation::Bicubic if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5,
+                _ => 0.0,
+            }
+        };
+        let weights: Vec<f64> = (first..end).map(weight).collect();
+        let mut sum = 0.0;
+        for weight in &weights {
+            sum += weight;
+        }
+        let fixed = weights.iter().map(|weight| {
+            let share = if sum != 0.0 { weight / sum } else { *weight };
+            (share * f64::from(1 << PRECISION_BITS) + 0.5_f64.copysign(share)) as i32
+        });
+        (first, fixed.collect())
+    }
+
+    #[test]
+    fn weights_are_those_of_pillow_pixel_by_pixel_at_every_level() {
+        let mut table = Coefficients::default();
+        let sizes = [1, 2, 3, 5, 17, 64, 97, 128, 250, 1000];
+        for (input, output) in sizes.iter().flat_map(|i| sizes.map(|o| (*i, o))) {
+            for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
+                for level in Level::available() {
+                    let window = output / 3..output;
+                    table.prepare(level, input, output, window.clone(), interpolation);
+                    let what = format!("{input} to {output}, {interpolation:?}, {level}");
+                    assert_eq!(table.len(), window.len(), "{what}");
+                    for (x, (first, count, weights)) in window.zip(table.iter()) {
+                        let (expected_first, expected) = reference(input, output, x, interpolation);
+                        assert_eq!(
+                            (first, weights),
+                            (expected_first, &expected[..]),
+                            "{what}, {x}"
+                        );
+                        assert_eq!(count, expected.len(), "{what}, {x}");
+                    }
+                }
+            }
         }
     }
 }

@@ -92,10 +92,10 @@ pub(crate) fn resize_box(
     } = window;
     buffers
         .horizontal
-        .prepare(crop.width, full_width, columns, interpolation);
+        .prepare(level, crop.width, full_width, columns, interpolation);
     buffers
         .vertical
-        .prepare(crop.height, full_height, rows, interpolation);
+        .prepare(level, crop.height, full_height, rows, interpolation);
 
     let is_vertical_first = vertical_first(crop, full_height);
     if level != Level::SCALAR && !is_vertical_first {

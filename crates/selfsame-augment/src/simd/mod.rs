@@ -2,7 +2,7 @@
 //!
 //! A routine here exists beside a scalar one in [`crate::ops`] and gives the same bytes; tests hold
 //! the two equal on every [`Level`] the machine has. There are two kinds:
-//! - plain Rust compiled once more with wider instructions ([`by_level`]): `color`, `normalize`;
+//! - plain Rust compiled once more with wider instructions ([`by_level`]): `color`, `normalize`, `weights`;
 //! - intrinsics where the compiler finds no good sequence: `resample`, `transpose`, `blur`, `bytes`.
 //!
 //! The second kind reads and writes through the arrays and masks of `lanes`, whose types say how
@@ -19,6 +19,7 @@ pub(crate) mod resample;
 #[cfg(all(test, unix))]
 mod tests;
 pub(crate) mod transpose;
+pub(crate) mod weights;
 
 pub use level::Level;
 pub(crate) use level::by_level;

@@ -68,7 +68,7 @@ fn resample_stays_within_its_rows() {
     for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
         for (input, output) in [(5, 9), (9, 5), (40, 3), (7, 7), (1, 4), (3, 1)] {
             let mut table = Coefficients::default();
-            table.prepare(input, output, 0..output, interpolation);
+            table.prepare(Level::SCALAR, input, output, 0..output, interpolation);
             for len in LENGTHS {
                 for (stride, order) in [(len, Order::Forward), (len + 3, Order::Mirrored)] {
                     // The last row holds no more than what is read.
@@ -93,7 +93,7 @@ fn resample_stays_within_its_rows() {
 fn resample_saturates_like_the_scalar_routine() {
     // Extremes side by side make a bicubic sum leave 0..=255 on both ends.
     let mut table = Coefficients::default();
-    table.prepare(8, 31, 0..31, Interpolation::Bicubic);
+    table.prepare(Level::SCALAR, 8, 31, 0..31, Interpolation::Bicubic);
     let source: Vec<u8> = (0..8 * 64)
         .map(|i| if (i / 64 + i) % 3 == 0 { 255 } else { 0 })
         .collect();
