@@ -135,11 +135,7 @@ impl Record {
     }
 
     fn filter(&self) -> anyhow::Result<Interpolation> {
-        Ok(match self.word(1)? {
-            "bilinear" => Interpolation::Bilinear,
-            "bicubic" => Interpolation::Bicubic,
-            other => bail!("{other} is not a filter"),
-        })
+        self.word(1)?.parse().map_err(anyhow::Error::msg)
     }
 
     fn render(&self, workspace: &mut Workspace) -> anyhow::Result<RgbImage> {

@@ -1,3 +1,5 @@
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 /// Mean of ImageNet's training images per channel (red, green, blue), in units of full scale.
@@ -154,14 +156,54 @@ fn half_scale() -> u8 {
     128
 }
 
-/// Filter of a resize, with Pillow's antialiasing.
+/// Filter of a resize, with Pillow's antialiasing, and whose order of its two passes.
+///
+/// Bytes stand between the passes, so that the order shows: Pillow before 13 narrows first (but for
+/// strips more than 100 times as tall as wide), Pillow 13 shortens first wherever more than twice
+/// as many rows as columns go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Interpolation {
-    /// Triangle, support 1.
+    /// Triangle, support 1; the bytes of Pillow before 13.
     Bilinear,
-    /// Cubic with a = −0.5, support 2.
+    /// Cubic with a = −0.5, support 2; the bytes of Pillow before 13.
     Bicubic,
+    /// [`Bilinear`](Self::Bilinear) with the bytes of Pillow 13.
+    BilinearPillow13,
+    /// [`Bicubic`](Self::Bicubic) with the bytes of Pillow 13.
+    BicubicPillow13,
+}
+
+impl Interpolation {
+    /// Every value.
+    pub const ALL: [Self; 4] = [
+        Self::Bilinear,
+        Self::Bicubic,
+        Self::BilinearPillow13,
+        Self::BicubicPillow13,
+    ];
+
+    /// As in a configuration: `bilinear`, `bicubic`, `bilinear_pillow13`, `bicubic_pillow13`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bilinear => "bilinear",
+            Self::Bicubic => "bicubic",
+            Self::BilinearPillow13 => "bilinear_pillow13",
+            Self::BicubicPillow13 => "bicubic_pillow13",
+        }
+    }
+}
+
+impl FromStr for Interpolation {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|value| value.name() == name);
+        found.ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            format!("{name:?} is no interpolation; known are {known}")
+        })
+    }
 }
 
 impl AugmentConfig {

@@ -1,5 +1,5 @@
 //! A decoded image and a seed become normalised crops, as DINO's multi-crop wants them.
-//! Every operation gives the same bytes as Pillow (before version 13) and torchvision, and every
+//! Every operation gives the same bytes as Pillow and torchvision, and every
 //! random number is a pure function of (run seed, epoch, sample, view).
 //!
 //! ```

@@ -85,7 +85,7 @@ fn crops_hold_the_same_bytes_at_every_level_and_number_of_threads() {
         .map(picture)
         .chain([RgbImage::from_pixel(3, 2, Rgb([9, 80, 200])), large])
         .collect();
-    for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
+    for interpolation in Interpolation::ALL {
         let config = AugmentConfig {
             interpolation,
             ..config.clone()

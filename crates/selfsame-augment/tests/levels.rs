@@ -44,7 +44,7 @@ fn op() -> impl Strategy<Value = DrawnOp> {
 }
 
 fn filter() -> impl Strategy<Value = Interpolation> {
-    prop_oneof![Just(Interpolation::Bilinear), Just(Interpolation::Bicubic)]
+    prop::sample::select(Interpolation::ALL.to_vec())
 }
 
 /// Compares all levels, each with a workspace that was used before.
@@ -122,9 +122,12 @@ fn every_shift_of_the_hue_is_equal() {
 #[test]
 fn images_larger_than_a_strip_are_equal() {
     let image = picture(1500, 900, 7);
-    for filter in [Interpolation::Bilinear, Interpolation::Bicubic] {
-        compare(&filter, |workspace| {
-            ops::resize(&image, 97, 110, filter, workspace)
-        });
+    for filter in Interpolation::ALL {
+        // Shorter by more than twice as many rows as columns, and by less.
+        for width in [97, 1300] {
+            compare(&(filter, width), |workspace| {
+                ops::resize(&image, width, 110, filter, workspace)
+            });
+        }
     }
 }

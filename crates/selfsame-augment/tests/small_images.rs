@@ -10,7 +10,7 @@ use selfsame_augment::{
 };
 
 const SIZES: [(u32, u32); 6] = [(1, 1), (1, 7), (7, 1), (2, 3), (5, 4), (9, 17)];
-const FILTERS: [Interpolation; 2] = [Interpolation::Bilinear, Interpolation::Bicubic];
+const FILTERS: [Interpolation; 4] = Interpolation::ALL;
 
 fn picture(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {

@@ -11,9 +11,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use selfsame_data::Limits;
-use selfsame_data::augment::{
-    AugmentConfig, Interpolation, Level, MultiCrop, SampleKey, Workspace,
-};
+use selfsame_data::augment::{AugmentConfig, Level, MultiCrop, SampleKey, Workspace};
 use selfsame_data::decode::decode_file;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -30,10 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let multi_crop = MultiCrop::new(AugmentConfig {
         global_size: global.parse()?,
         local_size: local.parse()?,
-        interpolation: match filter.as_str() {
-            "bicubic" => Interpolation::Bicubic,
-            _ => Interpolation::Bilinear,
-        },
+        interpolation: filter.parse()?,
         ..AugmentConfig::default()
     })?;
     let mut workspace = Workspace::with_level(level.parse::<Level>()?);

@@ -199,7 +199,7 @@ pub(crate) struct WeightsArgs {
     /// Shorter side after the resize, over the image size (official protocol: 1.143).
     #[arg(long, default_value_t = 1.0)]
     pub(crate) resize: f64,
-    /// bilinear or bicubic.
+    /// bilinear or bicubic; with _pillow13 behind it the bytes of Pillow 13.
     #[arg(long, default_value = "bicubic")]
     pub(crate) interpolation: String,
     /// Images per forward pass.

@@ -228,15 +228,10 @@ impl Weights {
                 )));
             }
         }
-        let interpolation = match args.interpolation.as_str() {
-            "bilinear" => selfsame_data::augment::Interpolation::Bilinear,
-            "bicubic" => selfsame_data::augment::Interpolation::Bicubic,
-            other => {
-                return Err(usage(format!(
-                    "--interpolation {other}: use bilinear or bicubic"
-                )));
-            }
-        };
+        let interpolation = args
+            .interpolation
+            .parse()
+            .map_err(|problem| usage(format!("--interpolation: {problem}")))?;
         let crop = EvalCrop {
             image_size,
             resize_ratio: args.resize,

@@ -107,8 +107,8 @@ impl Interpolation {
     /// Half width of the filter at scale 1, in pixels.
     fn support(self) -> f64 {
         match self {
-            Self::Bilinear => 1.0,
-            Self::Bicubic => 2.0,
+            Self::Bilinear | Self::BilinearPillow13 => 1.0,
+            Self::Bicubic | Self::BicubicPillow13 => 2.0,
         }
     }
 }

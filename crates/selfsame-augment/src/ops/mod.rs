@@ -1,8 +1,7 @@
 //! The single operations, as functions of an image and explicit values.
 //!
-//! Each gives the same bytes as Pillow (before version 13) or the torchvision function it is named
-//! after. They copy their image; the crops of [`crate::MultiCrop`] run the same code in place on
-//! planes of bytes.
+//! Each gives the same bytes as Pillow or the torchvision function it is named after. They copy
+//! their image; the crops of [`crate::MultiCrop`] run the same code in place on planes of bytes.
 
 pub(crate) mod coefficients;
 pub(crate) mod color;

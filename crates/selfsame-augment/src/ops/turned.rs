@@ -84,14 +84,17 @@ pub(crate) struct TurnedBuffers {
     strip: Turned,
     /// Columns of a strip after the horizontal pass.
     narrowed: Vec<u8>,
-    /// Rows between the passes, the three channels one after the other.
+    /// What lies between the passes, the three channels one after the other.
     between: Vec<u8>,
+    /// Rows of a strip, and those rows after the vertical pass.
+    upright: Vec<u8>,
+    shortened: Vec<u8>,
 }
 
-/// Both passes with vector routines; the tables count from the corner of `crop`.
+/// Horizontal pass, then vertical pass; the tables count from the corner of `crop`.
 ///
 /// What the picture shares holds at least the crop, or nothing.
-pub(crate) fn resize(
+pub(crate) fn narrowed_then_shortened(
     Picture { image, shared }: Picture,
     crop: CropBox,
     [horizontal, vertical]: [&Coefficients; 2],
@@ -104,6 +107,7 @@ pub(crate) fn resize(
         strip,
         narrowed,
         between,
+        ..
     } = buffers;
     let width = planes.width;
     let (columns, rows) = (horizontal.input_range(), vertical.input_range());
@@ -158,5 +162,100 @@ pub(crate) fn resize(
             len: width,
         };
         resample(level, out, width, rows, vertical, Order::Forward);
+    }
+}
+
+/// Vertical pass, then horizontal pass, otherwise like [`narrowed_then_shortened`].
+pub(crate) fn shortened_then_narrowed(
+    Picture { image, shared }: Picture,
+    crop: CropBox,
+    [horizontal, vertical]: [&Coefficients; 2],
+    order: Order,
+    level: Level,
+    planes: &mut Planes,
+    buffers: &mut TurnedBuffers,
+) {
+    let TurnedBuffers {
+        strip,
+        narrowed,
+        between,
+        upright,
+        shortened,
+    } = buffers;
+    let (width, height) = (planes.width, planes.height);
+    let (columns, rows) = (horizontal.input_range(), vertical.input_range());
+    let (left, top) = (crop.left + columns.start, crop.top + rows.start);
+    let image_rows = top..top + rows.len();
+    // Columns between the passes, turned.
+    let plane_len = columns.len() * height;
+    between.resize((3 * plane_len).max(between.len()), 0);
+
+    let strip_width = (TURNED_AT_ONCE / rows.len()).clamp(16, columns.len().max(16));
+    for start in (0..columns.len()).step_by(strip_width) {
+        let strip_width = strip_width.min(columns.len() - start);
+        let source = if shared.region.is_some() {
+            shared
+        } else {
+            let region = CropBox {
+                left: left + start,
+                top,
+                width: strip_width,
+                height: rows.len(),
+            };
+            strip.load(image, region, level);
+            &*strip
+        };
+        upright.resize((strip_width * rows.len()).max(upright.len()), 0);
+        shortened.resize((strip_width * height).max(shortened.len()), 0);
+        for (channel, between) in between[..3 * plane_len]
+            .chunks_exact_mut(plane_len)
+            .enumerate()
+        {
+            let turned = source
+                .columns(channel, left + start, &image_rows)
+                .expect("a region was loaded or shared");
+            let shape = (rows.len(), strip_width);
+            transpose(
+                level,
+                upright,
+                strip_width,
+                turned.bytes,
+                turned.stride,
+                shape,
+            );
+            let source = Rows {
+                bytes: upright,
+                stride: strip_width,
+                len: strip_width,
+            };
+            resample(
+                level,
+                shortened,
+                strip_width,
+                source,
+                vertical,
+                Order::Forward,
+            );
+            let out = &mut between[start * height..];
+            transpose(
+                level,
+                out,
+                height,
+                shortened,
+                strip_width,
+                (strip_width, height),
+            );
+        }
+    }
+    narrowed.resize((width * height).max(narrowed.len()), 0);
+    let channels = between.chunks_exact(plane_len.max(1));
+    for (out, bytes) in planes.channels_mut().into_iter().zip(channels) {
+        let source = Rows {
+            bytes,
+            stride: height,
+            len: height,
+        };
+        resample(level, narrowed, height, source, horizontal, order);
+        transpose(level, out, width, narrowed, height, (height, width));
     }
 }

@@ -47,8 +47,12 @@ impl ExactWeights {
     /// Fills everything for the output pixels there is room for.
     pub(crate) fn weigh(&mut self, level: Level, axis: Axis, interpolation: Interpolation) {
         match interpolation {
-            Interpolation::Bilinear => weigh_bilinear(level, self, axis),
-            Interpolation::Bicubic => weigh_bicubic(level, self, axis),
+            Interpolation::Bilinear | Interpolation::BilinearPillow13 => {
+                weigh_bilinear(level, self, axis);
+            }
+            Interpolation::Bicubic | Interpolation::BicubicPillow13 => {
+                weigh_bicubic(level, self, axis);
+            }
         }
     }
 }

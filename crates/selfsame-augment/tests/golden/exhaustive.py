@@ -9,7 +9,7 @@ The answer on the standard output is one record after the other, each a line and
     op parameters... width height out_width out_height
 
 then width * height * 3 bytes of the image and out_width * out_height * 3 bytes of the result.
-Pinned: Pillow 12.3.0, torchvision 0.29.2 (Pillow 13 resizes some shapes in another order).
+Pinned: torchvision 0.29.2 and Pillow 12.3.0, or 13.0.0, whose resizes are told apart by their names.
 """
 
 import math
@@ -22,9 +22,13 @@ import torchvision.transforms.functional as F
 from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import InterpolationMode
 
-assert PIL.__version__ == "12.3.0", PIL.__version__
+assert PIL.__version__ in ("12.3.0", "13.0.0"), PIL.__version__
 
-FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+SUFFIX = "_pillow13" if PIL.__version__ == "13.0.0" else ""
+FILTERS = {
+    f"bilinear{SUFFIX}": InterpolationMode.BILINEAR,
+    f"bicubic{SUFFIX}": InterpolationMode.BICUBIC,
+}
 
 
 def send(op, params, image, result):
