@@ -318,7 +318,7 @@ impl RunConfig {
     ///
     /// # Errors
     /// [`candle_core::Error`] of the driver.
-    pub(crate) fn part_bytes_on(&self, device: &Device) -> candle_core::Result<usize> {
+    pub fn part_bytes_on(&self, device: &Device) -> candle_core::Result<usize> {
         match (self.train.part_mib, device_memory(device)?) {
             (0, Some(total)) => Ok(usize::try_from(total / 4).unwrap_or(usize::MAX)),
             _ => Ok(self.part_bytes()),

@@ -7,6 +7,8 @@ use selfsame_data::DataError;
 use selfsame_models::ModelError;
 use selfsame_train::{Outcome, TrainError};
 
+use crate::memory;
+
 /// How a command that did not fail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Done {
@@ -51,7 +53,7 @@ pub(crate) fn code(result: anyhow::Result<Done>) -> ExitCode {
         Ok(Done::No) => ExitCode::from(1),
         Ok(Done::Interrupted(signal)) => ExitCode::from((128 + signal).clamp(0, 255) as u8),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {error:#}{}", memory::hint(&error));
             ExitCode::from(if is_usage(&error) { 2 } else { 1 })
         }
     }

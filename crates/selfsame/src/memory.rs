@@ -1,7 +1,8 @@
 //! What memory a run may take, and refusing one that would need more.
 
 use candle_core::Device;
-use selfsame_train::{MemoryEstimate, RunConfig};
+use selfsame_models::device_memory;
+use selfsame_train::{MemoryEstimate, RunConfig, TrainError};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::exit::usage;
@@ -61,18 +62,49 @@ pub(crate) fn check(config: &RunConfig, device: &Device) -> anyhow::Result<()> {
         budget.whose,
         in_words(budget.bytes),
         largest[..3].join(", "),
-        remedy(config)
+        remedy(config, device)
     )))
 }
 
+/// What the drivers of NVIDIA's libraries say where memory is lacking.
+const EXHAUSTED: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
+
+/// What [`explain`] says of it.
+const USED_UP: &str = "the device's memory is used up, by this run and what else runs there";
+
+fn is_exhausted(text: &str) -> bool {
+    EXHAUSTED.iter().any(|refusal| text.contains(refusal))
+}
+
+/// What to do where a device refused memory to a command that does not train; empty otherwise.
+pub(crate) fn hint(error: &anyhow::Error) -> &'static str {
+    let text = format!("{error:#}");
+    match is_exhausted(&text) && !text.contains(USED_UP) {
+        true => ". The device's memory is used up; a smaller --batch-size needs less",
+        false => "",
+    }
+}
+
+/// Where a device refused memory, the keys that make the run smaller; any other error as it is.
+pub(crate) fn explain(error: TrainError, config: &RunConfig, device: &Device) -> anyhow::Error {
+    let error = anyhow::Error::from(error);
+    if !is_exhausted(&format!("{error:#}")) {
+        return error;
+    }
+    let total = device_memory(device).ok().flatten();
+    let total = total.map_or(String::new(), |bytes| format!(" ({})", in_words(bytes)));
+    error.context(format!("{USED_UP}{total}. {}", remedy(config, device)))
+}
+
 /// The keys that make a run smaller.
-fn remedy(config: &RunConfig) -> String {
+fn remedy(config: &RunConfig, device: &Device) -> String {
     let batch = config.train.batch_size;
     let mut ways = Vec::new();
     if config.model.arch.is_vit() && !config.head.use_bn {
+        let part = config.part_bytes_on(device);
         ways.push(format!(
             "train.part_mib below {} (slower)",
-            config.part_bytes() >> 20
+            part.unwrap_or_else(|_| config.part_bytes()) >> 20
         ));
         if batch > 1 {
             ways.push(format!(
@@ -84,12 +116,14 @@ fn remedy(config: &RunConfig) -> String {
     } else {
         ways.push(format!("train.batch_size below {batch}"));
     }
-    ways.push(format!(
-        "data.prefetch_batches below {}",
-        config.data.prefetch_batches
-    ));
-    if config.data.cache_mib > 0 {
-        ways.push("data.cache_mib=0".to_owned());
+    if device.is_cpu() {
+        ways.push(format!(
+            "data.prefetch_batches below {}",
+            config.data.prefetch_batches
+        ));
+        if config.data.cache_mib > 0 {
+            ways.push("data.cache_mib=0".to_owned());
+        }
     }
     format!("Set {}", ways.join(", or "))
 }
@@ -101,5 +135,33 @@ pub(crate) fn in_words(bytes: u64) -> String {
         format!("{mib:.0} MiB")
     } else {
         format!("{:.1} GiB", mib / 1024.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_without_memory_is_told_of_with_what_to_set() {
+        let refusal = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        let error = |text: &str| TrainError::from(candle_core::Error::Msg(text.to_owned()));
+        let config = RunConfig::default();
+        let told = format!("{:#}", explain(error(refusal), &config, &Device::Cpu));
+        let halved = config.train.batch_size.div_ceil(2);
+        for part in [
+            "memory is used up",
+            "train.part_mib below 960",
+            &format!("train.batch_size={halved} with train.accumulate=2"),
+            refusal,
+        ] {
+            assert!(told.contains(part), "{told}");
+        }
+        let other = explain(error("no such shape"), &config, &Device::Cpu);
+        assert_eq!(format!("{other:#}"), "no such shape");
+        assert_eq!(hint(&other), "");
+
+        assert_eq!(hint(&explain(error(refusal), &config, &Device::Cpu)), "");
+        assert!(hint(&error(refusal).into()).contains("--batch-size"));
     }
 }

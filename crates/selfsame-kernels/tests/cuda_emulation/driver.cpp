@@ -5,6 +5,8 @@
 // Everything is done at once, in the order in which it is asked for. Memory begins as NaN and is
 // handed out with not a byte to spare.
 
+#include <mutex>
+
 #define main runner_main
 #include "runner.cpp"
 #undef main
@@ -230,6 +232,15 @@ const Natives &candles_kernels() {
     return all;
 }
 
+// What the device has, 16 GiB or as many MiB as EMULATED_MEMORY_MIB says, and what is taken of it.
+std::size_t device_bytes() {
+    const char *mib = std::getenv("EMULATED_MEMORY_MIB");
+    return mib ? std::strtoull(mib, nullptr, 10) << 20 : std::size_t(1) << 34;
+}
+std::mutex allocated_mutex;
+std::size_t allocated_bytes = 0;
+std::map<Address, std::size_t> allocated;
+
 void *allocate(std::size_t bytes) {
     // Device memory is aligned to 256 bytes; a block's end stands where the request ends.
     void *memory = nullptr;
@@ -286,17 +297,29 @@ int cuEventDestroy_v2(void *event) { return std::free(event), 0; }
 int cuEventRecord(void *, void *) { return 0; }
 int cuEventSynchronize(void *) { return 0; }
 
-int cuDeviceTotalMem_v2(std::size_t *bytes, int) { return *bytes = std::size_t(1) << 34, 0; }
+int cuDeviceTotalMem_v2(std::size_t *bytes, int) { return *bytes = device_bytes(), 0; }
 int cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = nullptr, 0; }
 int cuMemPoolSetAttribute(void *, int, void *) { return 0; }
 
 int cuMemAlloc_v2(Address *address, std::size_t bytes) {
-    return *address = reinterpret_cast<Address>(allocate(bytes)), 0;
+    std::lock_guard<std::mutex> lock(allocated_mutex);
+    if (allocated_bytes + bytes > device_bytes()) {
+        return 2; // CUDA_ERROR_OUT_OF_MEMORY
+    }
+    *address = reinterpret_cast<Address>(allocate(bytes));
+    allocated_bytes += bytes;
+    allocated[*address] = bytes;
+    return 0;
 }
 int cuMemAllocAsync(Address *address, std::size_t bytes, void *) {
     return cuMemAlloc_v2(address, bytes);
 }
-int cuMemFree_v2(Address address) { return std::free(reinterpret_cast<void *>(address)), 0; }
+int cuMemFree_v2(Address address) {
+    std::lock_guard<std::mutex> lock(allocated_mutex);
+    allocated_bytes -= allocated[address];
+    allocated.erase(address);
+    return std::free(reinterpret_cast<void *>(address)), 0;
+}
 int cuMemFreeAsync(Address address, void *) { return cuMemFree_v2(address); }
 int cuMemHostAlloc(void **memory, std::size_t bytes, unsigned) {
     return *memory = allocate(bytes), 0;

@@ -1,6 +1,8 @@
 //! `selfsame plan`
 
 use anyhow::Context;
+use candle_core::Device;
+use selfsame_models::device_memory;
 use selfsame_train::{Plan, RunConfig, Trial};
 use serde_json::json;
 
@@ -52,6 +54,7 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
             "total": plan.memory.total(),
             "limit": limit.bytes,
             "parts": plan.memory,
+            "device": device_memory(&device)?,
         });
         print_json(&json!({
             "images": plan.images,
@@ -69,7 +72,15 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
             "warnings": plan.warnings,
         }));
     } else {
-        print(&config, &plan, &limit, trial.as_ref(), fits);
+        print(
+            &config,
+            &plan,
+            &memory_lines(&config, &plan, &limit, &device)?,
+            trial.as_ref(),
+        );
+        if !fits {
+            print_text("this run does not fit; `train` would refuse it and say what to set");
+        }
         if let (true, Some(run)) = (fits, &args.run) {
             print_text(&format!(
                 "start it: the same flags with `train` instead of `plan` ({})",
@@ -80,7 +91,46 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
     Ok(if fits { Done::Well } else { Done::No })
 }
 
-fn print(config: &RunConfig, plan: &Plan, limit: &Budget, trial: Option<&Trial>, fits: bool) {
+/// What will be needed of which memory; what a GPU's activations take is known only while it runs.
+fn memory_lines(
+    config: &RunConfig,
+    plan: &Plan,
+    limit: &Budget,
+    device: &Device,
+) -> anyhow::Result<Vec<String>> {
+    if let Some(total) = device_memory(device)? {
+        let memory = &plan.memory;
+        let lasting = memory.weights + memory.optimizer + memory.gradients;
+        let activations = match config.model.arch.is_vit() && !config.head.use_bn {
+            true => format!(
+                "of a part of a batch take up to {}",
+                in_words(config.part_bytes_on(device)? as u64)
+            ),
+            false => "of the whole batch come on top".to_owned(),
+        };
+        return Ok(vec![format!(
+            "memory      {} of the device's {} for weights, optimizer and gradients; activations \
+             {activations}",
+            in_words(lasting as u64),
+            in_words(total),
+        )]);
+    }
+    let mut lines = vec![format!(
+        "memory      about {} at the peak of {} ({})",
+        in_words(plan.memory.total() as u64),
+        in_words(limit.bytes),
+        limit.whose
+    )];
+    let parts = plan.memory.parts().into_iter();
+    lines.extend(
+        parts
+            .filter(|(_, bytes)| *bytes > 0)
+            .map(|(what, bytes)| format!("  {:>9} {what}", in_words(bytes as u64))),
+    );
+    Ok(lines)
+}
+
+fn print(config: &RunConfig, plan: &Plan, memory: &[String], trial: Option<&Trial>) {
     print_text(&format!(
         "pictures    {} of {}; {} a step, {} steps an epoch, {} left over in each",
         plan.images, config.data.train, plan.images_per_step, plan.steps_per_epoch, plan.left_over
@@ -91,16 +141,8 @@ fn print(config: &RunConfig, plan: &Plan, limit: &Budget, trial: Option<&Trial>,
         config.train.epochs,
         config.schedule().lr
     ));
-    print_text(&format!(
-        "memory      about {} at the peak of {} ({})",
-        in_words(plan.memory.total() as u64),
-        in_words(limit.bytes),
-        limit.whose
-    ));
-    for (what, bytes) in plan.memory.parts() {
-        if bytes > 0 {
-            print_text(&format!("  {:>9} {what}", in_words(bytes as u64)));
-        }
+    for line in memory {
+        print_text(line);
     }
     match trial {
         Some(trial) => print_text(&format!(
@@ -127,8 +169,5 @@ fn print(config: &RunConfig, plan: &Plan, limit: &Budget, trial: Option<&Trial>,
     }
     for warning in &plan.warnings {
         print_text(&format!("warning     {warning}"));
-    }
-    if !fits {
-        print_text("this run does not fit; `train` would refuse it and say what to set");
     }
 }

@@ -137,7 +137,8 @@ pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
         accept_data_change: execution.accept_data_change,
         stop: execution.stop,
     };
-    let outcome = train(&run, &mut TrainProgress::new(config.train.epochs))?;
+    let outcome = train(&run, &mut TrainProgress::new(config.train.epochs))
+        .map_err(|error| memory::explain(error, config, execution.device))?;
     let steps_per_epoch = (images / config.effective_batch()) as f64;
     let curves = run_dir::draw_curves(run_dir, config, steps_per_epoch)?;
     eprintln!("curves: {}", curves.display());
