@@ -5,9 +5,12 @@
 //! A [`Level`] is the proof that the processor has the instructions, so handing it out is the only
 //! place that looks at the processor.
 //! Levels may differ in the last bits, because only some fuse multiply and add.
-#![expect(
-    unsafe_code,
-    reason = "calls of functions compiled for a detected instruction set"
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(
+        unsafe_code,
+        reason = "calls of functions compiled for a detected instruction set"
+    )
 )]
 
 pub(crate) mod activation;

@@ -1,6 +1,8 @@
 //! Weighted sums of rows of bytes in 22-bit fixed point: both passes of a resize.
 
-use crate::ops::coefficients::{Coefficients, HALF, PRECISION_BITS, clip8};
+#[cfg(target_arch = "x86_64")]
+use crate::ops::coefficients::PRECISION_BITS;
+use crate::ops::coefficients::{Coefficients, HALF, clip8};
 use crate::simd::Level;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::lanes::*;
