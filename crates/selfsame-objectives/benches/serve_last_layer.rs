@@ -10,7 +10,7 @@ use std::io::{self, BufRead};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor, Var};
-use selfsame_kernels::normalized_linear;
+use selfsame_kernels::{keep_freed_memory, normalized_linear};
 use selfsame_objectives::{Center, dino_loss};
 
 const IMAGES: usize = 16;
@@ -33,6 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_global()?;
 
     let cpu = Device::Cpu;
+    // As training does.
+    keep_freed_memory(&cpu)?;
     let features = |rows: usize| Tensor::randn(0f32, 1.0, (rows, BOTTLENECK), &cpu);
     let student_features = Var::from_tensor(&features(VIEWS * IMAGES)?)?;
     let teacher_features = features(2 * IMAGES)?;

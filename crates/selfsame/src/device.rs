@@ -54,7 +54,7 @@ pub(crate) fn open_for_training(config: &RunConfig) -> anyhow::Result<Device> {
     }
     let reduced = config.train.precision == Precision::Tf32;
     candle_core::cuda::set_gemm_reduced_precision_f32(reduced);
-    selfsame_models::keep_freed_memory(&device).context("setting up the GPU's memory")?;
+    selfsame_models::keep_freed_memory(&device).context("setting up memory")?;
     Ok(device)
 }
 
