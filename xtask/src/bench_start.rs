@@ -1,7 +1,7 @@
 //! `cargo xtask bench-peer start`: from the start of a program to its first training step, for the
 //! demo and for a training script in PyTorch with the same sizes.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -60,7 +60,7 @@ fn our_start(program: &Path, run: &Path) -> anyhow::Result<f64> {
         .spawn()
         .with_context(|| format!("starting {}", program.display()))?;
     let messages = child.stderr.take().context("no standard error")?;
-    let seconds = seconds_to_line(started, messages, "step 1/");
+    let seconds = seconds_to_line(started, &mut BufReader::new(messages), "step 1/");
     stop(&mut child)?;
     seconds.context("selfsame demo")
 }
@@ -75,18 +75,23 @@ fn peer_start(args: &Args) -> anyhow::Result<f64> {
     let mut child = command
         .spawn()
         .with_context(|| format!("starting {}", args.python.display()))?;
-    let output = child.stdout.take().context("no standard output")?;
-    let seconds = seconds_to_line(started, output, "{\"step\": 0");
-    // It ends by itself, and its loader processes with it.
+    let mut output = BufReader::new(child.stdout.take().context("no standard output")?);
+    let seconds = seconds_to_line(started, &mut output, "{\"step\": 0");
+    // It ends by itself, and its loader processes with it, if somebody reads what it prints.
+    std::io::copy(&mut output, &mut std::io::sink()).context("reading its output")?;
     let status = child.wait().context("waiting")?;
     ensure!(status.success(), "train_dino.py: {status}");
     seconds.context("train_dino.py")
 }
 
 /// Seconds until a line begins so.
-fn seconds_to_line(started: Instant, output: impl Read, start: &str) -> anyhow::Result<f64> {
+fn seconds_to_line(
+    started: Instant,
+    output: &mut impl BufRead,
+    start: &str,
+) -> anyhow::Result<f64> {
     let mut last = String::new();
-    for line in BufReader::new(output).lines() {
+    for line in output.lines() {
         last = line.context("reading its output")?;
         if last.starts_with(start) {
             return Ok(started.elapsed().as_secs_f64());
@@ -108,7 +113,7 @@ mod tests {
     #[test]
     fn a_line_is_waited_for_and_its_absence_is_told() {
         let text = "first\nstep 1/10  epoch 1\nstep 2/10\n";
-        let seconds = |start| seconds_to_line(Instant::now(), text.as_bytes(), start);
+        let seconds = |start| seconds_to_line(Instant::now(), &mut text.as_bytes(), start);
         assert!(seconds("step 1/").is_ok());
         let error = seconds("epoch").unwrap_err().to_string();
         assert!(error.contains("step 2/10"), "{error}");

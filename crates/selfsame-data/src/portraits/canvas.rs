@@ -43,10 +43,20 @@ pub(crate) struct Canvas {
 }
 
 impl Canvas {
-    /// An empty canvas that will be `size` final pixels wide and high.
-    pub(crate) fn new(size: usize, frame: Frame) -> Self {
+    /// A canvas that will be `size` final pixels wide and high, a gradient in one direction on it.
+    ///
+    /// `color` is that of a share, 0.5 in the middle and at most 0 to 1; `angle` is where it grows.
+    pub(crate) fn new(size: usize, frame: Frame, angle: f64, color: impl Fn(f64) -> Color) -> Self {
         let side = size * OVERSAMPLING;
-        let pixels = vec![[0.0; 3]; side * side];
+        let (sin, cos) = angle.sin_cos();
+        let from_middle = |at: usize| (at as f64 + 0.5) / side as f64 - 0.5;
+        let across: Vec<f64> = (0..side).map(|x| 0.5 + from_middle(x) * cos).collect();
+        let mut pixels = Vec::with_capacity(side * side);
+        for y in 0..side {
+            let down = from_middle(y) * sin;
+            let shares = across.iter().map(|across| (across + down).clamp(0.0, 1.0));
+            pixels.extend(shares.map(&color));
+        }
         Self {
             side,
             pixels,
@@ -59,15 +69,6 @@ impl Canvas {
     /// Draws in other coordinates from now on.
     pub(crate) fn set_frame(&mut self, frame: Frame) {
         self.frame = frame;
-    }
-
-    /// Gives every pixel the colour of its place, x and y within 0 and 1.
-    pub(crate) fn fill_with(&mut self, color: impl Fn(f64, f64) -> Color) {
-        let side = self.side as f64;
-        for (i, pixel) in self.pixels.iter_mut().enumerate() {
-            let (x, y) = (i % self.side, i / self.side);
-            *pixel = color((x as f64 + 0.5) / side, (y as f64 + 0.5) / side);
-        }
     }
 
     /// Fills a closed polygon (even–odd rule).
@@ -157,10 +158,16 @@ impl Canvas {
             }
             let mean = sum.map(|sum| sum / (OVERSAMPLING * OVERSAMPLING) as f32);
             let place = |at: u32| (f64::from(at) + 0.5) / size as f64;
-            out.0 = finish(place(x), place(y), mean).map(|channel| channel.round() as u8);
+            out.0 = finish(place(x), place(y), mean).map(to_byte);
         }
         picture
     }
+}
+
+/// The nearest byte, halves away from zero: `round` without a call.
+fn to_byte(channel: f32) -> u8 {
+    let whole = channel as u8;
+    whole.saturating_add(u8::from(channel - f32::from(whole) >= 0.5))
 }
 
 #[cfg(test)]
@@ -175,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_square_covers_its_pixels_and_half_of_those_it_cuts() {
-        let mut canvas = Canvas::new(6, PLAIN);
+        let mut canvas = Canvas::new(6, PLAIN, 0.0, |_| [0.0; 3]);
         canvas.polygon(&[(1.0, 1.0), (3.5, 1.0), (3.5, 3.0), (1.0, 3.0)], [90.0; 3]);
         let picture = canvas.shrink(|_, _, color| color);
         let row: Vec<u8> = (0..6).map(|x| picture.get_pixel(x, 1).0[0]).collect();
@@ -184,6 +191,29 @@ mod tests {
         assert_eq!(row[4..], [0, 0]);
         assert_eq!(picture.get_pixel(1, 0).0[0], 0);
         assert_eq!(picture.get_pixel(1, 3).0[0], 0);
+    }
+
+    #[test]
+    fn a_gradient_grows_in_its_direction() {
+        let right = Canvas::new(4, PLAIN, 0.0, |share| [share as f32 * 255.0; 3]);
+        let right = right.shrink(|_, _, color| color);
+        let row: Vec<u8> = (0..4).map(|x| right.get_pixel(x, 2).0[0]).collect();
+        assert_eq!(row, [32, 96, 159, 223]);
+        assert!((0..4).all(|y| right.get_pixel(1, y).0 == [96; 3]));
+        let down = Canvas::new(4, PLAIN, std::f64::consts::FRAC_PI_2, |share| {
+            [share as f32; 3]
+        });
+        assert!(down.pixels.is_sorted_by(|a, b| a[0] <= b[0] + 1e-6));
+    }
+
+    #[test]
+    fn bytes_are_rounded_as_round_does() {
+        let near = |x: f32| [x.next_down(), x, x.next_up()];
+        for half in -4..=520 {
+            for x in near(half as f32 / 2.0) {
+                assert_eq!(to_byte(x), x.round() as u8, "{x}");
+            }
+        }
     }
 
     #[test]
@@ -199,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_lies_outside_is_cut_off() {
-        let mut canvas = Canvas::new(4, PLAIN);
+        let mut canvas = Canvas::new(4, PLAIN, 0.0, |_| [0.0; 3]);
         canvas.ellipse((0.0, 0.0), (50.0, 50.0), [7.0; 3]);
         canvas.stroke(&[(-20.0, -20.0), (-10.0, -30.0)], 3.0, [9.0; 3]);
         let picture = canvas.shrink(|_, _, color| color);

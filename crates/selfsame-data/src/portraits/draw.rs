@@ -12,8 +12,11 @@ use super::person::{Beard, Gender, Hair, Person, Picture};
 
 /// One portrait, a pure function of the two.
 pub(crate) fn draw(person: &Person, picture: &Picture) -> RgbImage {
-    let mut canvas = Canvas::new(PORTRAIT_SIZE as usize, picture.frame);
-    background(&mut canvas, picture);
+    let [from, to] = picture.background;
+    let gradient = |share| mix(from, to, share);
+    let angle = picture.background_angle;
+    let mut canvas = Canvas::new(PORTRAIT_SIZE as usize, picture.frame, angle, gradient);
+    things_behind(&mut canvas, picture);
     let face = Face::new(person, picture);
     face.hair_behind(&mut canvas);
     face.shoulders(&mut canvas);
@@ -27,13 +30,7 @@ pub(crate) fn draw(person: &Person, picture: &Picture) -> RgbImage {
     lit(&canvas, picture)
 }
 
-fn background(canvas: &mut Canvas, picture: &Picture) {
-    let (sin, cos) = picture.background_angle.sin_cos();
-    let [from, to] = picture.background;
-    canvas.fill_with(|x, y| {
-        let share = (0.5 + (x - 0.5) * cos + (y - 0.5) * sin).clamp(0.0, 1.0);
-        mix(from, to, share)
-    });
+fn things_behind(canvas: &mut Canvas, picture: &Picture) {
     let whole = f64::from(PORTRAIT_SIZE);
     canvas.set_frame(Frame {
         center: (0.0, 0.0),
