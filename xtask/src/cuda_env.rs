@@ -88,7 +88,18 @@ fn link(target: &str, link: &Path) -> anyhow::Result<()> {
     if link.exists() {
         return Ok(());
     }
-    std::os::unix::fs::symlink(target, link).with_context(|| format!("linking {}", link.display()))
+    symlink(target, link).with_context(|| format!("linking {}", link.display()))
+}
+
+#[cfg(unix)]
+fn symlink(target: &str, link: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+/// The wheels it unpacks are Linux's.
+#[cfg(not(unix))]
+fn symlink(_: &str, _: &Path) -> std::io::Result<()> {
+    Err(std::io::Error::other("cuda-env is for Linux"))
 }
 
 /// Puts a `libcuda.a` where cudarc looks: it loads the driver at the first call, so that a program
