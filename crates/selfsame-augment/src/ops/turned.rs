@@ -77,7 +77,18 @@ impl Turned {
     }
 }
 
-/// Buffers of [`resize`].
+impl<'a> Picture<'a> {
+    /// What holds at least a box of the image: what is shared, or a strip that takes it in.
+    fn part(self, region: CropBox, strip: &'a mut Turned, level: Level) -> &'a Turned {
+        if self.shared.region.is_none() {
+            strip.load(self.image, region, level);
+            return strip;
+        }
+        self.shared
+    }
+}
+
+/// Buffers of both resizes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TurnedBuffers {
     /// The part of the image that is being resized, where it is not shared.
@@ -95,7 +106,7 @@ pub(crate) struct TurnedBuffers {
 ///
 /// What the picture shares holds at least the crop, or nothing.
 pub(crate) fn narrowed_then_shortened(
-    Picture { image, shared }: Picture,
+    picture: Picture,
     crop: CropBox,
     [horizontal, vertical]: [&Coefficients; 2],
     order: Order,
@@ -115,7 +126,7 @@ pub(crate) fn narrowed_then_shortened(
     let plane_len = rows.len() * width;
     between.resize((3 * plane_len).max(between.len()), 0);
 
-    let strip_height = if shared.region.is_some() {
+    let strip_height = if picture.shared.region.is_some() {
         rows.len()
     } else {
         (TURNED_AT_ONCE / columns.len()).clamp(16, rows.len().max(16))
@@ -123,18 +134,13 @@ pub(crate) fn narrowed_then_shortened(
     for start in (0..rows.len()).step_by(strip_height) {
         let height = strip_height.min(rows.len() - start);
         let image_rows = top + start..top + start + height;
-        let source = if shared.region.is_some() {
-            shared
-        } else {
-            let region = CropBox {
-                left,
-                top: image_rows.start,
-                width: columns.len(),
-                height,
-            };
-            strip.load(image, region, level);
-            &*strip
+        let region = CropBox {
+            left,
+            top: image_rows.start,
+            width: columns.len(),
+            height,
         };
+        let source = picture.part(region, strip, level);
         narrowed.resize((width * height).max(narrowed.len()), 0);
         for (channel, between) in between[..3 * plane_len]
             .chunks_exact_mut(plane_len)
@@ -167,7 +173,7 @@ pub(crate) fn narrowed_then_shortened(
 
 /// Vertical pass, then horizontal pass, otherwise like [`narrowed_then_shortened`].
 pub(crate) fn shortened_then_narrowed(
-    Picture { image, shared }: Picture,
+    picture: Picture,
     crop: CropBox,
     [horizontal, vertical]: [&Coefficients; 2],
     order: Order,
@@ -193,18 +199,13 @@ pub(crate) fn shortened_then_narrowed(
     let strip_width = (TURNED_AT_ONCE / rows.len()).clamp(16, columns.len().max(16));
     for start in (0..columns.len()).step_by(strip_width) {
         let strip_width = strip_width.min(columns.len() - start);
-        let source = if shared.region.is_some() {
-            shared
-        } else {
-            let region = CropBox {
-                left: left + start,
-                top,
-                width: strip_width,
-                height: rows.len(),
-            };
-            strip.load(image, region, level);
-            &*strip
+        let region = CropBox {
+            left: left + start,
+            top,
+            width: strip_width,
+            height: rows.len(),
         };
+        let source = picture.part(region, strip, level);
         upright.resize((strip_width * rows.len()).max(upright.len()), 0);
         shortened.resize((strip_width * height).max(shortened.len()), 0);
         for (channel, between) in between[..3 * plane_len]
