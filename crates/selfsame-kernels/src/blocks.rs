@@ -12,11 +12,11 @@ mod weight_grads;
 
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use crate::bundle::{Mailbox, bundle};
 use crate::gemm::Precision;
-use crate::host::{self, fused, slice, with_slice};
+use crate::host::{self, fused, slice, with_slice, with_slices};
 use crate::sink;
 use pass::{Pass, Weights};
 use saved::Saved;
@@ -200,48 +200,25 @@ impl Blocks {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    fn tensors(&self) -> Vec<&Tensor> {
+        self.blocks.iter().flat_map(BlockWeights::tensors).collect()
+    }
+
     /// Runs `f` on the weights of all blocks as slices.
     fn with_weights<R>(&self, f: impl FnOnce(&[Weights<'_>]) -> Result<R>) -> Result<R> {
-        let tensors: Vec<&Tensor> = self.blocks.iter().flat_map(BlockWeights::tensors).collect();
-        let guards: Vec<_> = tensors.iter().map(|t| t.storage_and_layout()).collect();
-        let mut slices = Vec::with_capacity(guards.len());
-        for (storage, layout) in &guards {
-            match &**storage {
-                Storage::Cpu(storage) => slices.push(slice(storage, layout)?),
-                _ => bail!("transformer_blocks: weights are on different devices"),
-            }
-        }
-        let (weights, _) = slices.as_chunks::<12>();
-        let weights: Vec<Weights<'_>> = weights.iter().map(|w| Weights::new(*w)).collect();
-        f(&weights)
+        with_slices(&self.tensors(), |slices| {
+            let (weights, _) = slices.as_chunks::<12>();
+            let weights: Vec<Weights<'_>> = weights.iter().map(|w| Weights::new(*w)).collect();
+            f(&weights)
+        })
     }
 
     /// Adds the gradients of all weights to the sink, or leaves them in the mailbox.
     fn weight_grads(&self, saved: &[Vec<Saved>], sums: &[Vec<f32>], top: &[f32]) -> Result<()> {
-        let tensors: Vec<[&Tensor; 12]> = self.blocks.iter().map(BlockWeights::tensors).collect();
-        let mut is_sunk = Vec::with_capacity(tensors.len());
-        let mut grads: Vec<[Vec<f32>; 12]> = Vec::with_capacity(tensors.len());
-        for tensors in &tensors {
-            let sunk = tensors.map(sink::take);
-            is_sunk.push(sunk.each_ref().map(Option::is_some));
-            let mut grads_of_block = sunk.map(Option::unwrap_or_default);
-            for (grad, tensor) in grads_of_block.iter_mut().zip(tensors) {
-                grad.resize(tensor.elem_count(), 0.0);
-            }
-            grads.push(grads_of_block);
-        }
-        self.pass.weight_grads(saved, sums, top, &mut grads);
-        let mut left = Vec::with_capacity(12 * tensors.len());
-        for ((tensors, grads), is_sunk) in tensors.into_iter().zip(grads).zip(is_sunk) {
-            for ((tensor, grad), is_sunk) in tensors.into_iter().zip(grads).zip(is_sunk) {
-                if is_sunk {
-                    sink::give(tensor, grad);
-                    left.push(None);
-                } else {
-                    left.push(Some(host::tensor(grad, tensor.shape())?));
-                }
-            }
-        }
+        let ((), left) = sink::with_sums(&self.tensors(), |grads| {
+            let (grads, _) = grads.as_chunks_mut::<12>();
+            self.pass.weight_grads(saved, sums, top, grads);
+        })?;
         self.mailbox.fill(left);
         Ok(())
     }

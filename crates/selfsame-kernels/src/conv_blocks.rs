@@ -19,12 +19,12 @@ mod weights;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use crate::bundle::{Mailbox, bundle};
 use crate::conv_block::{ConvNorm, Shortcut, conv_block_train};
 use crate::gemm::Precision;
-use crate::host::{self, fused, slice, with_slice};
+use crate::host::{self, fused, slice, with_slice, with_slices};
 use crate::max_pool::max_pool2d;
 use crate::sink;
 use pass::{Kept, Weights};
@@ -155,44 +155,14 @@ struct ConvBlocks {
 impl ConvBlocks {
     /// Runs `f` on all weights as slices.
     fn with_weights<R>(&self, f: impl FnOnce(&[Weights<'_>]) -> Result<R>) -> Result<R> {
-        let guards: Vec<_> = self
-            .weights
-            .iter()
-            .map(Tensor::storage_and_layout)
-            .collect();
-        let mut slices = Vec::with_capacity(guards.len());
-        for (storage, layout) in &guards {
-            match &**storage {
-                Storage::Cpu(storage) => slices.push(slice(storage, layout)?),
-                _ => bail!("conv_blocks: weights are on different devices"),
-            }
-        }
-        f(slices.as_chunks().0)
+        let weights: Vec<&Tensor> = self.weights.iter().collect();
+        with_slices(&weights, |slices| f(slices.as_chunks().0))
     }
 
     /// Runs `f` on sums of the gradients of all weights, which go to the sink or the mailbox.
     fn with_grads<R>(&self, f: impl FnOnce(&mut [[Vec<f32>; 3]]) -> R) -> Result<R> {
-        let sunk: Vec<Option<Vec<f32>>> = self.weights.iter().map(sink::take).collect();
-        let is_sunk: Vec<bool> = sunk.iter().map(Option::is_some).collect();
-        let mut sums = sunk
-            .into_iter()
-            .zip(&self.weights)
-            .map(|(sum, weight)| sum.unwrap_or_else(|| vec![0.0; weight.elem_count()]));
-        let mut grads = Vec::with_capacity(self.plan.layers);
-        while let (Some(a), Some(b), Some(c)) = (sums.next(), sums.next(), sums.next()) {
-            grads.push([a, b, c]);
-        }
-        let result = f(&mut grads);
-        let mut left = Vec::with_capacity(self.weights.len() + 1);
-        let all = grads.into_iter().flatten().zip(&self.weights).zip(is_sunk);
-        for ((grad, weight), is_sunk) in all {
-            if is_sunk {
-                sink::give(weight, grad);
-                left.push(None);
-            } else {
-                left.push(Some(host::tensor(grad, weight.shape())?));
-            }
-        }
+        let weights: Vec<&Tensor> = self.weights.iter().collect();
+        let (result, left) = sink::with_sums(&weights, |sums| f(sums.as_chunks_mut().0))?;
         self.mailbox.fill(left);
         Ok(result)
     }

@@ -45,6 +45,19 @@ pub(crate) fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>
     }
 }
 
+/// The same with any number of tensors at once.
+pub(crate) fn with_slices<R>(
+    tensors: &[&Tensor],
+    f: impl FnOnce(&[&[f32]]) -> Result<R>,
+) -> Result<R> {
+    let guards: Vec<_> = tensors.iter().map(|t| t.storage_and_layout()).collect();
+    let slices = guards.iter().map(|(storage, layout)| match &**storage {
+        Storage::Cpu(storage) => slice(storage, layout),
+        _ => bail!("expected all tensors on the cpu"),
+    });
+    f(&slices.collect::<Result<Vec<_>>>()?)
+}
+
 /// Hands the elements to a closure, through candle's in-place operations.
 struct Edit<F>(Cell<Option<F>>);
 

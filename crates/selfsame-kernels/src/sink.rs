@@ -92,6 +92,31 @@ pub(crate) fn give(weight: &Tensor, sum: Vec<f32>) {
     });
 }
 
+/// Runs `f`, which adds gradients to a buffer for each weight: that of the sink, or zeros which come
+/// back as a tensor for candle.
+pub(crate) fn with_sums<R>(
+    weights: &[&Tensor],
+    f: impl FnOnce(&mut [Vec<f32>]) -> R,
+) -> Result<(R, Vec<Option<Tensor>>)> {
+    let sunk: Vec<Option<Vec<f32>>> = weights.iter().map(|weight| take(weight)).collect();
+    let is_sunk: Vec<bool> = sunk.iter().map(Option::is_some).collect();
+    let zeros = |weight: &Tensor| vec![0.0; weight.elem_count()];
+    let sums = sunk.into_iter().zip(weights);
+    let mut sums: Vec<_> = sums
+        .map(|(sum, weight)| sum.unwrap_or_else(|| zeros(weight)))
+        .collect();
+    let result = f(&mut sums);
+    let all = sums.into_iter().zip(weights).zip(is_sunk);
+    let left = all.map(|((sum, weight), is_sunk)| match is_sunk {
+        true => {
+            give(weight, sum);
+            Ok(None)
+        }
+        false => host::tensor(sum, weight.shape()).map(Some),
+    });
+    Ok((result, left.collect::<Result<_>>()?))
+}
+
 /// Adds a small gradient to the sink, or returns it as a tensor for candle.
 pub(crate) fn add(weight: &Tensor, grad: Vec<f32>) -> Result<Option<Tensor>> {
     match take(weight) {
