@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::turns::peer_script;
-use crate::{bench_parts, bench_start, bench_train};
+use crate::{bench_embed, bench_parts, bench_start, bench_train};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Peer {
@@ -26,6 +26,8 @@ pub(crate) enum Peer {
     LastLayer(bench_parts::Args),
     /// From the start of the program to its first step: the demo, against a script in PyTorch.
     Start(bench_start::Args),
+    /// Features of a folder of pictures, as whole commands, against a script in PyTorch.
+    Embed(bench_embed::Args),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -75,6 +77,7 @@ pub(crate) fn run(peer: &Peer) -> anyhow::Result<()> {
         Peer::Updates(args) => bench_parts::run(&bench_parts::UPDATES, args),
         Peer::LastLayer(args) => bench_parts::run(&bench_parts::LAST_LAYER, args),
         Peer::Start(args) => bench_start::run(args),
+        Peer::Embed(args) => bench_embed::run(args),
     }
 }
 

@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "what a chore found is its output")]
 
+mod bench_embed;
 mod bench_gpu;
 mod bench_parts;
 mod bench_peer;

@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::batch_norm::{AfterNorm, batch_norm_train_then};
+use crate::batch_norm::{AfterNorm, batch_norm_eval_then, batch_norm_train_then};
 use crate::conv2d::{conv2d, output_len};
 use crate::gemm::Precision;
 
@@ -52,7 +52,7 @@ pub fn conv_block_train(
     eps: f64,
     precision: Precision,
 ) -> Result<(Tensor, Vec<[Tensor; 2]>)> {
-    check(xs.dims4()?.into(), branch, shortcut)?;
+    check(xs.dims4()?.into(), branch, shortcut, Statistics::Batch)?;
     #[cfg(feature = "cuda")]
     if is_for_cuda(xs, branch, shortcut) {
         return crate::cuda::ops::conv_block_train(xs, branch, shortcut, eps, precision);
@@ -85,9 +85,95 @@ pub fn conv_block_train(
     Ok((ys, stats))
 }
 
+/// The same with given statistics instead of the batch's: evaluation.
+///
+/// `running` holds means and variances, `[C]`, in the order in which [`conv_block_train`] returns
+/// them; they get no gradient on CUDA devices.
+///
+/// # Shape
+/// That of [`conv_block_train`].
+/// # Errors
+/// If shapes do not fit, or bf16 is asked for elsewhere than on CUDA.
+pub fn conv_block_eval(
+    xs: &Tensor,
+    branch: &[ConvNorm<'_>],
+    shortcut: Shortcut<'_>,
+    running: &[[&Tensor; 2]],
+    eps: f64,
+    precision: Precision,
+) -> Result<Tensor> {
+    check(xs.dims4()?.into(), branch, shortcut, Statistics::Given)?;
+    check_running(layers(branch, &shortcut), running)?;
+    let norm = |xs: &Tensor, of: &ConvNorm<'_>, running: [&Tensor; 2], after: AfterNorm<'_>| {
+        let maps = conv2d(xs, of.weight, of.stride, of.padding, precision)?;
+        let [weight, bias] = of.norm;
+        batch_norm_eval_then(&maps, running, weight, bias, eps, after)
+    };
+    let added = match &shortcut {
+        Shortcut::Nothing => None,
+        Shortcut::Input => Some(xs.clone()),
+        Shortcut::Projection(of) => Some(norm(xs, of, running[branch.len()], AfterNorm::Nothing)?),
+    };
+    let mut ys = xs.clone();
+    for (index, (of, running)) in branch.iter().zip(running).enumerate() {
+        let after = match &added {
+            Some(added) if index + 1 == branch.len() => AfterNorm::AddRelu(added),
+            _ => AfterNorm::Relu,
+        };
+        ys = norm(&ys, of, *running, after)?;
+    }
+    Ok(ys)
+}
+
+/// The branch's layers, then the shortcut's.
+pub(crate) fn layers<'a, 't>(
+    branch: &'a [ConvNorm<'t>],
+    shortcut: &'a Shortcut<'t>,
+) -> impl Iterator<Item = &'a ConvNorm<'t>> {
+    let projection = match shortcut {
+        Shortcut::Projection(of) => Some(of),
+        Shortcut::Nothing | Shortcut::Input => None,
+    };
+    branch.iter().chain(projection)
+}
+
+/// # Errors
+/// If there are not means and variances of each layer's channels.
+pub(crate) fn check_running<'a, 't: 'a>(
+    layers: impl Iterator<Item = &'a ConvNorm<'t>>,
+    running: &[[&Tensor; 2]],
+) -> Result<()> {
+    let layers: Vec<_> = layers.collect();
+    if layers.len() != running.len() {
+        let (layers, given) = (layers.len(), running.len());
+        bail!("conv_block: statistics of {given} layers do not fit {layers}");
+    }
+    for (of, running) in layers.into_iter().zip(running) {
+        let channels = of.norm[0].dims();
+        if let Some(other) = running.iter().find(|other| other.dims() != channels) {
+            let other = other.dims();
+            bail!("conv_block: statistics {other:?} do not fit a batch norm of {channels:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Where the batch norms have their statistics from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Statistics {
+    /// The maps themselves, which need several values per channel.
+    Batch,
+    /// The caller.
+    Given,
+}
+
 impl ConvNorm<'_> {
-    /// The shape of what comes out, if `xs` fits.
-    pub(crate) fn output(&self, [batch, channels, h, w]: [usize; 4]) -> Result<[usize; 4]> {
+    /// The shape of what comes out, if what goes in fits.
+    fn output(
+        &self,
+        [batch, channels, h, w]: [usize; 4],
+        statistics: Statistics,
+    ) -> Result<[usize; 4]> {
         let (out, inputs, kh, kw) = self.weight.dims4()?;
         if inputs != channels {
             bail!("conv_block: the input has {channels} channels, the weight {inputs}");
@@ -97,10 +183,10 @@ impl ConvNorm<'_> {
         }
         let len = |len, kernel| output_len("conv_block", len, kernel, self.stride, self.padding);
         let (h, w) = (len(h, kh)?, len(w, kw)?);
-        match batch * h * w < 2 {
-            true => bail!("conv_block: one value per channel gives no variance"),
-            false => Ok([batch, out, h, w]),
+        if statistics == Statistics::Batch && batch * h * w < 2 {
+            bail!("conv_block: one value per channel gives no variance");
         }
+        Ok([batch, out, h, w])
     }
 }
 
@@ -109,14 +195,15 @@ pub(crate) fn check(
     input: [usize; 4],
     branch: &[ConvNorm<'_>],
     shortcut: Shortcut<'_>,
+    statistics: Statistics,
 ) -> Result<[usize; 4]> {
     let output = branch
         .iter()
-        .try_fold(input, |shape, of| of.output(shape))?;
+        .try_fold(input, |shape, of| of.output(shape, statistics))?;
     let added = match shortcut {
         Shortcut::Nothing => output,
         Shortcut::Input => input,
-        Shortcut::Projection(of) => of.output(input)?,
+        Shortcut::Projection(of) => of.output(input, statistics)?,
     };
     if branch.is_empty() || added != output {
         bail!("conv_block: {added:?} cannot be added to {output:?}");
@@ -127,11 +214,7 @@ pub(crate) fn check(
 /// Whether all of it is f32 on a CUDA device.
 #[cfg(feature = "cuda")]
 fn is_for_cuda(xs: &Tensor, branch: &[ConvNorm<'_>], shortcut: Shortcut<'_>) -> bool {
-    let projection = match shortcut {
-        Shortcut::Projection(of) => Some(of),
-        Shortcut::Nothing | Shortcut::Input => None,
-    };
-    let mut all = branch.iter().chain(&projection);
     crate::cuda::takes_f32(&[xs])
-        && all.all(|of| crate::cuda::takes_f32(&[of.weight, of.norm[0], of.norm[1]]))
+        && layers(branch, &shortcut)
+            .all(|of| crate::cuda::takes_f32(&[of.weight, of.norm[0], of.norm[1]]))
 }

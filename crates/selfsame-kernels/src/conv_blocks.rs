@@ -1,14 +1,17 @@
-//! A stack of convolution blocks in training as one operation: a whole ResNet (He et al. 2016).
+//! A stack of convolution blocks as one operation: a whole ResNet (He et al. 2016).
 //!
 //! On the CPU channels lie side by side from the first convolution to the last ([`channels_last`]),
 //! so that 1×1 convolutions are products of the maps as they are. What is between two products is
 //! done while the results are in the cache where that is possible: sums for batch norm, the mask of
 //! a ReLU ([`products`]). Maps lie in one buffer that is used again.
-//! [`conv_block_train`] and [`max_pool2d`] one after the other are the same, and what other devices
-//! run.
+//! In evaluation nothing is kept, and each batch norm is part of the convolution before it
+//! ([`evaluate`]).
+//! [`conv_block_train`] or [`crate::conv_block_eval`] and [`max_pool2d`] one after the other are the
+//! same, and what other devices run.
 
 mod backward;
 mod channels_last;
+mod evaluate;
 mod norm;
 mod pass;
 mod plan;
@@ -22,11 +25,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use crate::bundle::{Mailbox, bundle};
-use crate::conv_block::{ConvNorm, Shortcut, conv_block_train};
+use crate::conv_block::{ConvNorm, Shortcut, Statistics, conv_block_train, layers};
 use crate::gemm::Precision;
 use crate::host::{self, fused, slice, with_slice, with_slices};
 use crate::max_pool::max_pool2d;
 use crate::sink;
+pub use evaluate::conv_blocks_eval;
 use pass::{Kept, Weights};
 use plan::Plan;
 
@@ -55,11 +59,7 @@ pub struct MaxPool {
 impl<'a> ConvBlock<'a> {
     /// In the order of the statistics.
     fn layers(&self) -> impl Iterator<Item = &ConvNorm<'a>> {
-        let projection = match &self.shortcut {
-            Shortcut::Projection(of) => Some(of),
-            Shortcut::Nothing | Shortcut::Input => None,
-        };
-        self.branch.iter().chain(projection)
+        layers(&self.branch, &self.shortcut)
     }
 }
 
@@ -89,7 +89,7 @@ pub fn conv_blocks_train(
     if precision != Precision::F32 {
         bail!("conv_blocks: {precision:?} is for f32 images on CUDA devices");
     }
-    let plan = Plan::new(xs, blocks)?;
+    let plan = Plan::new(xs.dims4()?, blocks, Statistics::Batch)?;
     let pairs: Vec<[&Tensor; 2]> = tensors
         .chunks(2)
         .map(|pair| [pair[0], pair[pair.len() - 1]])

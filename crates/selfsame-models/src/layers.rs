@@ -1,7 +1,7 @@
 //! Layers that more than one network uses: names and first values here, mathematics in the kernels.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use selfsame_kernels::{self as kernels, AfterNorm, ConvNorm, Precision};
+use selfsame_kernels::{self as kernels, ConvNorm, Precision};
 
 use crate::init::Init;
 use crate::mode::Mode;
@@ -88,7 +88,10 @@ impl BatchNorm {
 
     pub(crate) fn forward(&self, xs: &Tensor, mode: &Mode) -> Result<Tensor> {
         match mode {
-            Mode::Eval => self.evaluate(xs, AfterNorm::Nothing),
+            Mode::Eval => {
+                let [mean, var] = self.running();
+                kernels::batch_norm_eval(xs, &mean, &var, &self.weight, &self.bias, Self::EPS)
+            }
             Mode::Train(_) => {
                 let (ys, mean, var) =
                     kernels::batch_norm_train(xs, &self.weight, &self.bias, Self::EPS)?;
@@ -98,12 +101,9 @@ impl BatchNorm {
         }
     }
 
-    /// By the running statistics, with what the result goes through.
-    pub(crate) fn evaluate(&self, xs: &Tensor, after: AfterNorm<'_>) -> Result<Tensor> {
-        let running = [&self.running_mean, &self.running_var];
-        let [mean, var] = running.map(Var::as_detached_tensor);
-        let (weight, bias) = (&self.weight, &self.bias);
-        kernels::batch_norm_eval_then(xs, [&mean, &var], weight, bias, Self::EPS, after)
+    /// The running mean and variance, which get no gradient.
+    pub(crate) fn running(&self) -> [Tensor; 2] {
+        [&self.running_mean, &self.running_var].map(Var::as_detached_tensor)
     }
 
     /// Moves the running statistics towards the batch's (its variance unbiased, as in PyTorch).
@@ -177,10 +177,5 @@ impl Conv2d {
     pub(crate) fn output_size(&self, input: [usize; 2]) -> [usize; 2] {
         let kernel = self.weight.dims()[2];
         input.map(|side| (side + 2 * self.padding).saturating_sub(kernel) / self.stride + 1)
-    }
-
-    pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let precision = self.precision_on(xs.device());
-        kernels::conv2d(xs, &self.weight, self.stride, self.padding, precision)
     }
 }

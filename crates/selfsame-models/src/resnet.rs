@@ -1,7 +1,7 @@
 //! ResNets (He et al. 2016) under torchvision's and timm's common parameter names.
 
 use candle_core::{Result, Tensor, bail};
-use selfsame_kernels::{self as kernels, AfterNorm, ConvBlock, MaxPool, Precision};
+use selfsame_kernels::{self as kernels, ConvBlock, MaxPool, Precision};
 
 use crate::backbone::Backbone;
 use crate::config::{Arch, InitForm, ModelConfig};
@@ -106,35 +106,37 @@ impl ResNet {
 
     /// The last feature map, `[B, D, H/32, W/32]`.
     fn feature_map(&self, xs: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let precision = self.stem.branch[0].0.precision_on(xs.device());
         match mode {
-            Mode::Eval => self.evaluate(xs),
-            Mode::Train(_) => self.train(xs),
+            Mode::Eval => self.evaluate(xs, precision),
+            Mode::Train(_) => self.train(xs, precision),
         }
     }
 
-    fn evaluate(&self, xs: &Tensor) -> Result<Tensor> {
-        let MaxPool {
-            kernel,
-            stride,
-            padding,
-        } = STEM_POOL;
-        let xs = kernels::max_pool2d(&self.stem.evaluate(xs)?, kernel, stride, padding)?;
-        self.blocks
-            .iter()
-            .try_fold(xs, |xs, block| block.evaluate(&xs))
-    }
-
-    /// With the batch's statistics, towards which the running ones move.
-    fn train(&self, xs: &Tensor) -> Result<Tensor> {
-        let (mut stem, mut norms) = self.stem.for_training();
+    /// All blocks for a kernel, and the batch norms in the order of its statistics.
+    fn blocks(&self) -> (Vec<ConvBlock<'_>>, Vec<&BatchNorm>) {
+        let (mut stem, mut norms) = self.stem.for_kernel();
         stem.pool = Some(STEM_POOL);
         let mut blocks = vec![stem];
         for block in &self.blocks {
-            let (block, own) = block.for_training();
+            let (block, own) = block.for_kernel();
             blocks.push(block);
             norms.extend(own);
         }
-        let precision = self.stem.branch[0].0.precision_on(xs.device());
+        (blocks, norms)
+    }
+
+    /// With the running statistics.
+    fn evaluate(&self, xs: &Tensor, precision: Precision) -> Result<Tensor> {
+        let (blocks, norms) = self.blocks();
+        let running: Vec<_> = norms.iter().map(|norm| norm.running()).collect();
+        let running: Vec<_> = running.iter().map(|[mean, var]| [mean, var]).collect();
+        kernels::conv_blocks_eval(xs, &blocks, &running, BatchNorm::EPS, precision)
+    }
+
+    /// With the batch's statistics, towards which the running ones move.
+    fn train(&self, xs: &Tensor, precision: Precision) -> Result<Tensor> {
+        let (blocks, norms) = self.blocks();
         let (ys, stats) = kernels::conv_blocks_train(xs, &blocks, BatchNorm::EPS, precision)?;
         for (norm, [mean, var]) in norms.into_iter().zip(&stats) {
             norm.track(&mean.detach(), &var.detach())?;
@@ -277,25 +279,8 @@ impl Block {
         (floats, size)
     }
 
-    fn evaluate(&self, xs: &Tensor) -> Result<Tensor> {
-        let added = match &self.shortcut {
-            Shortcut::Nothing => None,
-            Shortcut::Input => Some(xs.clone()),
-            Shortcut::Projection(conv, bn) => Some(bn.forward(&conv.forward(xs)?, &Mode::Eval)?),
-        };
-        let mut ys = xs.clone();
-        for (index, (conv, bn)) in self.branch.iter().enumerate() {
-            let after = match &added {
-                Some(added) if index + 1 == self.branch.len() => AfterNorm::AddRelu(added),
-                _ => AfterNorm::Relu,
-            };
-            ys = bn.evaluate(&conv.forward(&ys)?, after)?;
-        }
-        Ok(ys)
-    }
-
-    /// What a kernel trains, and the batch norms in the order of its statistics.
-    fn for_training(&self) -> (ConvBlock<'_>, Vec<&BatchNorm>) {
+    /// What a kernel takes, and the batch norms in the order of its statistics.
+    fn for_kernel(&self) -> (ConvBlock<'_>, Vec<&BatchNorm>) {
         let branch = self.branch.iter().map(|(conv, bn)| conv.with_norm(bn));
         let mut norms: Vec<_> = self.branch.iter().map(|(_, bn)| bn).collect();
         let shortcut = match &self.shortcut {

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
 use super::pool::Pool;
 use super::{ConvBlock, weight_grads};
-use crate::conv_block::{ConvNorm, Shortcut, check};
+use crate::conv_block::{ConvNorm, Shortcut, Statistics, check};
 use crate::conv2d::Sizes;
 use crate::max_pool::Window;
 
@@ -90,22 +90,28 @@ impl BlockPlan {
 impl Plan {
     /// # Errors
     /// If sizes do not fit.
-    pub(super) fn new(xs: &Tensor, blocks: &[ConvBlock<'_>]) -> Result<Self> {
-        let mut shape = xs.dims4()?;
+    pub(super) fn new(
+        input: (usize, usize, usize, usize),
+        blocks: &[ConvBlock<'_>],
+        statistics: Statistics,
+    ) -> Result<Self> {
+        let (batch, channels, h, w) = input;
+        let len = batch * channels * h * w;
+        let mut shape = input;
         let mut plan = Self {
             input: 0..0,
             blocks: Vec::with_capacity(blocks.len()),
             len: 0,
             layers: 0,
             winners: 0,
-            largest_map: xs.elem_count(),
+            largest_map: 0,
             room: 0,
             output_shape: shape,
         };
-        plan.input = plan.take(xs.elem_count());
+        plan.input = plan.take(len);
         let mut input = plan.input.clone();
         for block in blocks {
-            let (block, output) = plan.block(block, input, shape)?;
+            let (block, output) = plan.block(block, input, shape, statistics)?;
             input = block.output();
             shape = output;
             plan.blocks.push(block);
@@ -126,8 +132,10 @@ impl Plan {
         block: &ConvBlock<'_>,
         input: Range<usize>,
         input_shape: (usize, usize, usize, usize),
+        statistics: Statistics,
     ) -> Result<(BlockPlan, (usize, usize, usize, usize))> {
-        check(input_shape.into(), &block.branch, block.shortcut)?;
+        let (branch, shortcut) = (&block.branch, block.shortcut);
+        check(input_shape.into(), branch, shortcut, statistics)?;
         let first_index = self.layers;
         self.layers += block.branch.len();
         // The shortcut's maps stand before those of the branch, whose last one it is added to.

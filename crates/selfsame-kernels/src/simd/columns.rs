@@ -237,6 +237,33 @@ dispatch! {
     )
 }
 
+#[inline(always)]
+fn bias_relu_body<const FMA: bool>(ys: &mut [f32], bias: &[f32]) {
+    for y in ys.chunks_exact_mut(bias.len()) {
+        for (y, bias) in y.iter_mut().zip(bias) {
+            *y = rectified(*y + bias);
+        }
+    }
+}
+dispatch! {
+    /// `ys = relu(ys + bias)`.
+    bias_relu => bias_relu_body(ys: &mut [f32], bias: &[f32])
+}
+
+#[inline(always)]
+fn bias_add_relu_body<const FMA: bool>(ys: &mut [f32], bias: &[f32], added: &[f32]) {
+    let n = bias.len();
+    for (y, added) in ys.chunks_exact_mut(n).zip(added.chunks_exact(n)) {
+        for ((y, bias), added) in y.iter_mut().zip(bias).zip(added) {
+            *y = rectified(*y + bias + added);
+        }
+    }
+}
+dispatch! {
+    /// `ys = relu(ys + bias + added)`.
+    bias_add_relu => bias_add_relu_body(ys: &mut [f32], bias: &[f32], added: &[f32])
+}
+
 /// Factors of the gradient of a batch norm: `grad · of_grad + (x − mean) · of_centered + constant`,
 /// each `[C]`.
 #[derive(Clone, Copy)]

@@ -133,10 +133,13 @@ fn norms_over_columns_agree() {
         });
         for_all_levels("column norms", TOLERANCE, |level| {
             let mut maps = [(); 3].map(|()| vec![0.0; xs.len()]);
+            let (mut biased, mut joined) = (xs.clone(), xs.clone());
+            columns::bias_relu(level, &mut biased, norm.bias);
+            columns::bias_add_relu(level, &mut joined, norm.bias, &added);
             columns::norm_relu(level, &xs, norm, &mut maps[0]);
             columns::norm_add_relu(level, &xs, norm, &added, &mut maps[1]);
             columns::norms_add_relu(level, &xs, norm, &added, norm, &mut maps[2]);
-            maps.concat()
+            [maps.concat(), biased, joined].concat()
         });
         for_all_levels("gradients of column norms", TOLERANCE, |level| {
             let (mut dx, mut replaced) = (vec![0.0; xs.len()], added.clone());

@@ -82,9 +82,9 @@ fn inputs(shape: [usize; 4], blocks: &[Block]) -> Vec<Tensor> {
     tensors
 }
 
-/// Result and statistics of the stack, as one operation or block by block.
-fn stack(t: &[Tensor], blocks: &[Block], whole: bool) -> Result<(Tensor, Vec<[Tensor; 2]>)> {
-    let mut weights = t[1..].chunks_exact(3);
+/// The stack with its weights.
+fn with_weights<'a>(weights: &'a [Tensor], blocks: &[Block]) -> Vec<ConvBlock<'a>> {
+    let mut weights = weights.chunks_exact(3);
     let mut layer = |Layer(_, _, stride, padding): Layer| {
         let [weight, scale, bias] = weights.next().unwrap() else {
             unreachable!()
@@ -108,6 +108,12 @@ fn stack(t: &[Tensor], blocks: &[Block], whole: bool) -> Result<(Tensor, Vec<[Te
             pool: block.pool,
         });
     }
+    all
+}
+
+/// Result and statistics of the stack, as one operation or block by block.
+fn stack(t: &[Tensor], blocks: &[Block], whole: bool) -> Result<(Tensor, Vec<[Tensor; 2]>)> {
+    let all = with_weights(&t[1..], blocks);
     if whole {
         return kernels::conv_blocks_train(&t[0], &all, 1e-3, Precision::F32);
     }
@@ -225,6 +231,86 @@ fn large_stacks_equal_their_blocks_one_by_one() {
     }
 }
 
+/// Means and variances of all layers.
+fn running(t: &[Tensor]) -> Vec<[Tensor; 2]> {
+    let layers = t[1..].chunks_exact(3).zip(50..);
+    let stats = layers.map(|(layer, seed)| {
+        let shape = layer[1].dims();
+        let variance = values(shape, seed + 100, 0.5).affine(1.0, 1.0).unwrap();
+        [values(shape, seed, 0.5), variance]
+    });
+    stats.collect()
+}
+
+/// The result with given statistics, as one operation or block by block.
+fn evaluated(
+    t: &[Tensor],
+    blocks: &[Block],
+    running: &[[Tensor; 2]],
+    whole: bool,
+) -> Result<Tensor> {
+    let all = with_weights(&t[1..], blocks);
+    let converted = |of: &Tensor| of.to_dtype(t[0].dtype());
+    let running = running.iter();
+    let running = running.map(|[mean, var]| Ok([converted(mean)?, converted(var)?]));
+    let running = running.collect::<Result<Vec<_>>>()?;
+    let running: Vec<_> = running.iter().map(|[mean, var]| [mean, var]).collect();
+    if whole {
+        return kernels::conv_blocks_eval(&t[0], &all, &running, 1e-3, Precision::F32);
+    }
+    let (mut ys, mut rest) = (t[0].clone(), &running[..]);
+    for block in &all {
+        let layers = match block.shortcut {
+            Shortcut::Projection(_) => block.branch.len() + 1,
+            Shortcut::Nothing | Shortcut::Input => block.branch.len(),
+        };
+        let (own, after) = rest.split_at(layers.min(rest.len()));
+        rest = after;
+        let (branch, shortcut) = (&block.branch, block.shortcut);
+        ys = kernels::conv_block_eval(&ys, branch, shortcut, own, 1e-3, Precision::F32)?;
+        if let Some(of) = block.pool {
+            ys = kernels::max_pool2d(&ys, of.kernel, of.stride, of.padding)?;
+        }
+    }
+    Ok(ys)
+}
+
+#[test]
+fn evaluated_stacks_equal_their_blocks_one_by_one() {
+    let one_value = ([1, 4, 1, 1], vec![block(&[square(3, 3, 1)], Join::Nothing)]);
+    // Two images in a group, and one in the last.
+    let groups = (
+        [3, 2, 1001, 1000],
+        vec![block(&[square(8, 1, 1)], Join::Nothing)],
+    );
+    let stacks = small_stacks().into_iter().chain(large_stacks());
+    for (shape, blocks) in stacks.chain([one_value, groups]) {
+        let t = inputs(shape, &blocks);
+        let running = running(&t);
+        let expected = evaluated(&t, &blocks, &running, false).unwrap();
+        let evaluate =
+            |threads| in_pool(threads, || evaluated(&t, &blocks, &running, true).unwrap());
+        let ys = evaluate(1);
+        assert_eq!(ys.dims(), expected.dims());
+        assert!(apart(&ys, &expected) < 1e-5, "{shape:?}");
+        assert!(bits(&ys) == bits(&evaluate(3)), "{shape:?}");
+    }
+}
+
+#[test]
+fn evaluated_stacks_have_a_gradient() {
+    let (shape, blocks) = small_stacks().pop().unwrap();
+    let t = inputs(shape, &blocks);
+    let running = running(&t);
+    check(
+        "conv_blocks_eval",
+        &|t| evaluated(t, &blocks, &running, true),
+        &|t| evaluated(t, &blocks, &running, false),
+        &t,
+        2e-5,
+    );
+}
+
 #[test]
 fn stacks_do_not_depend_on_threads() {
     for (shape, blocks) in small_stacks().into_iter().chain(large_stacks()) {
@@ -278,4 +364,12 @@ fn what_does_not_fit_is_refused() {
     let blocks = [block(&[square(4, 3, 1)], Join::Nothing)];
     let error = stack(&inputs([1, 4, 1, 1], &blocks), &blocks, true).unwrap_err();
     assert!(error.to_string().contains("no variance"), "{error}");
+    let t = inputs([2, 4, 6, 6], &blocks);
+    for whole in [true, false] {
+        let error = evaluated(&t, &blocks, &[], whole).unwrap_err();
+        assert!(error.to_string().contains("0 layers"), "{error}");
+        let wrong = [values(&[3], 1, 1.0), values(&[3], 2, 1.0)];
+        let error = evaluated(&t, &blocks, &[wrong], whole).unwrap_err();
+        assert!(error.to_string().contains("do not fit"), "{error}");
+    }
 }
