@@ -56,6 +56,22 @@ pub struct LabelledSamples<'a> {
     pub classes: &'a BTreeMap<usize, usize>,
 }
 
+/// What is told on the way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FinetuneEvent {
+    /// So many pictures have gone through the network: those of all epochs, then the test's.
+    Pictures(usize),
+    /// An epoch, counted from 0, is over.
+    Epoch {
+        /// Which.
+        epoch: usize,
+        /// Mean training loss.
+        loss: f64,
+        /// Training accuracy, 0..=1.
+        accuracy: f64,
+    },
+}
+
 /// What fine-tuning gave.
 pub struct FinetuneResult {
     /// True class of each test sample that could be decoded.
@@ -92,7 +108,7 @@ pub fn finetune(
     config: &FinetuneConfig,
     device: &Device,
     ledger: &Arc<Ledger>,
-    mut on_epoch: impl FnMut(usize, f64, f64),
+    mut tell: impl FnMut(FinetuneEvent),
 ) -> Result<FinetuneResult, TrainError> {
     let gradients = if config.freeze {
         Gradients::Off
@@ -121,7 +137,7 @@ pub fn finetune(
     };
     let all: Vec<usize> = train.classes.keys().copied().collect();
     let mut epochs = Vec::new();
-    let mut step = 0;
+    let (mut step, mut pictures) = (0, 0);
     for epoch in 0..config.epochs {
         let order = epoch_order(config.seed, epoch as u64, all.len());
         let samples: Vec<usize> = order.into_iter().map(|i| all[i]).collect();
@@ -163,15 +179,23 @@ pub fn finetune(
             right += count_right(&logits, &truth)?;
             seen += truth.len();
             step += 1;
+            pictures += truth.len();
+            tell(FinetuneEvent::Pictures(pictures));
         }
         let (mean, accuracy) = (
             loss_sum / seen.max(1) as f64,
             right as f64 / seen.max(1) as f64,
         );
-        on_epoch(epoch, mean, accuracy);
+        tell(FinetuneEvent::Epoch {
+            epoch,
+            loss: mean,
+            accuracy,
+        });
         epochs.push((mean, accuracy));
     }
 
+    // The same weights, of which nobody asks a gradient.
+    let backbone = build_backbone_with(model, params, Gradients::Off)?;
     let samples: Vec<usize> = test.classes.keys().copied().collect();
     let (mut truth, mut predicted) = (Vec::new(), Vec::new());
     let transform = EvalTransform::Center(crops.1.clone());
@@ -187,6 +211,7 @@ pub fn finetune(
                 .map(|c| *c as usize),
         );
         truth.extend(batch.samples.iter().map(|i| test.classes[i]));
+        tell(FinetuneEvent::Pictures(pictures + truth.len()));
     }
     let mut tensors = head_params.tensors();
     let own = params.tensors();

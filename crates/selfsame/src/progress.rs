@@ -155,6 +155,14 @@ impl CountProgress {
             self.told = Instant::now();
         }
     }
+
+    /// A line of its own.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
 }
 
 /// "1 h 02 min", "3 min 20 s", "7 s".

@@ -1,13 +1,16 @@
 //! `selfsame finetune`
 
+use anyhow::Context;
 use selfsame_checkpoint::write_tensors;
 use selfsame_data::augment::StandardCrop;
 use selfsame_eval::metrics::{ClassificationReport, ConfusionMatrix, ReportOptions, accuracy};
-use selfsame_train::{FinetuneConfig, LabelledSamples, finetune};
+use selfsame_models::keep_freed_memory;
+use selfsame_train::{FinetuneConfig, FinetuneEvent, LabelledSamples, finetune};
 use serde_json::json;
 
 use crate::cli::Finetune;
 use crate::exit::{Done, usage};
+use crate::progress::CountProgress;
 use crate::run_dir;
 use crate::scores::{Sets, print_json, print_text};
 use crate::weights::{Weights, refuse_reference};
@@ -18,6 +21,7 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         return Err(usage("--epochs 0: at least one is needed"));
     }
     let sets = Sets::open(&args.data)?;
+    keep_freed_memory(&sets.device).context("setting up memory")?;
     sets.need_classes(&args.data.label)?;
     refuse_reference("--weights", &args.data.weights.weights)?;
     let weights = Weights::open(
@@ -48,6 +52,7 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         sets.classes(&sets.train_labels),
         sets.classes(&sets.test_labels),
     );
+    let mut progress = CountProgress::new("pictures", args.epochs * train.len() + test.len());
     let done = finetune(
         &loaded.model,
         &loaded.params,
@@ -64,13 +69,18 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         &config,
         &sets.device,
         &sets.ledger,
-        |epoch, loss, accuracy| {
-            eprintln!(
+        |event| match event {
+            FinetuneEvent::Pictures(done) => progress.set(done),
+            FinetuneEvent::Epoch {
+                epoch,
+                loss,
+                accuracy,
+            } => progress.say(&format!(
                 "epoch {}/{}: loss {loss:.4}, training accuracy {:.1} %",
                 epoch + 1,
                 args.epochs,
                 100.0 * accuracy
-            );
+            )),
         },
     )?;
     let classes = sets.encoder.classes();
