@@ -214,6 +214,12 @@ impl AugmentConfig {
         if self.local_crops > 0 {
             check_size("augment.local_size", self.local_size, &mut problems);
         }
+        if self.local_crops > MOST_CROPS {
+            let crops = self.local_crops;
+            problems.push(format!(
+                "augment.local_crops: {crops} is more than {MOST_CROPS}"
+            ));
+        }
         check_scale("augment.global_scale", self.global_scale, &mut problems);
         check_scale("augment.local_scale", self.local_scale, &mut problems);
         check_ratio("augment.ratio", self.ratio, &mut problems);
@@ -279,9 +285,16 @@ impl ViewOp {
     }
 }
 
+/// Pixels of a side of a crop at most: as much as a picture may have.
+const LARGEST_SIZE: usize = 16_384;
+/// Local views of an image at most.
+const MOST_CROPS: usize = 1_024;
+
 pub(crate) fn check_size(key: &str, size: usize, problems: &mut Vec<String>) {
-    if size == 0 {
-        problems.push(format!("{key}: 0 is not a size"));
+    match size {
+        0 => problems.push(format!("{key}: 0 is not a size")),
+        1..=LARGEST_SIZE => {}
+        _ => problems.push(format!("{key}: {size} is more than {LARGEST_SIZE}")),
     }
 }
 

@@ -2,6 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
+// Bounds far above what anybody trains: behind them are slips of the keyboard and damaged files,
+// which would end in hours of set-up or in sizes that no number holds.
+
+/// Pixels of a side of an image at most: as much as a picture may have.
+const MOST_PIXELS: usize = 16_384;
+/// Width of a transformer at most.
+const MOST_WIDE: usize = 65_536;
+/// Blocks, and registers, of a transformer at most.
+const MOST_DEEP: usize = 1_024;
+/// Width of a layer of the head at most.
+const MOST_OUTPUTS: usize = 1 << 24;
+
 /// The backbone architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -239,6 +251,16 @@ impl ModelConfig {
                 self.image_size, self.patch_size
             ));
         }
+        for (key, value, most) in [
+            ("image_size", self.image_size, MOST_PIXELS),
+            ("embed_dim", dims.embed_dim, MOST_WIDE),
+            ("depth", dims.depth, MOST_DEEP),
+            ("num_registers", self.num_registers, MOST_DEEP),
+        ] {
+            if value > most {
+                problems.push(format!("model.{key}: {value} is more than {most}"));
+            }
+        }
         if !(0.0..1.0).contains(&self.drop_path_rate) {
             problems.push(format!(
                 "model.drop_path_rate: {} is not in [0, 1)",
@@ -311,9 +333,12 @@ impl HeadConfig {
             sizes.push(("hidden_dim", self.hidden_dim));
             sizes.push(("bottleneck_dim", self.bottleneck_dim));
         }
-        let zero = sizes.into_iter().filter(|(_, size)| *size == 0);
-        zero.map(|(key, _)| format!("head.{key}: 0 is not a size"))
-            .collect()
+        let problem = |(key, size)| match size {
+            0 => Some(format!("head.{key}: 0 is not a size")),
+            1..=MOST_OUTPUTS => None,
+            _ => Some(format!("head.{key}: {size} is more than {MOST_OUTPUTS}")),
+        };
+        sizes.into_iter().filter_map(problem).collect()
     }
 }
 
@@ -337,6 +362,23 @@ mod tests {
             assert_eq!(json, format!("{:?}", arch.name()));
         }
         assert!("resnet".parse::<Arch>().unwrap_err().contains("resnet50"));
+    }
+
+    #[test]
+    fn what_nobody_trains_is_refused() {
+        let model = ModelConfig {
+            depth: 10_000_000_000,
+            embed_dim: 6_000_000_000_000,
+            ..ModelConfig::default()
+        };
+        let problems = model.check();
+        assert!(problems[0].starts_with("model.embed_dim"), "{problems:?}");
+        assert!(problems[1].starts_with("model.depth"), "{problems:?}");
+        let head = HeadConfig {
+            out_dim: 99_999_999_999,
+            ..HeadConfig::default()
+        };
+        assert!(head.check()[0].starts_with("head.out_dim"));
     }
 
     #[test]

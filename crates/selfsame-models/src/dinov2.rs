@@ -147,7 +147,9 @@ impl Backbone for Dinov2 {
         // Per token: what crosses the layers of a block, where every operation keeps its input
         // and SwiGLU's halves count too, and its row of attention weights.
         let floats = 30 * self.dims.embed_dim + self.dims.num_heads * tokens;
-        4 * tokens * floats * self.blocks.len()
+        (4 * tokens)
+            .saturating_mul(floats)
+            .saturating_mul(self.blocks.len())
     }
 
     fn num_blocks(&self) -> usize {

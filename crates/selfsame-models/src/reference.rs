@@ -227,7 +227,9 @@ impl Backbone for Reference {
     fn bytes_per_image(&self, height: usize, width: usize) -> usize {
         let tokens = 1 + (height / self.patch_size) * (width / self.patch_size);
         let floats = 30 * self.dims.embed_dim + 4 * self.dims.num_heads * tokens;
-        4 * tokens * floats * self.dims.depth
+        (4 * tokens)
+            .saturating_mul(floats)
+            .saturating_mul(self.dims.depth)
     }
 
     fn num_blocks(&self) -> usize {

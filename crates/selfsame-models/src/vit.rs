@@ -171,7 +171,9 @@ impl Backbone for VisionTransformer {
         let tokens = 1 + (height / p) * (width / p);
         // Per token: what crosses the layers of a block, and its row of attention weights.
         let floats = 17 * self.dims.embed_dim + self.dims.num_heads * tokens;
-        4 * tokens * floats * self.blocks.len()
+        (4 * tokens)
+            .saturating_mul(floats)
+            .saturating_mul(self.blocks.len())
     }
 
     fn num_blocks(&self) -> usize {

@@ -35,6 +35,11 @@ pub struct MemoryEstimate {
     pub cache: usize,
 }
 
+/// What no number holds is the largest one.
+fn product(factors: &[usize]) -> usize {
+    factors.iter().fold(1, |a, b| a.saturating_mul(*b))
+}
+
 impl MemoryEstimate {
     /// The estimate for a configuration.
     ///
@@ -54,11 +59,11 @@ impl MemoryEstimate {
 
         let batch = config.train.batch_size;
         let (global, local) = (config.augment.global_size, config.augment.local_size);
-        let locals = config.augment.local_crops * batch;
-        let groups = [(2 * batch, global), (locals, local)];
+        let locals = batch.saturating_mul(config.augment.local_crops);
+        let groups = [(batch.saturating_mul(2), global), (locals, local)];
         // With drop path, 2 of 17 widths of a token more are kept: gradients of scaled branches.
         let dropped = |bytes: usize| match config.model.drop_path_rate > 0.0 {
-            true => bytes + bytes * 2 / 17,
+            true => bytes.saturating_add(bytes / 17 * 2),
             false => bytes,
         };
         let (mut activations, mut student_rows) = (0, 0);
@@ -66,19 +71,22 @@ impl MemoryEstimate {
             let each = student.bytes_per_image(side, side);
             match images_a_part(&student, config.part_bytes(), rows, [side, side]) {
                 Some(size) => {
-                    activations = activations.max(dropped(size.min(rows) * each));
+                    let kept = size.min(rows).saturating_mul(each);
+                    activations = activations.max(dropped(kept));
                     student_rows = student_rows.max(size.min(rows));
                 }
                 None => {
                     // The backward pass holds gradients of some maps beside the maps.
-                    activations += rows * (each + each / 5);
-                    student_rows += rows;
+                    let maps = rows.saturating_mul(each.saturating_add(each / 5));
+                    activations = activations.saturating_add(maps);
+                    student_rows = student_rows.saturating_add(rows);
                 }
             }
         }
         // Logits, softmax and their gradient; those of the teacher without one.
-        let rows = 3 * student_rows + 2 * 2 * batch;
-        let pixels = 3 * (2 * batch * global * global + locals * local * local);
+        let rows = product(&[3, student_rows]).saturating_add(product(&[2, 2, batch]));
+        let pixels = product(&[3, 2, batch, global, global])
+            .saturating_add(product(&[3, locals, local, local]));
         // Trained lengths of the last layer's rows take the long way: copies of the whole layer.
         let long_way = config.head.kind == HeadKind::Official && !config.head.norm_last_layer;
         let last_layer = specs
@@ -97,6 +105,9 @@ impl MemoryEstimate {
             0 => 1,
             workers => config.data.prefetch_batches.max(workers),
         };
+        let batches = ahead
+            .saturating_add(config.train.accumulate)
+            .saturating_add(2);
 
         Ok(Self {
             program: 40 << 20,
@@ -104,8 +115,9 @@ impl MemoryEstimate {
             optimizer: moments * FLOAT * numbers(true),
             gradients: FLOAT * numbers(true),
             activations,
-            outputs: FLOAT * (rows * config.head.out_dim + copies),
-            crops: FLOAT * pixels * (ahead + config.train.accumulate + 2),
+            outputs: product(&[FLOAT, rows, config.head.out_dim])
+                .saturating_add(product(&[FLOAT, copies])),
+            crops: product(&[FLOAT, pixels, batches]),
             cache: usize::try_from(config.data.cache_mib.saturating_mul(1 << 20))
                 .unwrap_or(usize::MAX),
         })
@@ -129,5 +141,22 @@ impl MemoryEstimate {
             ("batches of crops", self.crops),
             ("kept pictures (data.cache_mib)", self.cache),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_no_number_holds_are_too_large() {
+        let mut config = RunConfig::default();
+        config.train.batch_size = usize::MAX / 2;
+        config.augment.local_crops = usize::MAX / 3;
+        config.augment.global_size = 16_384;
+        config.data.prefetch_batches = usize::MAX;
+        let estimate = MemoryEstimate::of(&config).unwrap();
+        assert_eq!(estimate.crops, usize::MAX);
+        assert_eq!(estimate.total(), usize::MAX);
     }
 }

@@ -69,11 +69,19 @@ fn open_cuda(index: usize) -> anyhow::Result<Device> {
     })
 }
 
+/// More compute threads than any machine has cores.
+const MOST_THREADS: usize = 4_096;
+
 /// Limits the compute threads of this process; 0 leaves one per core. Results do not depend on it.
 ///
 /// # Errors
-/// If the pool cannot be built.
+/// A usage error for more than [`MOST_THREADS`]; if the pool cannot be built.
 pub(crate) fn set_threads(threads: usize) -> anyhow::Result<()> {
+    if threads > MOST_THREADS {
+        return Err(usage(format!(
+            "threads: {threads} is more than {MOST_THREADS}; 0 takes one per core"
+        )));
+    }
     if threads > 0 {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
