@@ -169,7 +169,7 @@ pub(crate) enum Statistics {
 
 impl ConvNorm<'_> {
     /// The shape of what comes out, if what goes in fits.
-    fn output(
+    pub(crate) fn output(
         &self,
         [batch, channels, h, w]: [usize; 4],
         statistics: Statistics,

@@ -7,7 +7,7 @@ use candle_core::{
 };
 
 use super::{conv, only_on_cuda};
-use crate::conv_block::{ConvNorm, Shortcut};
+use crate::conv_block::{ConvNorm, Shortcut, Statistics};
 use crate::cuda::device::{Address, Input, Output, dtype, run, with_inputs};
 use crate::cuda::launch::{BatchNorm, Conv, Element, Extras, Target, Types};
 use crate::gemm::Precision;
@@ -71,7 +71,7 @@ impl Params {
         is_first: bool,
     ) -> Result<Layer> {
         let (out, c, kh, kw) = of.weight.dims4()?;
-        let shape = of.output(xs)?;
+        let shape = of.output(xs, Statistics::Batch)?;
         let [batch, _, h, w] = shape;
         // What goes into products is rounded where it is written.
         let types = Types {
