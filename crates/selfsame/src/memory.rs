@@ -102,10 +102,11 @@ fn remedy(config: &RunConfig, device: &Device) -> String {
     let mut ways = Vec::new();
     if config.model.arch.is_vit() && !config.head.use_bn {
         let part = config.part_bytes_on(device);
-        ways.push(format!(
-            "train.part_mib below {} (slower)",
-            part.unwrap_or_else(|_| config.part_bytes()) >> 20
-        ));
+        let mib = part.unwrap_or_else(|_| config.part_bytes()) >> 20;
+        // 0 leaves the choice to the program.
+        if mib > 1 {
+            ways.push(format!("train.part_mib below {mib} (slower)"));
+        }
         if batch > 1 {
             ways.push(format!(
                 "train.batch_size={} with train.accumulate={} (the same steps)",
@@ -157,6 +158,10 @@ mod tests {
         ] {
             assert!(told.contains(part), "{told}");
         }
+        let mut small = config.clone();
+        small.train.part_mib = 1;
+        let told = format!("{:#}", explain(error(refusal), &small, &Device::Cpu));
+        assert!(!told.contains("part_mib"), "{told}");
         let other = explain(error("no such shape"), &config, &Device::Cpu);
         assert_eq!(format!("{other:#}"), "no such shape");
         assert_eq!(hint(&other), "");
