@@ -7,13 +7,14 @@ use selfsame_data::{Dataset, Ledger};
 use selfsame_train::{Embedded, embed};
 
 use crate::cli::WeightsArgs;
+use crate::memory;
 use crate::progress::CountProgress;
 use crate::weights::Weights;
 
 /// Features of some pictures of `set`; those that cannot be used are named on stderr.
 ///
 /// # Errors
-/// As [`Weights::embed_options`]; if not one of the pictures could be used, naming `spec`.
+/// As [`Weights::embed_options`] and [`memory::check_crops`]; if not one of the pictures could be used, naming `spec`.
 pub(crate) fn embed_all(
     set: &Arc<dyn Dataset>,
     spec: &str,
@@ -23,6 +24,8 @@ pub(crate) fn embed_all(
     device: &Device,
 ) -> anyhow::Result<Embedded> {
     let options = weights.embed_options(flags)?;
+    let size = weights.eval_crop(flags)?.image_size;
+    memory::check_crops(size, options.batch_size.min(samples.len()))?;
     let ledger = Arc::new(Ledger::default());
     let mut progress = CountProgress::new("pictures", samples.len());
     let extractor = weights.extractor();

@@ -66,6 +66,29 @@ pub(crate) fn check(config: &RunConfig, device: &Device) -> anyhow::Result<()> {
     )))
 }
 
+/// Refuses an evaluation whose crops alone will not fit: a batch of `images` of `size` pixels a side
+/// at work, and one made ahead.
+///
+/// # Errors
+/// A usage error with the flags that make them smaller.
+pub(crate) fn check_crops(size: usize, images: usize) -> anyhow::Result<()> {
+    let budget = of_machine();
+    let side = size as u64;
+    let bytes = [2 * 3 * 4, side, side, images as u64]
+        .into_iter()
+        .fold(1, u64::saturating_mul);
+    if budget.bytes == 0 || bytes <= budget.bytes {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "two batches of {images} pictures of {size} x {size} pixels need {} of memory, {} allows \
+         {}; a smaller --batch-size or --image-size needs less",
+        in_words(bytes),
+        budget.whose,
+        in_words(budget.bytes),
+    )))
+}
+
 /// What the drivers of NVIDIA's libraries say where memory is lacking.
 const EXHAUSTED: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
 
@@ -142,6 +165,13 @@ pub(crate) fn in_words(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn crops_that_no_machine_holds_are_refused_with_the_flags() {
+        assert!(check_crops(224, 64).is_ok());
+        let error = check_crops(16_384, 1 << 40).unwrap_err().to_string();
+        assert!(error.contains("--batch-size"), "{error}");
+    }
 
     #[test]
     fn a_device_without_memory_is_told_of_with_what_to_set() {
