@@ -35,10 +35,7 @@ impl TrainProgress {
     }
 
     fn say(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
-        }
+        say(self.bar.as_ref(), text);
     }
 }
 
@@ -106,6 +103,14 @@ impl Observer for TrainProgress {
     }
 }
 
+/// A line of its own, above the bar where there is one.
+fn say(bar: Option<&ProgressBar>, text: &str) {
+    match bar {
+        Some(bar) => bar.println(text),
+        None => eprintln!("{text}"),
+    }
+}
+
 fn bar(total: u64, done: u64) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}").expect("the template is valid");
@@ -158,10 +163,7 @@ impl CountProgress {
 
     /// A line of its own.
     pub(crate) fn say(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
-        }
+        say(self.bar.as_ref(), text);
     }
 }
 

@@ -52,7 +52,8 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         sets.classes(&sets.train_labels),
         sets.classes(&sets.test_labels),
     );
-    let mut progress = CountProgress::new("pictures", args.epochs * train.len() + test.len());
+    let pictures = args.epochs.saturating_mul(train.len());
+    let mut progress = CountProgress::new("pictures", pictures.saturating_add(test.len()));
     let done = finetune(
         &loaded.model,
         &loaded.params,
