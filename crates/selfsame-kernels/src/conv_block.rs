@@ -57,32 +57,15 @@ pub fn conv_block_train(
     if is_for_cuda(xs, branch, shortcut) {
         return crate::cuda::ops::conv_block_train(xs, branch, shortcut, eps, precision);
     }
-    let norm = |xs: &Tensor, of: &ConvNorm<'_>, after: AfterNorm<'_>| {
+    let mut stats: Vec<Option<[Tensor; 2]>> = vec![None; layers(branch, &shortcut).count()];
+    let ys = through(xs, branch, shortcut, |xs, index, of, after| {
         let maps = conv2d(xs, of.weight, of.stride, of.padding, precision)?;
         let [weight, bias] = of.norm;
         let (ys, mean, var) = batch_norm_train_then(&maps, weight, bias, eps, after)?;
-        Ok::<_, candle_core::Error>((ys, [mean, var]))
-    };
-    let (added, projected) = match &shortcut {
-        Shortcut::Nothing => (None, None),
-        Shortcut::Input => (Some(xs.clone()), None),
-        Shortcut::Projection(of) => {
-            let (ys, stats) = norm(xs, of, AfterNorm::Nothing)?;
-            (Some(ys), Some(stats))
-        }
-    };
-    let (mut ys, mut stats) = (xs.clone(), Vec::new());
-    for (index, of) in branch.iter().enumerate() {
-        let after = match &added {
-            Some(added) if index + 1 == branch.len() => AfterNorm::AddRelu(added),
-            _ => AfterNorm::Relu,
-        };
-        let (next, own) = norm(&ys, of, after)?;
-        stats.push(own);
-        ys = next;
-    }
-    stats.extend(projected);
-    Ok((ys, stats))
+        stats[index] = Some([mean, var]);
+        Ok(ys)
+    })?;
+    Ok((ys, stats.into_iter().flatten().collect()))
 }
 
 /// The same with given statistics instead of the batch's: evaluation.
@@ -104,23 +87,33 @@ pub fn conv_block_eval(
 ) -> Result<Tensor> {
     check(xs.dims4()?.into(), branch, shortcut, Statistics::Given)?;
     check_running(layers(branch, &shortcut), running)?;
-    let norm = |xs: &Tensor, of: &ConvNorm<'_>, running: [&Tensor; 2], after: AfterNorm<'_>| {
+    through(xs, branch, shortcut, |xs, index, of, after| {
         let maps = conv2d(xs, of.weight, of.stride, of.padding, precision)?;
         let [weight, bias] = of.norm;
-        batch_norm_eval_then(&maps, running, weight, bias, eps, after)
-    };
+        batch_norm_eval_then(&maps, running[index], weight, bias, eps, after)
+    })
+}
+
+/// `xs` through a block; `layer` does a convolution and what follows it, and is told its place in
+/// the order of [`layers`].
+fn through<'a>(
+    xs: &Tensor,
+    branch: &[ConvNorm<'a>],
+    shortcut: Shortcut<'a>,
+    mut layer: impl FnMut(&Tensor, usize, &ConvNorm<'a>, AfterNorm<'_>) -> Result<Tensor>,
+) -> Result<Tensor> {
     let added = match &shortcut {
         Shortcut::Nothing => None,
         Shortcut::Input => Some(xs.clone()),
-        Shortcut::Projection(of) => Some(norm(xs, of, running[branch.len()], AfterNorm::Nothing)?),
+        Shortcut::Projection(of) => Some(layer(xs, branch.len(), of, AfterNorm::Nothing)?),
     };
     let mut ys = xs.clone();
-    for (index, (of, running)) in branch.iter().zip(running).enumerate() {
+    for (index, of) in branch.iter().enumerate() {
         let after = match &added {
             Some(added) if index + 1 == branch.len() => AfterNorm::AddRelu(added),
             _ => AfterNorm::Relu,
         };
-        ys = norm(&ys, of, *running, after)?;
+        ys = layer(&ys, index, of, after)?;
     }
     Ok(ys)
 }
