@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const ARCHITECTURE: &str = "compute_80";
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 18] = [
     "attention",
     "attention_bf16",
     "batch_norm",
     "branch",
+    "channels_last",
     "conv",
     "crops",
     "gelu",
@@ -22,6 +23,7 @@ const SOURCES: [&str; 16] = [
     "pool",
     "relu",
     "rounded",
+    "row_norm",
     "softmax",
     "sums",
     "update",
@@ -32,7 +34,7 @@ fn main() {
     if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
-    for header in ["device", "tensor_core"] {
+    for header in ["device", "eight", "moments", "tensor_core", "windows"] {
         println!("cargo::rerun-if-changed=src/cuda/{header}.cuh");
     }
     println!("cargo::rerun-if-env-changed=NVCC");

@@ -36,9 +36,7 @@ pub enum Shortcut<'a> {
 ///
 /// Returns the result and, for each batch norm in turn, the shortcut's last, what
 /// [`crate::batch_norm_train`] returns for the running statistics: mean and unbiased variance, `[C]`.
-/// On a CUDA device this is one operation, within which gradients are handed on as they are; candle
-/// adds each gradient between two operations to zeros, in four passes over it. With bf16 factors,
-/// what convolutions give and take is rounded within the block, as are its gradients.
+/// Several blocks one after the other are faster as one operation: [`crate::conv_blocks_train`].
 ///
 /// # Shape
 /// `xs`: `[B, C, H, W]`; the result is that of the last convolution.
@@ -53,10 +51,6 @@ pub fn conv_block_train(
     precision: Precision,
 ) -> Result<(Tensor, Vec<[Tensor; 2]>)> {
     check(xs.dims4()?.into(), branch, shortcut, Statistics::Batch)?;
-    #[cfg(feature = "cuda")]
-    if is_for_cuda(xs, branch, shortcut) {
-        return crate::cuda::ops::conv_block_train(xs, branch, shortcut, eps, precision);
-    }
     let mut stats: Vec<Option<[Tensor; 2]>> = vec![None; layers(branch, &shortcut).count()];
     let ys = through(xs, branch, shortcut, |xs, index, of, after| {
         let maps = conv2d(xs, of.weight, of.stride, of.padding, precision)?;
@@ -202,12 +196,4 @@ pub(crate) fn check(
         bail!("conv_block: {added:?} cannot be added to {output:?}");
     }
     Ok(output)
-}
-
-/// Whether all of it is f32 on a CUDA device.
-#[cfg(feature = "cuda")]
-fn is_for_cuda(xs: &Tensor, branch: &[ConvNorm<'_>], shortcut: Shortcut<'_>) -> bool {
-    crate::cuda::takes_f32(&[xs])
-        && layers(branch, &shortcut)
-            .all(|of| crate::cuda::takes_f32(&[of.weight, of.norm[0], of.norm[1]]))
 }

@@ -6,8 +6,9 @@
 //! a ReLU ([`products`]). Maps lie in one buffer that is used again.
 //! In evaluation nothing is kept, and each batch norm is part of the convolution before it
 //! ([`evaluate`]).
+//! On CUDA devices it is the same in training, by kernels (`cuda/ops/conv_blocks.rs`).
 //! [`conv_block_train`] or [`crate::conv_block_eval`] and [`max_pool2d`] one after the other are the
-//! same, and what other devices run.
+//! same, and what runs elsewhere.
 
 mod backward;
 mod channels_last;
@@ -58,7 +59,7 @@ pub struct MaxPool {
 
 impl<'a> ConvBlock<'a> {
     /// In the order of the statistics.
-    fn layers(&self) -> impl Iterator<Item = &ConvNorm<'a>> {
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &ConvNorm<'a>> {
         layers(&self.branch, &self.shortcut)
     }
 }
@@ -66,6 +67,9 @@ impl<'a> ConvBlock<'a> {
 /// All blocks, one after the other, with the batch's statistics in each batch norm.
 ///
 /// Returns the result and the statistics of all blocks, as [`conv_block_train`] does for each.
+/// On CUDA devices with bf16 factors, all maps from the first convolution on and their gradients are
+/// rounded to bf16, as under PyTorch's autocast; sums, statistics, what is computed between two maps
+/// and the gradients of weights are f32.
 ///
 /// # Shape
 /// `xs`: `[B, C, H, W]`; the result is that of the last block.
@@ -82,6 +86,10 @@ pub fn conv_blocks_train(
         .flat_map(ConvBlock::layers)
         .flat_map(|of| [of.weight, of.norm[0], of.norm[1]])
         .collect();
+    #[cfg(feature = "cuda")]
+    if crate::cuda::ops::has_conv_blocks(xs, blocks) {
+        return crate::cuda::ops::conv_blocks_train(xs, blocks, eps, precision);
+    }
     let is_plain = tensors.iter().all(|weight| weight.is_contiguous());
     if tensors.is_empty() || !is_plain || !fused(&[xs]) || !fused(&tensors) {
         return one_by_one(xs, blocks, eps, precision);

@@ -15,6 +15,18 @@ pub(crate) fn values(n: usize, seed: u64, size: f32) -> Vec<f32> {
         .collect()
 }
 
+/// `[B, C, H, W]` as `[B, H, W, C]`.
+pub(crate) fn channels_last<T: Copy>(values: &[T], [batch, channels, h, w]: [usize; 4]) -> Vec<T> {
+    let positions = h * w;
+    let at = |image, position, channel| (image * channels + channel) * positions + position;
+    (0..batch)
+        .flat_map(|image| (0..positions).map(move |position| (image, position)))
+        .flat_map(|(image, position)| {
+            (0..channels).map(move |channel| values[at(image, position, channel)])
+        })
+        .collect()
+}
+
 /// Fails with the first pair that is further apart than `tolerance · max(1, |b|)`.
 pub(crate) fn assert_close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {
     assert_eq!(a.len(), b.len(), "{what}");

@@ -7,6 +7,7 @@
 // stats is [3, channels]: mean, 1/std, unbiased variance. affine is [2, channels]: weight, bias.
 
 #include "device.cuh"
+#include "moments.cuh"
 
 // Values that a thread reads before it uses the first of them.
 #define AT_ONCE 8u
@@ -55,22 +56,6 @@ struct Walk {
     }
 };
 
-// Of some values: how many, their mean, and the sum of squared distances from it.
-struct Moments {
-    float count, mean, squares;
-};
-
-__device__ inline Moments merged(Moments a, Moments b) {
-    if (b.count == 0.0f) {
-        return a;
-    }
-    if (a.count == 0.0f) {
-        return b;
-    }
-    const float count = a.count + b.count, share = b.count / count, apart = b.mean - a.mean;
-    return {count, a.mean + apart * share, a.squares + b.squares + apart * apart * a.count * share};
-}
-
 // Of all lanes, in their order.
 __device__ inline Moments merged_over_warp(Moments own) {
     for (unsigned step = 1; step < WARP; step *= 2) {
@@ -83,8 +68,7 @@ __device__ inline Moments merged_over_warp(Moments own) {
 }
 
 // parts[channel][part] = mean and squares.
-template <class In>
-__device__ void moments(const In *__restrict__ xs, float *parts, Sizes sizes) {
+__device__ void moments(const float *__restrict__ xs, float *parts, Sizes sizes) {
     __shared__ Moments of_warps[WARP];
     Moments own = {0.0f, 0.0f, 0.0f};
     Walk walk(sizes);
@@ -94,7 +78,7 @@ __device__ void moments(const In *__restrict__ xs, float *parts, Sizes sizes) {
         const unsigned count = walk.take(at);
 #pragma unroll
         for (unsigned i = 0; i < AT_ONCE; i++) {
-            values[i] = i < count ? to_f32(xs[at[i]]) : 0.0f;
+            values[i] = i < count ? xs[at[i]] : 0.0f;
         }
 #pragma unroll
         for (unsigned i = 0; i < AT_ONCE; i++) {
@@ -180,9 +164,8 @@ struct Channel {
 };
 
 // ys = xs normalised, plus residual if there is one, and cut at zero if with_relu.
-template <class In, class Out>
-__device__ void apply(const In *__restrict__ xs, const float *__restrict__ residual,
-                      const float *stats, const float *affine, Out *__restrict__ ys, Sizes sizes,
+__device__ void apply(const float *__restrict__ xs, const float *__restrict__ residual,
+                      const float *stats, const float *affine, float *__restrict__ ys, Sizes sizes,
                       unsigned with_relu) {
     const Channel channel(stats, affine, sizes.channels);
     for (Walk walk(sizes); walk.goes_on();) {
@@ -191,7 +174,7 @@ __device__ void apply(const In *__restrict__ xs, const float *__restrict__ resid
         const unsigned count = walk.take(at);
 #pragma unroll
         for (unsigned i = 0; i < AT_ONCE; i++) {
-            values[i] = i < count ? to_f32(xs[at[i]]) : 0.0f;
+            values[i] = i < count ? xs[at[i]] : 0.0f;
             added[i] = residual && i < count ? residual[at[i]] : 0.0f;
         }
 #pragma unroll
@@ -202,7 +185,7 @@ __device__ void apply(const In *__restrict__ xs, const float *__restrict__ resid
             }
             if (i < count) {
                 // A NaN is not at most zero and goes through.
-                ys[at[i]] = from_f32<Out>(with_relu && y <= 0.0f ? 0.0f : y);
+                ys[at[i]] = with_relu && y <= 0.0f ? 0.0f : y;
             }
         }
     }
@@ -214,15 +197,14 @@ struct Gradients {
     float xs[AT_ONCE], grads[AT_ONCE];
     unsigned count;
 
-    template <class In>
-    __device__ Gradients(Walk &walk, const Channel &channel, const In *__restrict__ from,
+        __device__ Gradients(Walk &walk, const Channel &channel, const float *__restrict__ from,
                          const float *__restrict__ ys, const float *__restrict__ grad,
                          unsigned with_relu) {
         float results[AT_ONCE];
         count = walk.take(at);
 #pragma unroll
         for (unsigned i = 0; i < AT_ONCE; i++) {
-            xs[i] = i < count ? to_f32(from[at[i]]) : 0.0f;
+            xs[i] = i < count ? from[at[i]] : 0.0f;
             grads[i] = i < count ? grad[at[i]] : 0.0f;
             results[i] = with_relu && ys && i < count ? ys[at[i]] : 0.0f;
         }
@@ -235,8 +217,7 @@ struct Gradients {
 };
 
 // parts[channel][part] = the share in the gradients of weight and bias.
-template <class In>
-__device__ void grad_sums(const In *__restrict__ xs, const float *__restrict__ ys,
+__device__ void grad_sums(const float *__restrict__ xs, const float *__restrict__ ys,
                           const float *__restrict__ grad, const float *stats, const float *affine,
                           float *parts, Sizes sizes, unsigned with_relu) {
     const Channel channel(stats, affine, sizes.channels);
@@ -280,10 +261,9 @@ extern "C" __global__ void batch_norm_affine_grad(const float *parts, float *d_a
 
 // The gradients of xs and, if asked for, of what was added. Statistics of the batch itself
 // (of_batch) have a share in that of xs, given ones have none.
-template <class In>
-__device__ void gradient(const In *__restrict__ xs, const float *__restrict__ ys,
+__device__ void gradient(const float *__restrict__ xs, const float *__restrict__ ys,
                          const float *__restrict__ grad, const float *stats, const float *affine,
-                         const float *d_affine, In *__restrict__ dx,
+                         const float *d_affine, float *__restrict__ dx,
                          float *__restrict__ d_residual, Sizes sizes, unsigned with_relu,
                          unsigned of_batch) {
     const Channel channel(stats, affine, sizes.channels);
@@ -296,7 +276,7 @@ __device__ void gradient(const In *__restrict__ xs, const float *__restrict__ ys
         for (unsigned i = 0; i < AT_ONCE; i++) {
             if (i < some.count) {
                 const float g = some.grads[i], product = channel.centered(some.xs[i]) * mean_product;
-                dx[some.at[i]] = from_f32<In>(channel.scale * (g - mean_grad - product));
+                dx[some.at[i]] = channel.scale * (g - mean_grad - product);
                 if (d_residual) {
                     d_residual[some.at[i]] = g;
                 }
@@ -305,39 +285,33 @@ __device__ void gradient(const In *__restrict__ xs, const float *__restrict__ ys
     }
 }
 
-#define BATCH_NORM(suffix, In)                                                                     \
-    extern "C" __global__ void batch_norm_moments_##suffix(                                        \
-        const In *xs, float *parts, unsigned batch, unsigned channels, unsigned plane,             \
-        unsigned per_part) {                                                                       \
-        moments(xs, parts, {batch, channels, plane, per_part});                                    \
-    }                                                                                              \
-    extern "C" __global__ void batch_norm_grad_sums_##suffix(                                      \
-        const In *xs, const float *ys, const float *grad, const float *stats,                      \
-        const float *affine, float *parts, unsigned batch, unsigned channels, unsigned plane,      \
-        unsigned per_part, unsigned with_relu) {                                                   \
-        grad_sums(xs, ys, grad, stats, affine, parts, {batch, channels, plane, per_part},          \
-                  with_relu);                                                                      \
-    }                                                                                              \
-    extern "C" __global__ void batch_norm_grad_##suffix(                                           \
-        const In *xs, const float *ys, const float *grad, const float *stats,                      \
-        const float *affine, const float *d_affine, In *dx, float *d_residual, unsigned batch,     \
-        unsigned channels, unsigned plane, unsigned per_part, unsigned with_relu,                  \
-        unsigned of_batch) {                                                                       \
-        gradient(xs, ys, grad, stats, affine, d_affine, dx, d_residual,                            \
-                 {batch, channels, plane, per_part}, with_relu, of_batch);                         \
-    }
+extern "C" __global__ void batch_norm_moments(const float *xs, float *parts, unsigned batch,
+                                              unsigned channels, unsigned plane,
+                                              unsigned per_part) {
+    moments(xs, parts, {batch, channels, plane, per_part});
+}
 
-BATCH_NORM(f32, float)
-BATCH_NORM(bf16, bf16)
+extern "C" __global__ void batch_norm_apply(const float *xs, const float *residual,
+                                            const float *stats, const float *affine, float *ys,
+                                            unsigned batch, unsigned channels, unsigned plane,
+                                            unsigned per_part, unsigned with_relu) {
+    apply(xs, residual, stats, affine, ys, {batch, channels, plane, per_part}, with_relu);
+}
 
-#define BATCH_NORM_APPLY(suffix, In, Out)                                                          \
-    extern "C" __global__ void batch_norm_apply_##suffix(                                          \
-        const In *xs, const float *residual, const float *stats, const float *affine, Out *ys,     \
-        unsigned batch, unsigned channels, unsigned plane, unsigned per_part,                      \
-        unsigned with_relu) {                                                                      \
-        apply(xs, residual, stats, affine, ys, {batch, channels, plane, per_part}, with_relu);     \
-    }
+extern "C" __global__ void batch_norm_grad_sums(const float *xs, const float *ys,
+                                                const float *grad, const float *stats,
+                                                const float *affine, float *parts, unsigned batch,
+                                                unsigned channels, unsigned plane,
+                                                unsigned per_part, unsigned with_relu) {
+    grad_sums(xs, ys, grad, stats, affine, parts, {batch, channels, plane, per_part}, with_relu);
+}
 
-BATCH_NORM_APPLY(f32, float, float)
-BATCH_NORM_APPLY(bf16, bf16, bf16)
-BATCH_NORM_APPLY(bf16_f32, bf16, float)
+extern "C" __global__ void batch_norm_grad(const float *xs, const float *ys, const float *grad,
+                                           const float *stats, const float *affine,
+                                           const float *d_affine, float *dx, float *d_residual,
+                                           unsigned batch, unsigned channels, unsigned plane,
+                                           unsigned per_part, unsigned with_relu,
+                                           unsigned of_batch) {
+    gradient(xs, ys, grad, stats, affine, d_affine, dx, d_residual,
+             {batch, channels, plane, per_part}, with_relu, of_batch);
+}

@@ -6,17 +6,14 @@
 // A window of one element makes this a transposition of images and channels.
 
 #include "device.cuh"
+#include "windows.cuh"
 
 // Channels that a thread does, having found once where its windows lie.
 #define CHANNELS 8u
 
-struct Windows {
-    unsigned channels, h, w, kernel_h, kernel_w, h_out, w_out, stride, padding;
-};
-
 // columns = the windows of `count` images from number `first` on.
-template <class In, class T>
-__device__ void gather(const In *images, T *columns, unsigned first, unsigned count, unsigned ld,
+template <class T>
+__device__ void gather(const float *images, T *columns, unsigned first, unsigned count, unsigned ld,
                        Windows s) {
     const unsigned column = blockIdx.x * blockDim.x + threadIdx.x;
     if (column >= ld) {
@@ -40,7 +37,7 @@ __device__ void gather(const In *images, T *columns, unsigned first, unsigned co
             const size_t to = (i * s.kernel_w + j) * (size_t)ld;
 #pragma unroll 4
             for (unsigned c = 0; c < end - channel; c++) {
-                const float value = inside ? to_f32(images[c * plane + from]) : 0.0f;
+                const float value = inside ? images[c * plane + from] : 0.0f;
                 columns[c * taps * ld + to] = from_f32<T>(value);
             }
         }
@@ -49,8 +46,8 @@ __device__ void gather(const In *images, T *columns, unsigned first, unsigned co
 
 // The transpose: each element of `count` images from number `first` on becomes the sum of what its
 // windows hold of it, in the order of the kernel's positions; added to what is there if `add`.
-template <class T, class Out>
-__device__ void add_up(const T *columns, Out *images, unsigned first, unsigned count, unsigned ld,
+template <class T>
+__device__ void add_up(const T *columns, float *images, unsigned first, unsigned count, unsigned ld,
                        Windows s, unsigned add) {
     const unsigned place = blockIdx.x * blockDim.x + threadIdx.x;
     const unsigned image = place / (s.h * s.w);
@@ -92,29 +89,22 @@ __device__ void add_up(const T *columns, Out *images, unsigned first, unsigned c
 #pragma unroll
     for (unsigned c = 0; c < CHANNELS; c++) {
         if (c < num_channels) {
-            const float before = add ? to_f32(images[c * plane]) : 0.0f;
-            images[c * plane] = from_f32<Out>(before + sums[c]);
+            images[c * plane] = (add ? images[c * plane] : 0.0f) + sums[c];
         }
     }
 }
 
-#define IM2COL(suffix, In, T)                                                                      \
+#define CONV(suffix, T)                                                                            \
     extern "C" __global__ void im2col_##suffix(                                                    \
-        const In *images, T *columns, unsigned first, unsigned count, unsigned ld,                 \
+        const float *images, T *columns, unsigned first, unsigned count, unsigned ld,              \
         unsigned channels, unsigned h, unsigned w, unsigned kernel_h, unsigned kernel_w,           \
         unsigned h_out, unsigned w_out, unsigned stride, unsigned padding) {                       \
         const Windows windows = {channels, h,     w,      kernel_h, kernel_w,                      \
                                  h_out,    w_out, stride, padding};                                \
         gather(images, columns, first, count, ld, windows);                                        \
-    }
-
-IM2COL(f32, float, float)
-IM2COL(f32_bf16, float, bf16)
-IM2COL(bf16, bf16, bf16)
-
-#define COL2IM(suffix, T, Out)                                                                     \
+    }                                                                                              \
     extern "C" __global__ void col2im_##suffix(                                                    \
-        const T *columns, Out *images, unsigned first, unsigned count, unsigned ld,                \
+        const T *columns, float *images, unsigned first, unsigned count, unsigned ld,              \
         unsigned channels, unsigned h, unsigned w, unsigned kernel_h, unsigned kernel_w,           \
         unsigned h_out, unsigned w_out, unsigned stride, unsigned padding, unsigned add) {         \
         const Windows windows = {channels, h,     w,      kernel_h, kernel_w,                      \
@@ -122,6 +112,5 @@ IM2COL(bf16, bf16, bf16)
         add_up(columns, images, first, count, ld, windows, add);                                   \
     }
 
-COL2IM(f32, float, float)
-COL2IM(bf16_f32, bf16, float)
-COL2IM(bf16, bf16, bf16)
+CONV(f32, float)
+CONV(bf16, bf16)

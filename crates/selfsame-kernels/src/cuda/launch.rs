@@ -12,6 +12,9 @@ mod patches;
 mod pool;
 mod relu;
 mod rounded;
+mod row_conv;
+mod row_norm;
+mod row_pool;
 mod rows;
 mod softmax;
 mod update;
@@ -23,7 +26,7 @@ pub(crate) use batch_norm::{BatchNorm, Extras};
 #[cfg(feature = "cuda")]
 pub(crate) use branch::has_branch_kernels;
 pub(crate) use branch::{Added, Branch, NormGrad, Normed, ProductGrad};
-pub(crate) use conv::{Conv, ConvStep, Factor, Product, Target, Types};
+pub(crate) use conv::{Conv, ConvStep, Factor, Product, Target};
 pub(crate) use normalize::Normalize;
 pub(crate) use patches::Patches;
 #[cfg(feature = "cuda")]
@@ -31,6 +34,13 @@ pub(crate) use pool::MAX_POOL_KERNEL;
 pub(crate) use pool::MaxPool;
 pub(crate) use relu::{relu, relu_grad};
 pub(crate) use rounded::Rounded;
+#[cfg(feature = "cuda")]
+pub(crate) use row_conv::EIGHT;
+pub(crate) use row_conv::{
+    Images, RowConv, RowWeight, weight_table, weights_from_matrices, weights_to_matrices,
+};
+pub(crate) use row_norm::{NormPlaces, RowNorm, RowsAdded};
+pub(crate) use row_pool::{Planes, RowPool};
 pub(crate) use rows::{BiasGelu, LayerNorm, Norm, sum_parts};
 pub(crate) use softmax::{CrossEntropy, Softmax, scaled};
 pub(crate) use update::{Step, Weight, Word, normalize_crops, table};
@@ -90,6 +100,7 @@ pub(crate) enum Source {
     AttentionBf16,
     BatchNorm,
     Branch,
+    ChannelsLast,
     Conv,
     Crops,
     Gelu,
@@ -99,6 +110,7 @@ pub(crate) enum Source {
     Pool,
     Relu,
     Rounded,
+    RowNorm,
     Softmax,
     Sums,
     Update,

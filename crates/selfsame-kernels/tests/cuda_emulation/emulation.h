@@ -72,6 +72,12 @@ inline float __int_as_float(unsigned bits) {
     return x;
 }
 
+inline int __float_as_int(float x) {
+    int bits;
+    std::memcpy(&bits, &x, 4);
+    return bits;
+}
+
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }

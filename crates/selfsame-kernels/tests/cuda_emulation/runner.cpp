@@ -22,7 +22,10 @@
 #include "cuda_bf16.h"
 
 #include "../../src/cuda/device.cuh"
+#include "../../src/cuda/eight.cuh"
+#include "../../src/cuda/moments.cuh"
 #include "../../src/cuda/tensor_core.cuh"
+#include "../../src/cuda/windows.cuh"
 #include "tensor_core.h"
 
 namespace attention {
@@ -39,6 +42,10 @@ namespace branch {
 }
 namespace batch_norm {
 #include "../../src/cuda/batch_norm.cu"
+}
+#undef AT_ONCE
+namespace channels_last {
+#include "../../src/cuda/channels_last.cu"
 }
 namespace conv {
 #include "../../src/cuda/conv.cu"
@@ -66,6 +73,9 @@ namespace pool {
 }
 namespace relu {
 #include "../../src/cuda/relu.cu"
+}
+namespace row_norm {
+#include "../../src/cuda/row_norm.cu"
 }
 namespace softmax {
 #include "../../src/cuda/softmax.cu"
@@ -309,6 +319,7 @@ static const std::map<std::string, Kernel> &kernels() {
     using namespace attention_bf16;
     using namespace batch_norm;
     using namespace branch;
+    using namespace channels_last;
     using namespace conv;
     using namespace crops;
     using namespace gelu;
@@ -318,6 +329,7 @@ static const std::map<std::string, Kernel> &kernels() {
     using namespace pool;
     using namespace relu;
     using namespace rounded_weights;
+    using namespace row_norm;
     using namespace softmax;
     using namespace sums;
     using namespace update;
@@ -328,18 +340,33 @@ static const std::map<std::string, Kernel> &kernels() {
         KERNEL(attention_delta_f32),
         BRANCHES_OF(branch),
         BRANCHES_OF(branch_grad),
-        KERNELS(batch_norm_moments),
+        KERNEL(batch_norm_moments),
         KERNEL(batch_norm_stats),
         KERNEL(batch_norm_given),
-        KERNELS(batch_norm_apply),
-        KERNEL(batch_norm_apply_bf16_f32),
-        KERNELS(batch_norm_grad_sums),
+        KERNEL(batch_norm_apply),
+        KERNEL(batch_norm_grad_sums),
         KERNEL(batch_norm_affine_grad),
-        KERNELS(batch_norm_grad),
+        KERNEL(batch_norm_grad),
         KERNELS(im2col),
-        KERNEL(im2col_f32_bf16),
         KERNELS(col2im),
-        KERNEL(col2im_bf16_f32),
+        KERNELS(windows_of_rows),
+        KERNELS(rows_of_windows),
+        KERNELS(windows_of_planes),
+        KERNELS(max_pool_rows),
+        KERNELS(max_pool_rows_grad),
+        KERNELS(rows_to_planes),
+        KERNELS(planes_to_rows),
+        KERNELS(weights_to_matrices),
+        KERNEL(weights_from_matrices),
+        KERNELS(row_norm_moments),
+        KERNEL(row_norm_stats),
+        KERNELS(row_norm_relu),
+        KERNELS(row_norms_relu),
+        KERNELS(row_norm_grad_sums),
+        KERNELS(row_norms_grad_sums),
+        KERNEL(row_norm_affine_grad),
+        KERNELS(row_norm_grad),
+        KERNELS(row_norms_grad),
         KERNELS(normalize_crops),
         KERNELS(bias_gelu),
         KERNELS(add_bias),

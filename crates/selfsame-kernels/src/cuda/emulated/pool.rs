@@ -7,7 +7,7 @@ use crate::cuda::launch::{Element, MaxPool, relu, relu_grad};
 use crate::testing::values;
 
 /// Few values, so that some are equal, and a NaN and infinities among them.
-fn coarse(n: usize, seed: u64) -> Vec<f32> {
+pub(super) fn coarse(n: usize, seed: u64) -> Vec<f32> {
     let mut xs: Vec<f32> = values(n, seed, 3.0).iter().map(|x| x.round()).collect();
     for (i, x) in [(n / 2, f32::NAN), (n / 3, f32::INFINITY)] {
         xs[i] = x;
@@ -17,14 +17,14 @@ fn coarse(n: usize, seed: u64) -> Vec<f32> {
 }
 
 /// The same numbers, a NaN for a NaN.
-fn assert_same(got: &[f32], want: &Tensor, what: &str) {
+pub(super) fn assert_same(got: &[f32], want: &Tensor, what: &str) {
     let want: Vec<f32> = want.flatten_all().unwrap().to_vec1().unwrap();
     let [got, want] = [got, &want].map(|xs| xs.iter().map(|x| x.to_string()).collect::<Vec<_>>());
     assert_eq!(got, want, "{what}");
 }
 
 /// The result on the CPU, and the gradient there for a given one of the result.
-fn on_cpu(
+pub(super) fn on_cpu(
     op: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
     xs: &[f32],
     shape: &[usize],

@@ -1,6 +1,6 @@
 //! Batch normalisation.
 
-use super::{Arg, Element, Launch, MAX_GRID_Y, Parts, Source, WARP, size};
+use super::{Arg, Launch, MAX_GRID_Y, Parts, Source, WARP, size};
 use candle_core::Result;
 
 const THREADS: u32 = 256;
@@ -19,8 +19,6 @@ pub(crate) struct Extras {
 /// Sizes of a batch norm over `[batch, channels, plane]`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchNorm {
-    /// Type of what is normalised and of its gradient.
-    element: Element,
     batch: u32,
     channels: u32,
     plane: u32,
@@ -31,15 +29,9 @@ pub(crate) struct BatchNorm {
 }
 
 impl BatchNorm {
-    pub(crate) fn new(
-        element: Element,
-        batch: usize,
-        channels: usize,
-        plane: usize,
-    ) -> Result<BatchNorm> {
+    pub(crate) fn new(batch: usize, channels: usize, plane: usize) -> Result<BatchNorm> {
         let per_channel = batch * plane;
         Ok(BatchNorm {
-            element,
             batch: size(batch)?,
             channels: size(channels)?,
             plane: size(plane)?,
@@ -94,13 +86,7 @@ impl BatchNorm {
         args.extend([self.channels, len, rows_per_part, num_parts].map(Arg::U32));
         args.push(Arg::F32(eps));
         [
-            self.by_parts(
-                self.element
-                    .pick("batch_norm_moments_f32", "batch_norm_moments_bf16"),
-                self.parts,
-                moments,
-                &[],
-            ),
+            self.by_parts("batch_norm_moments", self.parts, moments, &[]),
             self.launch("batch_norm_stats", args),
         ]
     }
@@ -116,24 +102,18 @@ impl BatchNorm {
         }
     }
 
-    /// `affine`: `[2, channels]`, weight and bias; `residual`, f32, is added before the ReLU. The
-    /// result is of type `to`, which is f32 or that of `xs`.
+    /// `affine`: `[2, channels]`, weight and bias; `residual` is added before the ReLU.
     pub(crate) fn apply<P>(
         &self,
         xs: P,
         residual: Option<P>,
         [stats, affine]: [P; 2],
-        (ys, to): (P, Element),
+        ys: P,
         extras: Extras,
     ) -> Launch<P> {
-        let kernel = match (self.element, to) {
-            (Element::F32, _) => "batch_norm_apply_f32",
-            (Element::Bf16, Element::Bf16) => "batch_norm_apply_bf16",
-            (Element::Bf16, Element::F32) => "batch_norm_apply_bf16_f32",
-        };
         let mut args = vec![Arg::Pointer(xs), Arg::optional(residual)];
         args.extend([stats, affine, ys].map(Arg::Pointer));
-        self.by_parts(kernel, self.spread, args, &[extras.relu])
+        self.by_parts("batch_norm_apply", self.spread, args, &[extras.relu])
     }
 
     /// The gradients of affine, `xs` and what was added; with the latter, `ys` is needed.
@@ -161,16 +141,10 @@ impl BatchNorm {
         each.extend([d_affine, dx].map(Arg::Pointer));
         each.push(Arg::optional(d_residual));
         let flags = [extras.relu, extras.of_batch];
-        let summing = self
-            .element
-            .pick("batch_norm_grad_sums_f32", "batch_norm_grad_sums_bf16");
-        let kernel = self
-            .element
-            .pick("batch_norm_grad_f32", "batch_norm_grad_bf16");
         [
-            self.by_parts(summing, self.parts, sums, &[extras.relu]),
+            self.by_parts("batch_norm_grad_sums", self.parts, sums, &[extras.relu]),
             self.launch("batch_norm_affine_grad", added),
-            self.by_parts(kernel, self.spread, each, &flags),
+            self.by_parts("batch_norm_grad", self.spread, each, &flags),
         ]
     }
 }
@@ -181,7 +155,7 @@ mod tests {
 
     #[test]
     fn blocks_share_a_channel_and_a_warp_adds_up() {
-        let norm = BatchNorm::new(Element::F32, 256, 64, 112 * 112).unwrap();
+        let norm = BatchNorm::new(256, 64, 112 * 112).unwrap();
         let [moments, stats] = norm.stats(0, 1, 2, 1e-5);
         assert_eq!((moments.grid, moments.block), ([64, 128], [256, 1]));
         assert_eq!((stats.grid, stats.block), ([64, 1], [32, 1]));
@@ -190,9 +164,8 @@ mod tests {
             relu: true,
             of_batch: true,
         };
-        let ys = (3, Element::F32);
-        assert_eq!(norm.apply(0, None, [1, 2], ys, extras).grid, [64, 1568]);
-        let small = BatchNorm::new(Element::Bf16, 64, 2048, 1).unwrap();
+        assert_eq!(norm.apply(0, None, [1, 2], 3, extras).grid, [64, 1568]);
+        let small = BatchNorm::new(64, 2048, 1).unwrap();
         assert_eq!(small.stats(0, 1, 2, 1e-5)[0].grid, [2048, 1]);
     }
 }

@@ -66,36 +66,36 @@ impl Windows {
         (images * self.count()).next_multiple_of(ALIGNED)
     }
 
+    /// As `struct Windows` of windows.cuh has them.
+    pub(super) fn args<P>(&self) -> impl Iterator<Item = Arg<P>> + use<P> {
+        let [[h, w], [kh, kw], [h_out, w_out]] = [self.input, self.kernel, self.output];
+        let (channels, stride, padding) = (self.channels, self.stride, self.padding);
+        let sizes = [channels, h, w, kh, kw, h_out, w_out, stride, padding];
+        sizes.into_iter().map(Arg::U32)
+    }
+
     /// The windows of `count` images from number `first` on become columns.
     pub(crate) fn gather<P>(
         &self,
-        [from, to]: [Element; 2],
+        to: Element,
         [images, columns]: [P; 2],
         first: u32,
         count: u32,
     ) -> Launch<P> {
-        let kernel = match (from, to) {
-            (_, Element::F32) => "im2col_f32",
-            (Element::F32, Element::Bf16) => "im2col_f32_bf16",
-            (Element::Bf16, Element::Bf16) => "im2col_bf16",
-        };
+        let kernel = to.pick("im2col_f32", "im2col_bf16");
         self.launch(kernel, self.ld(count), [images, columns], first, count)
     }
 
     /// The transpose: images become sums over the windows that hold an element.
     pub(crate) fn add_up<P>(
         &self,
-        [from, to]: [Element; 2],
+        from: Element,
         columns: P,
         images: Target<P>,
         first: u32,
         count: u32,
     ) -> Launch<P> {
-        let kernel = match (from, to) {
-            (Element::F32, _) => "col2im_f32",
-            (Element::Bf16, Element::F32) => "col2im_bf16_f32",
-            (Element::Bf16, Element::Bf16) => "col2im_bf16",
-        };
+        let kernel = from.pick("col2im_f32", "col2im_bf16");
         let threads = count * self.input[0] * self.input[1];
         let places = [columns, images.place];
         let mut launch = self.launch(kernel, threads, places, first, count);
@@ -112,11 +112,8 @@ impl Windows {
         count: u32,
     ) -> Launch<P> {
         let mut args: Vec<_> = places.map(Arg::Pointer).into();
-        args.extend([first, count, self.ld(count), self.channels].map(Arg::U32));
-        for size in [self.input, self.kernel, self.output] {
-            args.extend(size.map(Arg::U32));
-        }
-        args.extend([self.stride, self.padding].map(Arg::U32));
+        args.extend([first, count, self.ld(count)].map(Arg::U32));
+        args.extend(self.args());
         Launch {
             source: Source::Conv,
             kernel,
@@ -160,7 +157,7 @@ pub(crate) struct Factor<P> {
 
 impl<P> Factor<P> {
     /// One matrix from the beginning of a buffer on.
-    fn new(place: P, element: Element, ld: u32) -> Factor<P> {
+    pub(super) fn new(place: P, element: Element, ld: u32) -> Factor<P> {
         Factor {
             place,
             element,
@@ -171,7 +168,7 @@ impl<P> Factor<P> {
         }
     }
 
-    fn t(self) -> Factor<P> {
+    pub(super) fn t(self) -> Factor<P> {
         Factor {
             transposed: !self.transposed,
             ..self
@@ -202,33 +199,11 @@ pub(crate) enum ConvStep<P> {
 /// Asks for room for so many elements.
 pub(crate) type Room<'a, P> = &'a mut dyn FnMut(Element, usize) -> Result<P>;
 
-/// Types around a convolution: bf16 images and results are for bf16 factors. Weights, their
-/// gradients and those of images are f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Types {
-    /// Of images.
-    pub(crate) xs: Element,
-    /// Of the products' factors.
-    pub(crate) factors: Element,
-    /// Of results; their gradients are of it, too.
-    pub(crate) ys: Element,
-}
-
-impl Types {
-    /// f32 but for the factors.
-    pub(crate) fn f32_around(factors: Element) -> Types {
-        Types {
-            xs: Element::F32,
-            factors,
-            ys: Element::F32,
-        }
-    }
-}
-
 /// Sizes of a convolution.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Conv {
-    types: Types,
+    /// Type of the products' factors. Images, results, weights and all gradients are f32.
+    factors: Element,
     batch: u32,
     outputs: u32,
     windows: Windows,
@@ -237,15 +212,12 @@ pub(crate) struct Conv {
 impl Conv {
     /// `xs`: `[B, C, H, W]`, `weight`: `[O, C, kh, kw]`, `output`: `[h_out, w_out]`.
     pub(crate) fn new(
-        types: Types,
+        factors: Element,
         xs: [usize; 4],
         weight: [usize; 4],
         output: [usize; 2],
         [stride, padding]: [usize; 2],
     ) -> Result<Conv> {
-        if types.factors == Element::F32 && types != Types::f32_around(Element::F32) {
-            bail!("cuda: no convolution of {types:?}");
-        }
         let [batch, channels, h, w] = xs;
         let [outputs, _, kh, kw] = weight;
         for sizes in [
@@ -265,7 +237,7 @@ impl Conv {
         }
         let pair = |[a, b]: [usize; 2]| Ok::<_, candle_core::Error>([size(a)?, size(b)?]);
         Ok(Conv {
-            types,
+            factors,
             batch: size(batch)?,
             outputs: size(outputs)?,
             windows: Windows {
@@ -293,7 +265,7 @@ impl Conv {
     /// Images of each group, as (first, count).
     fn groups(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
         let windows = self.windows.count() as usize;
-        let columns = self.windows.len() as usize * self.types.factors.bytes() as usize;
+        let columns = self.windows.len() as usize * self.factors.bytes() as usize;
         let bytes = windows * columns.max(4 * self.outputs as usize);
         let step = (COLUMN_BYTES / bytes).clamp(1, self.batch as usize) as u32;
         let batch = self.batch;
@@ -316,25 +288,24 @@ impl Conv {
         steps: &mut Vec<ConvStep<P>>,
     ) -> Result<Factor<P>> {
         let len = self.windows.len();
-        if self.types.factors == Element::F32 {
+        if self.factors == Element::F32 {
             return Ok(Factor::new(weight, Element::F32, len));
         }
         let rows = Windows::of_elements(self.outputs, len);
         let ld = rows.ld(1);
-        let rounded = room(self.types.factors, self.outputs as usize * ld as usize)?;
-        let types = [Element::F32, self.types.factors];
-        let launch = rows.gather(types, [weight, rounded], 0, 1);
+        let rounded = room(self.factors, self.outputs as usize * ld as usize)?;
+        let launch = rows.gather(self.factors, [weight, rounded], 0, 1);
         steps.push(ConvStep::Launch(launch));
-        Ok(Factor::new(rounded, self.types.factors, ld))
+        Ok(Factor::new(rounded, self.factors, ld))
     }
 
     /// Images from number `first` on, one for each member of a batch.
-    fn images<P>(&self, (place, element): (P, Element), of: Windows, first: u32) -> Factor<P> {
+    fn images<P>(&self, place: P, of: Windows, first: u32) -> Factor<P> {
         let image_len = of.image_len() as usize;
         Factor {
             start: first as usize * image_len,
             step: image_len,
-            ..Factor::new(place, element, of.input[0] * of.input[1])
+            ..Factor::new(place, Element::F32, of.input[0] * of.input[1])
         }
     }
 
@@ -342,7 +313,7 @@ impl Conv {
     fn columns<P>(&self, place: P, count: u32) -> Factor<P> {
         Factor {
             step: self.windows.count() as usize,
-            ..Factor::new(place, self.types.factors, self.windows.ld(count))
+            ..Factor::new(place, self.factors, self.windows.ld(count))
         }
     }
 
@@ -355,25 +326,21 @@ impl Conv {
     ) -> Result<Vec<ConvStep<P>>> {
         let (windows, results, mut steps) = (self.windows, self.results(), Vec::new());
         let left = self.weight(weight, room, &mut steps)?;
-        let Types {
-            xs: from,
-            factors,
-            ys: to,
-        } = self.types;
+        let factors = self.factors;
         let by_image = self.is_by_image();
-        let columns = match by_image && from == factors && windows.are_elements() {
+        let columns = match by_image && factors == Element::F32 && windows.are_elements() {
             true => None,
-            false => Some(room(self.types.factors, self.room_for(windows.len()))?),
+            false => Some(room(self.factors, self.room_for(windows.len()))?),
         };
         let in_one = match by_image {
             true => None,
-            false => Some(room(to, self.room_for(self.outputs))?),
+            false => Some(room(Element::F32, self.room_for(self.outputs))?),
         };
         for (first, count) in self.groups() {
             let right = match columns {
-                None => self.images((xs, from), windows, first),
+                None => self.images(xs, windows, first),
                 Some(columns) => {
-                    let launch = windows.gather([from, factors], [xs, columns], first, count);
+                    let launch = windows.gather(factors, [xs, columns], first, count);
                     steps.push(ConvStep::Launch(launch));
                     self.columns(columns, count)
                 }
@@ -385,7 +352,7 @@ impl Conv {
                 batch: count,
                 left,
                 right,
-                result: self.images((ys, to), results, first),
+                result: self.images(ys, results, first),
                 add: false,
             };
             let Some(in_one) = in_one else {
@@ -395,10 +362,10 @@ impl Conv {
             steps.push(ConvStep::Product(Product {
                 cols: count * windows.count(),
                 batch: 1,
-                result: Factor::new(in_one, to, windows.ld(count)),
+                result: Factor::new(in_one, Element::F32, windows.ld(count)),
                 ..product
             }));
-            let launch = results.add_up([to, to], in_one, Target::new(ys), first, count);
+            let launch = results.add_up(Element::F32, in_one, Target::new(ys), first, count);
             steps.push(ConvStep::Launch(launch));
         }
         Ok(steps)
@@ -413,29 +380,23 @@ impl Conv {
         room: Room<'_, P>,
     ) -> Result<Vec<ConvStep<P>>> {
         let (windows, mut steps) = (self.windows, Vec::new());
-        let Types {
-            xs: from,
-            factors,
-            ys: to,
-        } = self.types;
+        let factors = self.factors;
         let left = match dx {
             Some(_) => self.weight(weight, room, &mut steps)?.t(),
             None => Factor::new(weight, Element::F32, windows.len()),
         };
         let straight = self.is_by_image() && windows.are_elements();
-        let grads = room(self.types.factors, self.room_for(self.outputs))?;
+        let grads = room(self.factors, self.room_for(self.outputs))?;
         let columns = match dw.is_some() || !straight {
-            true => room(self.types.factors, self.room_for(windows.len()))?,
+            true => room(self.factors, self.room_for(windows.len()))?,
             false => grads,
         };
         for (first, count) in self.groups() {
-            let launch = self
-                .results()
-                .gather([to, factors], [grad, grads], first, count);
+            let launch = self.results().gather(factors, [grad, grads], first, count);
             steps.push(ConvStep::Launch(launch));
             let (all, grads) = (count * windows.count(), self.columns(grads, count));
             if let Some(dw) = dw {
-                let launch = windows.gather([from, factors], [xs, columns], first, count);
+                let launch = windows.gather(factors, [xs, columns], first, count);
                 steps.push(ConvStep::Launch(launch));
                 steps.push(ConvStep::Product(Product {
                     rows: self.outputs,
@@ -463,14 +424,14 @@ impl Conv {
                 steps.push(ConvStep::Product(Product {
                     cols: windows.count(),
                     batch: count,
-                    result: self.images((dx.place, Element::F32), windows, first),
+                    result: self.images(dx.place, windows, first),
                     add: dx.add,
                     ..product
                 }));
                 continue;
             }
             steps.push(ConvStep::Product(product));
-            let launch = windows.add_up([factors, Element::F32], columns, dx, first, count);
+            let launch = windows.add_up(factors, columns, dx, first, count);
             steps.push(ConvStep::Launch(launch));
         }
         Ok(steps)
@@ -484,14 +445,7 @@ mod tests {
     fn conv(element: Element, size: usize, channels: [usize; 2], kernel: usize) -> Conv {
         let [from, to] = channels;
         let (xs, weight) = ([256, from, size, size], [to, from, kernel, kernel]);
-        Conv::new(
-            Types::f32_around(element),
-            xs,
-            weight,
-            [size; 2],
-            [1, kernel / 2],
-        )
-        .unwrap()
+        Conv::new(element, xs, weight, [size; 2], [1, kernel / 2]).unwrap()
     }
 
     /// Steps, bytes of the largest buffer, and products.
@@ -538,7 +492,6 @@ mod tests {
     #[test]
     fn sizes_beyond_what_kernels_count_are_errors() {
         let sizes = ([1 << 20, 8, 64, 64], [8, 8, 1, 1]);
-        let types = Types::f32_around(Element::F32);
-        assert!(Conv::new(types, sizes.0, sizes.1, [64; 2], [1, 0]).is_err());
+        assert!(Conv::new(Element::F32, sizes.0, sizes.1, [64; 2], [1, 0]).is_err());
     }
 }

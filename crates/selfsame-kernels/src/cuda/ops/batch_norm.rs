@@ -7,7 +7,7 @@ use candle_core::{
 use super::only_on_cuda;
 use crate::batch_norm::AfterNorm;
 use crate::cuda::device::{Input, Output, run, with_inputs};
-use crate::cuda::launch::{self, Element, Extras};
+use crate::cuda::launch::{self, Extras};
 
 /// See [`crate::batch_norm_train_then`], whose checks these sizes have passed.
 pub(crate) fn batch_norm_train(
@@ -57,7 +57,7 @@ pub(crate) fn batch_norm_eval(
 fn sizes_of(shape: &Shape) -> Result<launch::BatchNorm> {
     let (batch, channels) = (shape.dims()[0], shape.dims()[1]);
     let plane = shape.dims()[2..].iter().product();
-    launch::BatchNorm::new(Element::F32, batch, channels, plane)
+    launch::BatchNorm::new(batch, channels, plane)
 }
 
 fn apply(
@@ -98,13 +98,7 @@ impl BatchNorm {
         let ys = Output::new(xs.device, DType::F32, shape.elem_count())?;
         with_inputs([&self.stats], |[stats]| {
             let of_channel = [stats.f32()?, affine.f32()?];
-            let launch = sizes.apply(
-                x,
-                residual,
-                of_channel,
-                (ys.address, Element::F32),
-                self.extras,
-            );
+            let launch = sizes.apply(x, residual, of_channel, ys.address, self.extras);
             run(xs.device, &launch)
         })?;
         Ok((ys.storage, shape.clone()))

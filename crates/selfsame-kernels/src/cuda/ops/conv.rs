@@ -7,7 +7,7 @@ use candle_core::{
 use super::only_on_cuda;
 use crate::conv2d::output_len;
 use crate::cuda::device::{Address, Input, Output, dtype, run, with_inputs};
-use crate::cuda::launch::{Conv, ConvStep, Element, Target, Types};
+use crate::cuda::launch::{Conv, ConvStep, Element, Target};
 use crate::cuda::product::multiply;
 use crate::gemm::Precision;
 
@@ -22,7 +22,7 @@ pub(crate) fn conv2d(
     let ((_, _, h, w), (_, _, kh, kw)) = (xs.dims4()?, weight.dims4()?);
     let len = |len, kernel| output_len("conv2d", len, kernel, stride, padding);
     let op = Conv2d {
-        types: Types::f32_around(precision.into()),
+        factors: precision.into(),
         output: [len(h, kh)?, len(w, kw)?],
         stride,
         padding,
@@ -52,7 +52,7 @@ pub(super) fn backward(
 }
 
 /// Does all steps with room that lasts until they are queued.
-fn run_steps(
+pub(super) fn run_steps(
     device: &CudaDevice,
     make: impl FnOnce(
         &mut dyn FnMut(Element, usize) -> Result<Address>,
@@ -83,7 +83,8 @@ fn gradient(device: &CudaDevice, of: &Tensor) -> Result<Option<Output>> {
 }
 
 struct Conv2d {
-    types: Types,
+    /// Of the products.
+    factors: Element,
     /// Height and width of the result.
     output: [usize; 2],
     stride: usize,
@@ -95,7 +96,7 @@ impl Conv2d {
         let [(b, c, h, w), (o, c_weight, kh, kw)] = [xs.dims4()?, weight.dims4()?];
         let (xs, weight) = ([b, c, h, w], [o, c_weight, kh, kw]);
         Conv::new(
-            self.types,
+            self.factors,
             xs,
             weight,
             self.output,

@@ -1,0 +1,486 @@
+//! A stack of convolution blocks in training, forward and backward by hand: a whole ResNet.
+//!
+//! Channels lie side by side from the first convolution on, so that 1×1 convolutions are products of
+//! the maps as they are, and what goes through memory is read and written in whole lines. Maps and
+//! their gradients are of the type of the products' factors.
+
+mod backward;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use candle_core::{
+    CpuStorage, CudaDevice, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, Var, bail,
+};
+
+use super::conv::run_steps;
+use super::{only_on_cuda, pools};
+use crate::bundle::{Mailbox, bundle};
+use crate::conv_block::{ConvNorm, Shortcut, Statistics, check};
+use crate::conv_blocks::ConvBlock;
+use crate::conv2d::output_len;
+use crate::cuda::device::{
+    Address, Input, Output, address_of, dtype, run, takes_f32, with_inputs, words_on,
+};
+use crate::cuda::launch::{
+    EIGHT, Element, Images, NormPlaces, Planes, RowConv, RowNorm, RowPool, RowWeight, RowsAdded,
+    weight_table, weights_to_matrices,
+};
+use crate::gemm::Precision;
+use crate::sink;
+
+/// Whether the stack runs on these: f32 on a device, images without a gradient, numbers of channels
+/// that there are kernels for.
+pub(crate) fn has_conv_blocks(xs: &Tensor, blocks: &[ConvBlock<'_>]) -> bool {
+    let fits = |of: &ConvNorm<'_>| {
+        let tensors = [of.weight, of.norm[0], of.norm[1]];
+        let outputs = of.weight.dims().first().copied().unwrap_or(0);
+        outputs > 0
+            && outputs.is_multiple_of(EIGHT)
+            && takes_f32(&tensors)
+            && tensors.iter().all(|tensor| tensor.is_contiguous())
+    };
+    takes_f32(&[xs])
+        && !xs.track_op()
+        && !blocks.is_empty()
+        && blocks.iter().flat_map(ConvBlock::layers).all(fits)
+        && blocks
+            .iter()
+            .all(|block| block.pool.is_none_or(|pool| pools(pool.kernel)))
+        // What a block without a convolution before it adds are planes.
+        && !matches!(blocks[0].shortcut, Shortcut::Input)
+}
+
+/// See [`crate::conv_blocks_train`].
+pub(crate) fn conv_blocks_train(
+    xs: &Tensor,
+    blocks: &[ConvBlock<'_>],
+    eps: f64,
+    precision: Precision,
+) -> Result<(Tensor, Vec<[Tensor; 2]>)> {
+    let layers = blocks.iter().flat_map(ConvBlock::layers);
+    let weights: Vec<Tensor> = layers
+        .flat_map(|of| [of.weight, of.norm[0], of.norm[1]])
+        .cloned()
+        .collect();
+    let is_trained = weights.iter().any(|weight| weight.track_op());
+    let is_sunk = sink::is_recording() && weights.iter().all(Tensor::is_variable);
+    let mailbox = Mailbox::default();
+    let token = match is_trained && !is_sunk {
+        true => {
+            let (chunks, rest) = weights.as_chunks::<2>();
+            let pairs = chunks.iter().map(|[a, b]| [a, b]);
+            let last = rest.iter().map(|weight| [weight, weight]);
+            bundle(&pairs.chain(last).collect::<Vec<_>>(), &mailbox)?
+        }
+        // Leads to nothing; the gradients go to a sink.
+        false if is_trained => Var::zeros((), DType::F32, xs.device())?.into_inner(),
+        false => Tensor::zeros((), DType::F32, xs.device())?,
+    };
+    let op = ConvBlocks {
+        plan: Plan::new(xs.dims4()?.into(), blocks, precision.into())?,
+        eps: eps as f32,
+        keep: is_trained,
+        weights,
+        kept: Mutex::new(None),
+        stats: std::sync::Arc::default(),
+        is_sunk,
+        mailbox,
+    };
+    let stats = op.stats.clone();
+    let ys = xs.contiguous()?.apply_op2(&token, op)?;
+    let stats = std::mem::take(&mut *locked(&stats));
+    let stats = stats.iter().map(|of| Ok([of.get(0)?, of.get(2)?]));
+    Ok((ys, stats.collect::<Result<_>>()?))
+}
+
+/// A panic elsewhere cannot leave what is behind it half-written.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A stack for images of one size.
+struct Plan {
+    element: Element,
+    blocks: Vec<BlockPlan>,
+    /// Convolutions in all.
+    layers: usize,
+    /// From the last block's rows to the result.
+    planes: Planes,
+    output: [usize; 4],
+}
+
+struct BlockPlan {
+    branch: Vec<LayerPlan>,
+    join: Join,
+    pool: Option<RowPool>,
+}
+
+/// A convolution and its batch norm.
+struct LayerPlan {
+    /// Among all of the stack: the branch's first, then the shortcut's.
+    index: usize,
+    conv: RowConv,
+    norm: RowNorm,
+    channels: usize,
+}
+
+/// What is added before the last ReLU.
+enum Join {
+    Nothing,
+    Input,
+    Projection(LayerPlan),
+}
+
+impl Plan {
+    fn new(input: [usize; 4], blocks: &[ConvBlock<'_>], element: Element) -> Result<Plan> {
+        let (mut shape, mut layers, mut plans) = (input, 0, Vec::new());
+        for block in blocks {
+            let images = match plans.is_empty() {
+                true => Images::Planes,
+                false => Images::Rows,
+            };
+            let output = check(shape, &block.branch, block.shortcut, Statistics::Batch)?;
+            let mut branch = Vec::new();
+            let mut own = (shape, images);
+            for of in &block.branch {
+                branch.push(LayerPlan::new(of, layers, own, element)?);
+                own = (of.output(own.0, Statistics::Batch)?, Images::Rows);
+                layers += 1;
+            }
+            let join = match block.shortcut {
+                Shortcut::Nothing => Join::Nothing,
+                Shortcut::Input => Join::Input,
+                Shortcut::Projection(of) => {
+                    layers += 1;
+                    let of = LayerPlan::new(&of, layers - 1, (shape, images), element)?;
+                    Join::Projection(of)
+                }
+            };
+            shape = output;
+            let pool = match block.pool {
+                None => None,
+                Some(of) => {
+                    let [batch, channels, h, w] = shape;
+                    let len = |len| output_len("max_pool2d", len, of.kernel, of.stride, of.padding);
+                    let side = [len(h)?, len(w)?];
+                    let sizes = [of.kernel, of.stride, of.padding];
+                    let pool = RowPool::new(element, shape, side, sizes)?;
+                    shape = [batch, channels, side[0], side[1]];
+                    Some(pool)
+                }
+            };
+            plans.push(BlockPlan { branch, join, pool });
+        }
+        let [batch, channels, h, w] = shape;
+        Ok(Plan {
+            element,
+            blocks: plans,
+            layers,
+            planes: Planes::new(element, batch, channels, h * w)?,
+            output: shape,
+        })
+    }
+
+    /// All convolutions in the order of their weights.
+    fn layers(&self) -> impl Iterator<Item = &LayerPlan> {
+        self.blocks.iter().flat_map(|block| {
+            let projection = match &block.join {
+                Join::Projection(of) => Some(of),
+                Join::Nothing | Join::Input => None,
+            };
+            block.branch.iter().chain(projection)
+        })
+    }
+}
+
+impl LayerPlan {
+    fn new(
+        of: &ConvNorm<'_>,
+        index: usize,
+        (input, images): ([usize; 4], Images),
+        element: Element,
+    ) -> Result<LayerPlan> {
+        let [batch, channels, h, w] = of.output(input, Statistics::Batch)?;
+        let weight = of.weight.dims4()?.into();
+        let geometry = [of.stride, of.padding];
+        Ok(LayerPlan {
+            index,
+            conv: RowConv::new(element, images, input, weight, [h, w], geometry)?,
+            norm: RowNorm::new(element, batch * h * w, channels)?,
+            channels,
+        })
+    }
+}
+
+impl BlockPlan {
+    fn last(&self) -> &LayerPlan {
+        self.branch.last().expect("a block has convolutions")
+    }
+}
+
+struct ConvBlocks {
+    plan: Plan,
+    eps: f32,
+    keep: bool,
+    /// Three for each layer: of the convolution, weight and bias of the batch norm.
+    weights: Vec<Tensor>,
+    /// Taken by the first backward pass.
+    kept: Mutex<Option<Kept>>,
+    /// By layer, of the forward pass.
+    stats: std::sync::Arc<Mutex<Vec<Tensor>>>,
+    is_sunk: bool,
+    mailbox: Mailbox,
+}
+
+/// What the backward pass needs of the forward pass.
+struct Kept {
+    matrices: Matrices,
+    blocks: Vec<Saved>,
+}
+
+/// All weights of convolutions as matrices of the products' type, in one piece.
+struct Matrices {
+    _owner: Output,
+    /// By layer.
+    places: Vec<Address>,
+}
+
+/// What a convolution gave, and its statistics, `[3, C]`: mean, 1/std, unbiased variance.
+struct Maps {
+    convolved: Output,
+    stats: Tensor,
+    norm: NormPlaces<Address>,
+}
+
+/// Of a block. What the ReLUs within it gave is computed again where it is needed.
+struct Saved {
+    branch: Vec<Maps>,
+    projection: Option<Maps>,
+    /// Behind the last ReLU.
+    output: Output,
+    pooled: Option<Pooled>,
+}
+
+struct Pooled {
+    output: Output,
+    winners: Output,
+}
+
+impl Saved {
+    /// What the next block reads.
+    fn result(&self) -> Address {
+        match &self.pooled {
+            Some(pooled) => pooled.output.address,
+            None => self.output.address,
+        }
+    }
+}
+
+impl ConvBlocks {
+    fn weight(&self, layer: &LayerPlan, which: usize) -> &Tensor {
+        &self.weights[3 * layer.index + which]
+    }
+
+    fn room(&self, device: &CudaDevice, len: usize) -> Result<Output> {
+        Output::new(device, dtype(self.plan.element), len)
+    }
+
+    fn matrices(&self, device: &CudaDevice) -> Result<Matrices> {
+        let element = self.plan.element;
+        let (mut starts, mut len) = (Vec::new(), 0);
+        for layer in self.plan.layers() {
+            starts.push((layer, len));
+            let matrix = layer.conv.outputs as usize * layer.conv.ld();
+            // Each begins as aligned as tensor cores like it.
+            len += matrix.next_multiple_of(128);
+        }
+        let owner = self.room(device, len)?;
+        let (mut rows, mut places) = (Vec::new(), vec![0; self.plan.layers]);
+        for (layer, start) in starts {
+            let plain = address_of(self.weight(layer, 0))?;
+            let matrix = owner.address + start as u64 * u64::from(element.bytes());
+            places[layer.index] = matrix;
+            rows.push((layer.conv, RowWeight { plain, matrix }));
+        }
+        let table = words_on(device, &weight_table(&rows))?;
+        let launch = weights_to_matrices(element, address_of(&table)?, rows.len())?;
+        run(device, &launch)?;
+        Ok(Matrices {
+            _owner: owner,
+            places,
+        })
+    }
+
+    /// The result `[B, C, H, W]`, the statistics of all layers, and what the backward pass needs.
+    fn forward(&self, xs: Input<'_>, keep: bool) -> Result<(Output, Vec<Tensor>, Option<Kept>)> {
+        let (device, mut input) = (xs.device, xs.f32()?);
+        let matrices = self.matrices(device)?;
+        let (mut blocks, mut stats) = (Vec::<Saved>::new(), Vec::new());
+        for block in &self.plan.blocks {
+            let saved = self.block(device, block, &matrices, input)?;
+            input = saved.result();
+            let all = saved.branch.iter().chain(&saved.projection);
+            stats.extend(all.map(|maps| maps.stats.clone()));
+            if !keep {
+                // Nobody reads what was before.
+                blocks.clear();
+            }
+            blocks.push(saved);
+        }
+        let ys = Output::new(device, DType::F32, self.plan.output.iter().product())?;
+        run(device, &self.plan.planes.from_rows(input, ys.address))?;
+        let kept = keep.then_some(Kept { matrices, blocks });
+        Ok((ys, stats, kept))
+    }
+
+    fn block(
+        &self,
+        device: &CudaDevice,
+        block: &BlockPlan,
+        matrices: &Matrices,
+        input: Address,
+    ) -> Result<Saved> {
+        let projection = match &block.join {
+            Join::Projection(of) => Some(self.convolve(device, of, matrices, input)?),
+            Join::Nothing | Join::Input => None,
+        };
+        let (mut branch, mut output) = (Vec::new(), None::<Output>);
+        for (i, layer) in block.branch.iter().enumerate() {
+            let read = output.as_ref().map_or(input, |ys| ys.address);
+            let maps = self.convolve(device, layer, matrices, read)?;
+            let added = match (&block.join, &projection) {
+                _ if i + 1 < block.branch.len() => RowsAdded::Nothing,
+                (Join::Input, _) => RowsAdded::Rows(input),
+                (_, Some(of)) => RowsAdded::Normalised(of.convolved.address, of.norm),
+                (_, None) => RowsAdded::Nothing,
+            };
+            output = Some(self.rectified(device, layer, &maps, added)?);
+            branch.push(maps);
+        }
+        let Some(output) = output else {
+            bail!("conv_blocks: a block without convolutions")
+        };
+        let pooled = match &block.pool {
+            None => None,
+            Some(pool) => {
+                let ys = self.room(device, pool.output_len())?;
+                let winners = Output::new(device, DType::U8, pool.output_len())?;
+                let launch = pool.forward(output.address, ys.address, winners.address);
+                run(device, &launch)?;
+                let output = ys;
+                Some(Pooled { output, winners })
+            }
+        };
+        Ok(Saved {
+            branch,
+            projection,
+            output,
+            pooled,
+        })
+    }
+
+    /// The convolution of what lies at `xs`, and its statistics.
+    fn convolve(
+        &self,
+        device: &CudaDevice,
+        layer: &LayerPlan,
+        matrices: &Matrices,
+        xs: Address,
+    ) -> Result<Maps> {
+        let convolved = self.room(device, layer.conv.output_len())?;
+        let read = [xs, matrices.places[layer.index]];
+        run_steps(device, |room| {
+            layer.conv.forward(read, convolved.address, room)
+        })?;
+        let parts = Output::new(device, DType::F32, layer.norm.parts_len())?;
+        let stats = Output::new(device, DType::F32, 3 * layer.channels)?;
+        let places = [convolved.address, parts.address, stats.address];
+        let [xs, parts, to] = places;
+        for launch in layer.norm.stats(xs, parts, to, self.eps) {
+            run(device, &launch)?;
+        }
+        let norm = NormPlaces {
+            stats: stats.address,
+            weight: address_of(self.weight(layer, 1))?,
+            bias: address_of(self.weight(layer, 2))?,
+        };
+        let stats = stats.tensor((3, layer.channels));
+        Ok(Maps {
+            convolved,
+            stats,
+            norm,
+        })
+    }
+
+    /// What the ReLU behind a layer gives.
+    fn rectified(
+        &self,
+        device: &CudaDevice,
+        layer: &LayerPlan,
+        maps: &Maps,
+        added: RowsAdded<Address>,
+    ) -> Result<Output> {
+        let ys = self.room(device, layer.conv.output_len())?;
+        let xs = maps.convolved.address;
+        let launch = layer.norm.relu(xs, maps.norm, added, ys.address);
+        run(device, &launch)?;
+        Ok(ys)
+    }
+}
+
+impl CustomOp2 for ConvBlocks {
+    fn name(&self) -> &'static str {
+        "conv-blocks"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        only_on_cuda(self.name())
+    }
+
+    fn cuda_fwd(
+        &self,
+        xs: &CudaStorage,
+        layout: &Layout,
+        _token: &CudaStorage,
+        _token_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (ys, stats, kept) = self.forward(Input::new(xs, layout)?, self.keep)?;
+        *locked(&self.stats) = stats;
+        *locked(&self.kept) = kept;
+        Ok((ys.storage, Shape::from(self.plan.output.to_vec())))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        token: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        if self.is_sunk && !sink::is_active() {
+            bail!("conv_blocks: recorded for a GradSink, which must run the backward pass");
+        }
+        let kept = locked(&self.kept).take();
+        let grads = with_inputs([xs, grad], |[xs, grad]| {
+            let kept = match kept {
+                Some(kept) => kept,
+                // A second backward pass through the same graph.
+                None => match self.forward(xs, true)?.2 {
+                    Some(kept) => kept,
+                    None => bail!("conv_blocks: nothing was kept"),
+                },
+            };
+            self.backward(xs, kept, grad.f32()?)
+        })?;
+        let left = self.weights.iter().zip(grads);
+        let left = left.map(|(weight, grad)| sink::add_tensor(weight, grad));
+        self.mailbox.fill(left.collect::<Result<_>>()?);
+        Ok((None, Some(token.zeros_like()?)))
+    }
+}
