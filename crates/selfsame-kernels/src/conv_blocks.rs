@@ -6,7 +6,7 @@
 //! a ReLU ([`products`]). Maps lie in one buffer that is used again.
 //! In evaluation nothing is kept, and each batch norm is part of the convolution before it
 //! ([`evaluate`]).
-//! On CUDA devices it is the same in training, by kernels (`cuda/ops/conv_blocks.rs`).
+//! CUDA devices do the same by kernels (`cuda/ops/conv_blocks.rs`).
 //! [`conv_block_train`] or [`crate::conv_block_eval`] and [`max_pool2d`] one after the other are the
 //! same, and what runs elsewhere.
 

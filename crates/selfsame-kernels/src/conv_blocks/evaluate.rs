@@ -21,7 +21,7 @@ const GROUP: usize = 1 << 24;
 /// All blocks, one after the other, with given statistics in each batch norm: evaluation.
 ///
 /// `running` holds means and variances, `[C]`, in the order in which [`super::conv_blocks_train`]
-/// returns them. On the CPU this is one operation, unless a gradient may be asked for.
+/// returns them. This is one operation, unless a gradient may be asked for.
 ///
 /// # Shape
 /// `xs`: `[B, C, H, W]`; the result is that of the last block.
@@ -41,6 +41,13 @@ pub fn conv_blocks_eval(
         .flat_map(|(of, [mean, variance])| [of.weight, of.norm[0], of.norm[1], mean, variance])
         .collect();
     let is_plain = |of: &&Tensor| of.is_contiguous() && !of.track_op();
+    #[cfg(feature = "cuda")]
+    if crate::cuda::ops::has_conv_blocks(xs, blocks)
+        && crate::cuda::takes_f32(&tensors)
+        && tensors.iter().all(is_plain)
+    {
+        return crate::cuda::ops::conv_blocks_eval(xs, blocks, running, eps, precision);
+    }
     let is_fused = !tensors.is_empty() && tensors.iter().all(is_plain) && fused(&tensors);
     if !is_fused || xs.track_op() || !fused(&[xs]) {
         return one_by_one(xs, blocks, running, eps, precision);

@@ -22,6 +22,7 @@ mod update;
 pub(crate) use attention::Attention;
 #[cfg(feature = "cuda")]
 pub(crate) use attention::HEAD_DIMS;
+use batch_norm::given_stats;
 pub(crate) use batch_norm::{BatchNorm, Extras};
 #[cfg(feature = "cuda")]
 pub(crate) use branch::has_branch_kernels;

@@ -19,7 +19,7 @@ pub(crate) use attention::{attention, has_kernel};
 pub(crate) use batch_norm::{batch_norm_eval, batch_norm_train};
 pub(crate) use blocks::{has_stack, transformer_blocks};
 pub(crate) use conv::conv2d;
-pub(crate) use conv_blocks::{conv_blocks_train, has_conv_blocks};
+pub(crate) use conv_blocks::{conv_blocks_eval, conv_blocks_train, has_conv_blocks};
 pub(crate) use cross_entropy::soft_cross_entropy_rows;
 pub(crate) use gelu::{add_bias, bias_gelu};
 pub(crate) use layer_norm::layer_norm;

@@ -83,7 +83,12 @@ const WIDTHS: [usize; 4] = [3, 8, 16, 24];
 
 /// A small ResNet: a stem with pooling, a block of two layers around which its input goes, and a
 /// bottleneck with a stride and a projected shortcut. `x` is weight and batch norm of each layer.
-fn resnet(images: &Tensor, x: &[Tensor], precision: Precision) -> Result<(Tensor, Vec<Tensor>)> {
+fn resnet(
+    images: &Tensor,
+    x: &[Tensor],
+    precision: Precision,
+    running: Option<&[[&Tensor; 2]]>,
+) -> Result<(Tensor, Vec<Tensor>)> {
     let layer = |i: usize, stride, padding| ConvNorm {
         weight: &x[3 * i],
         norm: [&x[3 * i + 1], &x[3 * i + 2]],
@@ -113,6 +118,10 @@ fn resnet(images: &Tensor, x: &[Tensor], precision: Precision) -> Result<(Tensor
         },
     ];
     let images = images.to_device(x[0].device())?;
+    if let Some(running) = running {
+        let ys = kernels::conv_blocks_eval(&images, &blocks, running, 1e-5, precision)?;
+        return Ok((ys, Vec::new()));
+    }
     let (ys, stats) = kernels::conv_blocks_train(&images, &blocks, 1e-5, precision)?;
     Ok((ys, stats.into_iter().flatten().collect()))
 }
@@ -145,18 +154,29 @@ fn resnets_are_the_cpus_with_their_gradients_and_statistics() {
         let images = values(&[3, images, side, side], 77, 2.0);
         let of = |precision| {
             let images = &images;
-            move |x: &[Tensor]| Ok(resnet(images, x, precision)?.0)
+            move |x: &[Tensor]| Ok(resnet(images, x, precision, None)?.0)
         };
         compare("resnet", &of(Precision::F32), &inputs, 0, DType::F32);
         let on_gpu: Vec<Tensor> = inputs
             .iter()
             .map(|x| x.to_device(&gpu()).unwrap())
             .collect();
-        let stats = |x: &[Tensor]| resnet(&images, x, Precision::F32).unwrap().1;
-        for (i, (got, want)) in stats(&on_gpu).iter().zip(stats(&inputs)).enumerate() {
-            let d = apart(got, &want);
+        let stats = |x: &[Tensor]| resnet(&images, x, Precision::F32, None).unwrap().1;
+        let (got, want) = (stats(&on_gpu), stats(&inputs));
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            let d = apart(got, want);
             assert!(d < 5e-5, "statistics {i}: {d:e} apart");
         }
+        let evaluated = |x: &[Tensor], stats: &[Tensor], precision| {
+            let (pairs, _) = stats.as_chunks::<2>();
+            let running: Vec<_> = pairs.iter().map(|[a, b]| [a, b]).collect();
+            resnet(&images, x, precision, Some(&running)).unwrap().0
+        };
+        let (want, f32) = (evaluated(&inputs, &want, Precision::F32), Precision::F32);
+        let d = apart(&evaluated(&on_gpu, &got, f32), &want);
+        assert!(d < 5e-5, "evaluated: {d:e} apart");
+        let d = apart(&evaluated(&on_gpu, &got, Precision::Bf16), &want);
+        assert!(d < 2e-2, "evaluated in bf16: {d:e} apart");
         // Rounding moves one value in two hundred over the ReLU's edge, and with it its gradient.
         let want = run(&of(Precision::F32), &inputs);
         let got = run(&of(Precision::Bf16), &on_gpu);

@@ -91,15 +91,9 @@ impl BatchNorm {
         ]
     }
 
-    /// `stats` from a mean and a variance.
+    /// The same from a given mean and variance.
     pub(crate) fn given<P>(&self, mean: P, variance: P, stats: P, eps: f32) -> Launch<P> {
-        let mut args: Vec<_> = [mean, variance, stats].map(Arg::Pointer).into();
-        args.extend([Arg::U32(self.channels), Arg::F32(eps)]);
-        Launch {
-            grid: [self.channels.div_ceil(THREADS), 1],
-            block: [THREADS, 1],
-            ..self.launch("batch_norm_given", args)
-        }
+        given_stats(self.channels, [mean, variance], stats, eps)
     }
 
     /// `affine`: `[2, channels]`, weight and bias; `residual` is added before the ReLU.
@@ -146,6 +140,25 @@ impl BatchNorm {
             self.launch("batch_norm_affine_grad", added),
             self.by_parts("batch_norm_grad", self.spread, each, &flags),
         ]
+    }
+}
+
+/// `stats` `[3, channels]`: mean, 1/std, variance, from a mean and a variance.
+pub(crate) fn given_stats<P>(
+    channels: u32,
+    [mean, variance]: [P; 2],
+    stats: P,
+    eps: f32,
+) -> Launch<P> {
+    let mut args: Vec<_> = [mean, variance, stats].map(Arg::Pointer).into();
+    args.extend([Arg::U32(channels), Arg::F32(eps)]);
+    Launch {
+        source: Source::BatchNorm,
+        kernel: "batch_norm_given",
+        grid: [channels.div_ceil(THREADS), 1],
+        block: [THREADS, 1],
+        shared_bytes: 0,
+        args,
     }
 }
 

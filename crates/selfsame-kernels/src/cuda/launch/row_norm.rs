@@ -1,7 +1,7 @@
 //! Batch normalisation of rows, with ReLU and what is added before it.
 
 use super::row_conv::EIGHT;
-use super::{Arg, Element, Launch, MAX_GRID_Y, Parts, Source, WARP, size};
+use super::{Arg, Element, Launch, MAX_GRID_Y, Parts, Source, WARP, given_stats, size};
 use candle_core::{Result, bail};
 
 /// The most threads of a block (`ROW_THREADS` in row_norm.cu).
@@ -124,6 +124,11 @@ impl RowNorm {
             self.by_parts(kernel, self.parts, moments),
             self.by_channels("row_norm_stats", args),
         ]
+    }
+
+    /// The same from a given mean and variance.
+    pub(crate) fn given<P>(&self, running: [P; 2], stats: P, eps: f32) -> Launch<P> {
+        given_stats(self.channels, running, stats, eps)
     }
 
     /// `ys = relu(norm(xs) + added)`

@@ -1,4 +1,5 @@
-//! A stack of convolution blocks in training, forward and backward by hand: a whole ResNet.
+//! A stack of convolution blocks, a whole ResNet: in training, forward and backward by hand, and in
+//! evaluation.
 //!
 //! Channels lie side by side from the first convolution on, so that 1×1 convolutions are products of
 //! the maps as they are, and what goes through memory is read and written in whole lines. Maps and
@@ -6,7 +7,7 @@
 
 mod backward;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, Var, bail,
@@ -57,11 +58,7 @@ pub(crate) fn conv_blocks_train(
     eps: f64,
     precision: Precision,
 ) -> Result<(Tensor, Vec<[Tensor; 2]>)> {
-    let layers = blocks.iter().flat_map(ConvBlock::layers);
-    let weights: Vec<Tensor> = layers
-        .flat_map(|of| [of.weight, of.norm[0], of.norm[1]])
-        .cloned()
-        .collect();
+    let weights = weights(blocks);
     let is_trained = weights.iter().any(|weight| weight.track_op());
     let is_sunk = sink::is_recording() && weights.iter().all(Tensor::is_variable);
     let mailbox = Mailbox::default();
@@ -76,21 +73,54 @@ pub(crate) fn conv_blocks_train(
         false if is_trained => Var::zeros((), DType::F32, xs.device())?.into_inner(),
         false => Tensor::zeros((), DType::F32, xs.device())?,
     };
+    let shape = xs.dims4()?.into();
     let op = ConvBlocks {
-        plan: Plan::new(xs.dims4()?.into(), blocks, precision.into())?,
+        plan: Plan::new(shape, blocks, Statistics::Batch, precision.into())?,
         eps: eps as f32,
         keep: is_trained,
         weights,
+        running: Vec::new(),
         kept: Mutex::new(None),
-        stats: std::sync::Arc::default(),
+        stats: Arc::default(),
         is_sunk,
         mailbox,
     };
-    let stats = op.stats.clone();
+    let stats = Arc::clone(&op.stats);
     let ys = xs.contiguous()?.apply_op2(&token, op)?;
     let stats = std::mem::take(&mut *locked(&stats));
     let stats = stats.iter().map(|of| Ok([of.get(0)?, of.get(2)?]));
     Ok((ys, stats.collect::<Result<_>>()?))
+}
+
+/// See [`crate::conv_blocks_eval`]; nothing has a gradient.
+pub(crate) fn conv_blocks_eval(
+    xs: &Tensor,
+    blocks: &[ConvBlock<'_>],
+    running: &[[&Tensor; 2]],
+    eps: f64,
+    precision: Precision,
+) -> Result<Tensor> {
+    let shape = xs.dims4()?.into();
+    let op = ConvBlocks {
+        plan: Plan::new(shape, blocks, Statistics::Given, precision.into())?,
+        eps: eps as f32,
+        keep: false,
+        weights: weights(blocks),
+        running: running.iter().map(|of| of.map(Tensor::clone)).collect(),
+        kept: Mutex::new(None),
+        stats: Arc::default(),
+        is_sunk: false,
+        mailbox: Mailbox::default(),
+    };
+    let ys = with_inputs([xs], |[xs]| Ok(op.forward(xs, false)?.0))?;
+    Ok(ys.tensor(op.plan.output.to_vec()))
+}
+
+/// Three for each layer: of the convolution, weight and bias of the batch norm.
+fn weights(blocks: &[ConvBlock<'_>]) -> Vec<Tensor> {
+    let layers = blocks.iter().flat_map(ConvBlock::layers);
+    let tensors = layers.flat_map(|of| [of.weight, of.norm[0], of.norm[1]]);
+    tensors.cloned().collect()
 }
 
 /// A panic elsewhere cannot leave what is behind it half-written.
@@ -132,19 +162,24 @@ enum Join {
 }
 
 impl Plan {
-    fn new(input: [usize; 4], blocks: &[ConvBlock<'_>], element: Element) -> Result<Plan> {
+    fn new(
+        input: [usize; 4],
+        blocks: &[ConvBlock<'_>],
+        statistics: Statistics,
+        element: Element,
+    ) -> Result<Plan> {
         let (mut shape, mut layers, mut plans) = (input, 0, Vec::new());
         for block in blocks {
             let images = match plans.is_empty() {
                 true => Images::Planes,
                 false => Images::Rows,
             };
-            let output = check(shape, &block.branch, block.shortcut, Statistics::Batch)?;
+            let output = check(shape, &block.branch, block.shortcut, statistics)?;
             let mut branch = Vec::new();
             let mut own = (shape, images);
             for of in &block.branch {
                 branch.push(LayerPlan::new(of, layers, own, element)?);
-                own = (of.output(own.0, Statistics::Batch)?, Images::Rows);
+                own = (of.output(own.0, statistics)?, Images::Rows);
                 layers += 1;
             }
             let join = match block.shortcut {
@@ -200,7 +235,8 @@ impl LayerPlan {
         (input, images): ([usize; 4], Images),
         element: Element,
     ) -> Result<LayerPlan> {
-        let [batch, channels, h, w] = of.output(input, Statistics::Batch)?;
+        // Statistics were asked for before.
+        let [batch, channels, h, w] = of.output(input, Statistics::Given)?;
         let weight = of.weight.dims4()?.into();
         let geometry = [of.stride, of.padding];
         Ok(LayerPlan {
@@ -222,12 +258,14 @@ struct ConvBlocks {
     plan: Plan,
     eps: f32,
     keep: bool,
-    /// Three for each layer: of the convolution, weight and bias of the batch norm.
+    /// See [`weights`].
     weights: Vec<Tensor>,
+    /// In evaluation, the mean and the variance by layer.
+    running: Vec<[Tensor; 2]>,
     /// Taken by the first backward pass.
     kept: Mutex<Option<Kept>>,
     /// By layer, of the forward pass.
-    stats: std::sync::Arc<Mutex<Vec<Tensor>>>,
+    stats: Arc<Mutex<Vec<Tensor>>>,
     is_sunk: bool,
     mailbox: Mailbox,
 }
@@ -379,7 +417,7 @@ impl ConvBlocks {
         })
     }
 
-    /// The convolution of what lies at `xs`, and its statistics.
+    /// The convolution of what lies at `xs`, and its statistics or the given ones.
     fn convolve(
         &self,
         device: &CudaDevice,
@@ -392,12 +430,19 @@ impl ConvBlocks {
         run_steps(device, |room| {
             layer.conv.forward(read, convolved.address, room)
         })?;
-        let parts = Output::new(device, DType::F32, layer.norm.parts_len())?;
         let stats = Output::new(device, DType::F32, 3 * layer.channels)?;
-        let places = [convolved.address, parts.address, stats.address];
-        let [xs, parts, to] = places;
-        for launch in layer.norm.stats(xs, parts, to, self.eps) {
-            run(device, &launch)?;
+        match self.running.get(layer.index) {
+            Some([mean, variance]) => {
+                let running = [address_of(mean)?, address_of(variance)?];
+                run(device, &layer.norm.given(running, stats.address, self.eps))?;
+            }
+            None => {
+                let parts = Output::new(device, DType::F32, layer.norm.parts_len())?;
+                let (xs, parts, to) = (convolved.address, parts.address, stats.address);
+                for launch in layer.norm.stats(xs, parts, to, self.eps) {
+                    run(device, &launch)?;
+                }
+            }
         }
         let norm = NormPlaces {
             stats: stats.address,
