@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// A folder of pictures; default: drawn ones of 450 x 450 pixels.
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
-    /// How many pictures are drawn.
+    /// How many pictures are drawn; each gets several names, so that no epoch ends within a turn.
     #[arg(long, default_value_t = 1024)]
     count: usize,
     /// What to measure; default: every row.
@@ -62,6 +62,9 @@ struct Row {
     /// Name and flags of each peer.
     peers: &'static [(&'static str, &'static str)],
 }
+
+/// Names of each drawn picture.
+const NAMES: usize = 16;
 
 /// The recipe of `--preset official`, with its crops of 224 and 96 pixels.
 const ROWS: [Row; 5] = [
@@ -169,6 +172,11 @@ fn measure(args: &Args, drawn: &Path) -> anyhow::Result<()> {
         }
     };
     let libraries = libraries(&args.python)?;
+    // A round of all workers, where waiting for them counts.
+    let steps = |with_data: bool| match with_data {
+        true => args.steps.max(args.workers),
+        false => args.steps,
+    };
     let bench = |with_data: bool| Bench {
         python: &args.python,
         program: &args.program,
@@ -179,10 +187,11 @@ fn measure(args: &Args, drawn: &Path) -> anyhow::Result<()> {
         workers: args.workers,
         cold_lines: match with_data {
             false => 1,
-            true => cold_lines(args.workers, args.steps),
+            true => cold_lines(args.workers, steps(true)),
         },
         lines: 3,
-        steps_a_line: args.steps,
+        steps_a_line: steps(with_data),
+        by_mean: with_data,
         libraries: Some(&libraries),
         raw: &args.raw,
     };
@@ -251,6 +260,17 @@ fn draw(args: &Args, folder: &Path) -> anyhow::Result<()> {
         .status()
         .with_context(|| format!("starting {}", args.python.display()))?;
     ensure!(done.success(), "the drawing of images failed: {done}");
+    let drawn: Vec<_> = std::fs::read_dir(folder)
+        .and_then(|entries| entries.collect::<Result<_, _>>())
+        .with_context(|| format!("reading {}", folder.display()))?;
+    for picture in drawn {
+        let name = picture.file_name().into_string().unwrap_or_default();
+        for copy in 1..NAMES {
+            let link = folder.join(format!("{copy}-{name}"));
+            std::fs::hard_link(picture.path(), &link)
+                .with_context(|| format!("linking {}", link.display()))?;
+        }
+    }
     Ok(())
 }
 

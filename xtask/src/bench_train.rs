@@ -130,6 +130,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             cold_lines: COLD_STEPS,
             lines: args.steps,
             steps_a_line: 1,
+            by_mean: false,
             libraries: None,
             raw: &args.raw,
         };

@@ -39,6 +39,9 @@ pub(crate) struct Bench<'a> {
     pub(crate) lines: usize,
     /// Steps that a line is the mean of.
     pub(crate) steps_a_line: usize,
+    /// Whether a turn is judged by the mean of its lines: loader processes deliver in bursts, so that
+    /// the median is either that of computing or that of waiting.
+    pub(crate) by_mean: bool,
     /// Folders of shared libraries that our program needs, as `LD_LIBRARY_PATH` takes them.
     pub(crate) libraries: Option<&'a str>,
     /// JSON lines of all turns; appended to.
@@ -205,14 +208,18 @@ impl Bench<'_> {
             self.lines
         );
         let waits = turn.waits.get(self.cold_lines..).unwrap_or_default();
+        let middle = |values: &[f64]| match self.by_mean {
+            true => values.iter().sum::<f64>() / values.len() as f64,
+            false => quantile(values, 0.5),
+        };
         let mut line = json!({
             "row": row,
             "side": side,
-            "seconds": quantile(counted, 0.5),
+            "seconds": middle(counted),
             "steps": turn.seconds,
             "steps_a_line": self.steps_a_line,
             "losses": turn.losses,
-            "wait_frac": quantile(waits, 0.5),
+            "wait_frac": middle(waits),
             "peak_mib": turn.peak_mib.round(),
             "first_step_s": turn.first_line_s,
             "threads": self.threads,
