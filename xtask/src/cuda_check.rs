@@ -15,12 +15,18 @@ pub(crate) struct Args {
     /// Also run the tests that need a GPU on an emulated driver; builds with the feature cuda.
     #[arg(long)]
     driver: bool,
+    /// Only run clippy over the workspace with the feature cuda, which needs no CUDA.
+    #[arg(long, conflicts_with_all = ["nvrtc", "driver"])]
+    types: bool,
     /// What NVRTC compiles for.
     #[arg(long, value_delimiter = ',', default_value = "compute_80,sm_90,sm_100")]
     architectures: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.types {
+        return types();
+    }
     if let Some(folder) = &args.nvrtc {
         nvrtc(folder, &args.architectures)?;
     }
@@ -31,6 +37,74 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .context("starting cargo")?;
     ensure!(status.success(), "the emulated kernels failed: {status}");
     if args.driver { driver() } else { Ok(()) }
+}
+
+/// Stands in for nvcc where nothing is run: what it should make are empty files.
+const NO_NVCC: &str = r#"#!/bin/sh
+folder= source=
+while [ $# -gt 0 ]; do
+    case "$1" in
+    -o) shift; : > "$1" ;;
+    --output-directory) shift; folder=$1 ;;
+    *.cu) source=${1##*/} ;;
+    esac
+    shift
+done
+if [ -n "$folder" ]; then : > "$folder/${source%.cu}.ptx"; fi
+"#;
+
+/// Types and lints of what only the feature cuda compiles, on a machine that has nothing of CUDA.
+///
+/// The target folder is the usual one, so that only what the feature touches is checked again.
+fn types() -> anyhow::Result<()> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let nvcc = target.join("no-nvcc");
+    std::fs::write(&nvcc, NO_NVCC).with_context(|| format!("writing {}", nvcc.display()))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&nvcc, std::fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("making {} a program", nvcc.display()))?;
+    }
+    let status = Command::new(env!("CARGO"))
+        .args(["clippy", "--workspace", "--all-targets", "--features"])
+        .args([
+            "selfsame/cuda,selfsame-kernels/cuda",
+            "--",
+            "-D",
+            "warnings",
+        ])
+        .env("CARGO_TARGET_DIR", &target)
+        .env("NVCC", &nvcc)
+        .env("CUDARC_CUDA_VERSION", "13000")
+        .env("CUDA_COMPUTE_CAP", "80")
+        .status()
+        .context("starting cargo");
+    let forgotten = forget_kernels(&target.join("debug/build"));
+    let status = status?;
+    ensure!(
+        status.success(),
+        "the feature cuda does not compile, or not without warnings: {status}"
+    );
+    forgotten
+}
+
+/// Removes the empty kernels, which a real build must not find.
+fn forget_kernels(builds: &Path) -> anyhow::Result<()> {
+    let entries =
+        std::fs::read_dir(builds).with_context(|| format!("reading {}", builds.display()))?;
+    for entry in entries {
+        let folder = entry
+            .with_context(|| format!("reading {}", builds.display()))?
+            .path()
+            .join("out");
+        let holds_kernels = folder.join("ptx.rs").exists() || folder.join("attention.ptx").exists();
+        if holds_kernels {
+            std::fs::remove_dir_all(&folder)
+                .with_context(|| format!("removing {}", folder.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Compiles the emulated driver and puts it before the real libraries, in the tests' process alone.

@@ -138,6 +138,35 @@ fn batch_norm_of_rows_and_its_gradients_follow_the_composed_ones() {
 
 #[test]
 #[ignore = "needs g++"]
+fn given_statistics_are_taken_as_they_are() {
+    let (rows, channels) = (40, 24);
+    let xs = values(rows * channels, 1, 2.0);
+    let of = |seed| values(channels, seed, 1.0);
+    let (mean, weight, bias) = (of(2), of(3), of(4));
+    let variance: Vec<f32> = of(5).iter().map(|x| 1.5 + x).collect();
+    let [m, v, w, b] = [&mean, &variance, &weight, &bias].map(|values| var(values, &[channels]));
+    let x = var(&xs, &[rows, channels]);
+    let ys = composed::batch_norm_eval(&x, &m, &v, &w, &b, EPS).unwrap();
+    let sizes = RowNorm::new(Element::F32, rows, channels).unwrap();
+    let mut memory = Memory::default();
+    let m_xs = memory.f32(&xs);
+    let running = [&mean, &variance].map(|values| memory.f32(values));
+    let [stats, ys_at] = [3 * channels, xs.len()].map(|len| memory.unwritten(Element::F32, len));
+    let norm = NormPlaces {
+        stats,
+        weight: memory.f32(&weight),
+        bias: memory.f32(&bias),
+    };
+    memory.run(&[
+        sizes.given(running, stats, EPS as f32),
+        sizes.relu(m_xs, norm, RowsAdded::Nothing, ys_at),
+    ]);
+    let want = host(&composed::relu(&ys).unwrap());
+    assert_close(&memory.read(Element::F32, ys_at), &want, 1e-6, "given");
+}
+
+#[test]
+#[ignore = "needs g++"]
 fn what_is_not_a_number_is_not_lost() {
     let mut xs = values(64 * 8, 1, 1.0);
     xs[3 * 8 + 2] = f32::NAN;

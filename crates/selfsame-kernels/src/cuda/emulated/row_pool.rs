@@ -55,8 +55,8 @@ fn rows_become_planes_and_planes_rows() {
             let to_rows = memory.unwritten(element, xs.len());
             let sizes = Planes::new(element, batch, channels, h * w).unwrap();
             memory.run(&[
-                sizes.from_rows(from_rows, to_planes),
-                sizes.to_rows(from_planes, to_rows),
+                sizes.planes_of_rows(from_rows, to_planes),
+                sizes.rows_of_planes(from_planes, to_rows),
             ]);
             assert_eq!(memory.read(Element::F32, to_planes), xs);
             assert_eq!(memory.read(element, to_rows), rows);

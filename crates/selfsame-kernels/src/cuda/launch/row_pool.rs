@@ -114,14 +114,14 @@ impl Planes {
         })
     }
 
-    pub(crate) fn from_rows<P>(&self, rows: P, planes: P) -> Launch<P> {
+    pub(crate) fn planes_of_rows<P>(&self, rows: P, planes: P) -> Launch<P> {
         let kernel = self
             .element
             .pick("rows_to_planes_f32", "rows_to_planes_bf16");
         self.launch(kernel, [rows, planes], [self.positions, self.channels])
     }
 
-    pub(crate) fn to_rows<P>(&self, planes: P, rows: P) -> Launch<P> {
+    pub(crate) fn rows_of_planes<P>(&self, planes: P, rows: P) -> Launch<P> {
         let kernel = self
             .element
             .pick("planes_to_rows_f32", "planes_to_rows_bf16");
@@ -150,8 +150,8 @@ mod tests {
     #[test]
     fn tiles_cover_both_sides_of_an_exchange() {
         let planes = Planes::new(Element::Bf16, 3, 72, 49).unwrap();
-        assert_eq!(planes.from_rows(0, 1).grid, [6, 3]);
-        assert_eq!(planes.to_rows(0, 1).grid, [9, 2]);
+        assert_eq!(planes.planes_of_rows(0, 1).grid, [6, 3]);
+        assert_eq!(planes.rows_of_planes(0, 1).grid, [9, 2]);
     }
 
     #[test]

@@ -366,7 +366,7 @@ impl ConvBlocks {
             blocks.push(saved);
         }
         let ys = Output::new(device, DType::F32, self.plan.output.iter().product())?;
-        run(device, &self.plan.planes.from_rows(input, ys.address))?;
+        run(device, &self.plan.planes.planes_of_rows(input, ys.address))?;
         let kept = keep.then_some(Kept { matrices, blocks });
         Ok((ys, stats, kept))
     }

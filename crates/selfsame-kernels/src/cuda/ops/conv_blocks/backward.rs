@@ -35,7 +35,7 @@ impl ConvBlocks {
         } = kept;
         let device = xs.device;
         let top = self.room(device, self.plan.output.iter().product())?;
-        run(device, &self.plan.planes.to_rows(grad, top.address))?;
+        run(device, &self.plan.planes.rows_of_planes(grad, top.address))?;
         let mut pass = Pass {
             op: self,
             device,
