@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const ARCHITECTURE: &str = "compute_80";
-const SOURCES: [&str; 18] = [
+const SOURCES: [&str; 19] = [
     "attention",
     "attention_bf16",
     "batch_norm",
@@ -24,6 +24,7 @@ const SOURCES: [&str; 18] = [
     "relu",
     "rounded",
     "row_norm",
+    "running_stats",
     "softmax",
     "sums",
     "update",

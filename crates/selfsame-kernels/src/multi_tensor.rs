@@ -1,12 +1,16 @@
-//! Optimizer and teacher updates, in place on the storage that a `Var` holds.
+//! Updates of weights, teachers and running statistics, in place on the storage that a `Var` holds.
 //!
 //! "In place" means that everybody who shares the storage sees the new values, in particular
 //! teachers built on [`candle_core::Var::as_detached_tensor`].
 //! Two arguments that share a storage are refused: the call would wait for its own lock.
 
+mod running_stats;
 mod step;
 
-pub use step::{Clip, StepWeight, adamw_ema_step};
+pub use running_stats::{RunningStats, move_running_stats};
+#[cfg(feature = "cuda")]
+pub(crate) use step::Constants;
+pub use step::{Clip, StepWeight, Update, whole_step};
 
 use crate::composed;
 use crate::host::{CHUNK, for_each_chunk, fused, storage_address, with_slice, with_slice_mut};

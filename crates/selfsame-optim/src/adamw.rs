@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
-use selfsame_kernels::multi_tensor::{self, adamw_step};
+use selfsame_kernels::multi_tensor::{self, Update};
 
-use crate::grads::Grad;
 use crate::state::{SavedState, copy_into, step_tensor};
 
 /// Decay of the first moment (PyTorch's default).
@@ -25,15 +24,15 @@ pub(crate) struct AdamW {
 }
 
 #[derive(Debug)]
-pub(crate) struct Moments {
-    pub(crate) exp_avg: Tensor,
-    pub(crate) exp_avg_sq: Tensor,
+struct Moments {
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
     /// Updates done.
-    pub(crate) step: u64,
+    step: u64,
 }
 
 /// PyTorch's defaults but for these three.
-pub(crate) fn options(lr: f64, weight_decay: f64, step: u64) -> multi_tensor::AdamW {
+fn options(lr: f64, weight_decay: f64, step: u64) -> multi_tensor::AdamW {
     multi_tensor::AdamW {
         lr,
         beta1: BETA1,
@@ -46,25 +45,6 @@ pub(crate) fn options(lr: f64, weight_decay: f64, step: u64) -> multi_tensor::Ad
 }
 
 impl AdamW {
-    /// `param ← (1 − lr·wd)·param − lr·m̂ / (√v̂ + eps)`.
-    pub(crate) fn update(
-        &mut self,
-        name: &str,
-        param: &Var,
-        grad: &Grad,
-        lr: f64,
-        weight_decay: f64,
-    ) -> Result<()> {
-        self.begin_update(name, param)?;
-        let moments = &self.moments[name];
-        let options = multi_tensor::AdamW {
-            grad_scale: grad.factor,
-            ..options(lr, weight_decay, moments.step)
-        };
-        let (exp_avg, exp_avg_sq) = (&moments.exp_avg, &moments.exp_avg_sq);
-        adamw_step(param, &grad.tensor, exp_avg, exp_avg_sq, options)
-    }
-
     /// Counts an update of a parameter; moments that are not there yet are zeros.
     pub(crate) fn begin_update(&mut self, name: &str, param: &Var) -> Result<()> {
         if let Some(moments) = self.moments.get_mut(name) {
@@ -80,8 +60,15 @@ impl AdamW {
         Ok(())
     }
 
-    pub(crate) fn moments(&self, name: &str) -> Option<&Moments> {
-        self.moments.get(name)
+    /// The update that [`AdamW::begin_update`] began, without clipping:
+    /// `param ← (1 − lr·wd)·param − lr·m̂ / (√v̂ + eps)`.
+    pub(crate) fn begun(&self, name: &str, lr: f64, weight_decay: f64) -> Option<Update<'_>> {
+        let moments = self.moments.get(name)?;
+        Some(Update::AdamW {
+            exp_avg: &moments.exp_avg,
+            exp_avg_sq: &moments.exp_avg_sq,
+            options: options(lr, weight_decay, moments.step),
+        })
     }
 
     pub(crate) fn state(&self) -> Result<BTreeMap<String, Tensor>> {

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
-use selfsame_kernels::multi_tensor::{self, lars_step};
+use selfsame_kernels::multi_tensor::{self, Update};
 
-use crate::grads::Grad;
 use crate::state::{SavedState, copy_into};
 
 /// Share of the momentum buffer that survives a step (`utils.py`, class `LARS`).
@@ -22,30 +21,36 @@ pub(crate) struct Lars {
     buffers: BTreeMap<String, Tensor>,
 }
 
+/// Those of a step without clipping.
+fn options(lr: f64, weight_decay: f64) -> multi_tensor::Lars {
+    multi_tensor::Lars {
+        lr,
+        momentum: MOMENTUM,
+        weight_decay,
+        eta: ETA,
+        grad_scale: 1.0,
+    }
+}
+
 impl Lars {
+    /// Makes a buffer of zeros if there is none yet.
+    pub(crate) fn begin_update(&mut self, name: &str, param: &Var) -> Result<()> {
+        if !self.buffers.contains_key(name) {
+            self.buffers.insert(name.to_owned(), param.zeros_like()?);
+        }
+        Ok(())
+    }
+
+    /// The update that [`Lars::begin_update`] began, without clipping:
     /// `mu ← momentum·mu + q·(grad + wd·param)`, `param ← param − lr·mu`.
     ///
     /// `q` is `eta·|param| / |grad + wd·param|`, or 1 if either norm is 0. One-dimensional
     /// parameters have neither decay nor `q`, whatever their group.
-    pub(crate) fn update(
-        &mut self,
-        name: &str,
-        param: &Var,
-        grad: &Grad,
-        lr: f64,
-        weight_decay: f64,
-    ) -> Result<()> {
-        if !self.buffers.contains_key(name) {
-            self.buffers.insert(name.to_owned(), param.zeros_like()?);
-        }
-        let options = multi_tensor::Lars {
-            lr,
-            momentum: MOMENTUM,
-            weight_decay,
-            eta: ETA,
-            grad_scale: grad.factor,
-        };
-        lars_step(param, &grad.tensor, &self.buffers[name], options)
+    pub(crate) fn begun(&self, name: &str, lr: f64, weight_decay: f64) -> Option<Update<'_>> {
+        Some(Update::Lars {
+            mu: self.buffers.get(name)?,
+            options: options(lr, weight_decay),
+        })
     }
 
     pub(crate) fn state(&self) -> Result<BTreeMap<String, Tensor>> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var, bail};
+use selfsame_kernels::multi_tensor::Update;
 use serde::{Deserialize, Serialize};
 
 use crate::Grads;
@@ -45,6 +46,24 @@ impl Rule {
             OptimizerKind::AdamW => Self::AdamW(AdamW::default()),
             OptimizerKind::Sgd => Self::Sgd(Sgd::default()),
             OptimizerKind::Lars => Self::Lars(Lars::default()),
+        }
+    }
+
+    /// Counts an update of a parameter, whose state is made if it has none yet.
+    pub(crate) fn begin_update(&mut self, name: &str, param: &Var) -> Result<()> {
+        match self {
+            Self::AdamW(rule) => rule.begin_update(name, param),
+            Self::Sgd(rule) => rule.begin_update(name, param),
+            Self::Lars(rule) => rule.begin_update(name, param),
+        }
+    }
+
+    /// The update that [`Rule::begin_update`] began, without clipping.
+    pub(crate) fn begun(&self, name: &str, lr: f64, weight_decay: f64) -> Option<Update<'_>> {
+        match self {
+            Self::AdamW(rule) => rule.begun(name, lr, weight_decay),
+            Self::Sgd(rule) => rule.begun(name, lr, weight_decay),
+            Self::Lars(rule) => rule.begun(name, lr, weight_decay),
         }
     }
 
@@ -118,11 +137,10 @@ impl Optimizer {
             } else {
                 0.0
             };
-            match &mut self.rule {
-                Rule::AdamW(rule) => rule.update(name, weight, grad, lr, decay)?,
-                Rule::Sgd(rule) => rule.update(name, weight, grad, lr, decay)?,
-                Rule::Lars(rule) => rule.update(name, weight, grad, lr, decay)?,
-            }
+            self.rule.begin_update(name, weight)?;
+            let update = self.rule.begun(name, lr, decay);
+            let update = update.expect("the update was begun");
+            update.apply(weight, &grad.tensor, grad.factor)?;
         }
         Ok(())
     }

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
-use selfsame_kernels::multi_tensor::{self, sgd_step};
+use selfsame_kernels::multi_tensor::{self, Update};
 
-use crate::grads::Grad;
 use crate::state::{SavedState, copy_into};
 
 /// Share of the momentum buffer that survives a step (`main_dino.py`).
@@ -20,28 +19,34 @@ pub(crate) struct Sgd {
     buffers: BTreeMap<String, Tensor>,
 }
 
+/// Those of a step without clipping.
+fn options(lr: f64, weight_decay: f64) -> multi_tensor::Sgd {
+    multi_tensor::Sgd {
+        lr,
+        momentum: MOMENTUM,
+        weight_decay,
+        grad_scale: 1.0,
+    }
+}
+
 impl Sgd {
-    /// `buffer ← momentum·buffer + grad + wd·param`, `param ← param − lr·buffer`.
-    ///
-    /// A buffer of zeros gives PyTorch's first step, whose buffer is the gradient itself.
-    pub(crate) fn update(
-        &mut self,
-        name: &str,
-        param: &Var,
-        grad: &Grad,
-        lr: f64,
-        weight_decay: f64,
-    ) -> Result<()> {
+    /// Makes a buffer of zeros if there is none yet.
+    pub(crate) fn begin_update(&mut self, name: &str, param: &Var) -> Result<()> {
         if !self.buffers.contains_key(name) {
             self.buffers.insert(name.to_owned(), param.zeros_like()?);
         }
-        let options = multi_tensor::Sgd {
-            lr,
-            momentum: MOMENTUM,
-            weight_decay,
-            grad_scale: grad.factor,
-        };
-        sgd_step(param, &grad.tensor, &self.buffers[name], options)
+        Ok(())
+    }
+
+    /// The update that [`Sgd::begin_update`] began, without clipping:
+    /// `buffer ← momentum·buffer + grad + wd·param`, `param ← param − lr·buffer`.
+    ///
+    /// A buffer of zeros gives PyTorch's first step, whose buffer is the gradient itself.
+    pub(crate) fn begun(&self, name: &str, lr: f64, weight_decay: f64) -> Option<Update<'_>> {
+        Some(Update::Sgd {
+            momentum_buffer: self.buffers.get(name)?,
+            options: options(lr, weight_decay),
+        })
     }
 
     pub(crate) fn state(&self) -> Result<BTreeMap<String, Tensor>> {

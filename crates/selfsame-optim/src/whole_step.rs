@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var, bail};
-use selfsame_kernels::multi_tensor::{Clip, StepWeight, adamw_ema_step};
+use selfsame_kernels::multi_tensor::{Clip, StepWeight, whole_step};
 
-use crate::optimizer::Rule;
-use crate::{ClipMode, Grads, Optimizer, adamw};
+use crate::{ClipMode, Grads, Optimizer};
 
 /// What [`Optimizer::whole_step`] does with the gradients.
 #[derive(Debug, Clone, Copy)]
@@ -28,25 +27,20 @@ pub struct WholeStep<'a> {
 }
 
 impl Optimizer {
-    /// Whether there is a [`Optimizer::whole_step`] for this rule: for AdamW.
-    pub fn has_whole_step(&self) -> bool {
-        matches!(self.rule, Rule::AdamW(_))
-    }
-
     /// [`Grads::clip`], [`Optimizer::step`] and the momentum teacher's update, all without the host
     /// waiting for the device.
     ///
     /// `weights` are all of the student's, those without a gradient too: the teacher follows them.
     /// If the norm of the gradients is not finite, no weight, moment or average moves; the count of
-    /// steps that bias correction uses does, so that training must not go on after such a step.
+    /// steps that AdamW's bias correction uses does, so that training must not go on after such a
+    /// step.
     ///
     /// # Shape
     /// The result is `[2]`, f32: the norm of all gradients before clipping, and 1 if the step was
     /// done, else 0.
     /// # Errors
-    /// [`candle_core::Error`] that lists every gradient that does not fit its weight and every
-    /// weight that the teacher lacks, if the rule is not AdamW, or if a gradient was scaled; in that
-    /// case nothing was changed.
+    /// [`candle_core::Error`] that lists every gradient that does not fit its weight or was scaled
+    /// and every weight that the teacher lacks; in that case nothing was changed.
     pub fn whole_step(
         &mut self,
         weights: &BTreeMap<String, Var>,
@@ -78,9 +72,6 @@ impl Optimizer {
             bail!("a step cannot be done: {}", problems.join("; "));
         }
         let Self { rule, specs } = self;
-        let Rule::AdamW(rule) = rule else {
-            bail!("only AdamW has a step in one go");
-        };
         let is_frozen = |name: &str| step.frozen.is_some_and(|prefix| name.starts_with(prefix));
         let moving = grads.entries().keys().filter(|name| !is_frozen(name));
         for name in moving {
@@ -94,15 +85,15 @@ impl Optimizer {
                     Some(spec) if spec.decayed => step.weight_decay,
                     _ => 0.0,
                 };
-                let moments = rule
-                    .moments(name)
-                    .filter(|_| grad.is_some() && !is_frozen(name));
+                let moves = grad.is_some() && !is_frozen(name);
                 StepWeight {
                     param: weight,
                     grad,
-                    moments: moments.map(|moments| (&moments.exp_avg, &moments.exp_avg_sq)),
+                    update: match moves {
+                        true => rule.begun(name, step.lr, decay),
+                        false => None,
+                    },
                     teacher: Some(&step.teacher[name]),
-                    options: adamw::options(step.lr, decay, moments.map_or(1, |m| m.step)),
                 }
             })
             .collect();
@@ -110,7 +101,7 @@ impl Optimizer {
             ClipMode::Global => Clip::Global(step.max_norm),
             ClipMode::PerParameter => Clip::Each(step.max_norm),
         };
-        adamw_ema_step(&parts, clip, step.momentum)
+        whole_step(&parts, clip, step.momentum)
     }
 }
 
@@ -120,6 +111,12 @@ mod tests {
 
     use super::*;
     use crate::OptimizerKind;
+
+    const KINDS: [OptimizerKind; 3] = [
+        OptimizerKind::AdamW,
+        OptimizerKind::Sgd,
+        OptimizerKind::Lars,
+    ];
 
     fn vars(seed: f32) -> BTreeMap<String, Var> {
         let value = |i: usize| (i as f32 * 0.37 + seed).sin();
@@ -171,37 +168,53 @@ mod tests {
     #[test]
     fn a_whole_step_is_clipping_freezing_updating_and_averaging() {
         for mode in [ClipMode::Global, ClipMode::PerParameter] {
-            let (whole, parts) = (vars(0.0), vars(0.0));
-            let (whole_teacher, parts_teacher) = (vars(5.0), vars(5.0));
-            let trainable = |weights: &BTreeMap<String, Var>| {
-                let mut weights = weights.clone();
-                weights.remove("still");
-                weights
-            };
-            let new = |weights| Optimizer::new(OptimizerKind::AdamW, &trainable(weights), false);
-            let (mut one, mut other) = (new(&whole).unwrap(), new(&parts).unwrap());
-            for factor in [3.0, 0.01, 7.0] {
-                let gradients = grads(&whole, factor);
-                let figures = one
-                    .whole_step(&whole, &gradients, &step(&whole_teacher, mode))
-                    .unwrap();
-
-                let mut gradients = grads(&parts, factor);
-                let norm = gradients.clip(1.0, mode).unwrap();
-                gradients.drop_prefix("head.last_layer");
-                other
-                    .step(&trainable(&parts), &gradients, 0.1, 0.4)
-                    .unwrap();
-                for (name, average) in &parts_teacher {
-                    selfsame_kernels::multi_tensor::ema(average, &parts[name], 0.9).unwrap();
-                }
-                assert_eq!(figures.to_vec1::<f32>().unwrap(), [norm as f32, 1.0]);
-                assert_eq!(bits(&whole), bits(&parts), "{mode:?}");
-                assert_eq!(bits(&whole_teacher), bits(&parts_teacher), "{mode:?}");
+            for kind in KINDS {
+                whole_steps_have_the_bits_of_their_parts(kind, mode);
             }
-            let (one, other) = (one.state().unwrap(), other.state().unwrap());
-            assert!(one.keys().eq(other.keys()));
-            assert!(!one.contains_key("exp_avg.head.last_layer.weight"));
+        }
+    }
+
+    fn whole_steps_have_the_bits_of_their_parts(kind: OptimizerKind, mode: ClipMode) {
+        let (whole, parts) = (vars(0.0), vars(0.0));
+        let (whole_teacher, parts_teacher) = (vars(5.0), vars(5.0));
+        let trainable = |weights: &BTreeMap<String, Var>| {
+            let mut weights = weights.clone();
+            weights.remove("still");
+            weights
+        };
+        let new = |weights| Optimizer::new(kind, &trainable(weights), false);
+        let (mut one, mut other) = (new(&whole).unwrap(), new(&parts).unwrap());
+        for factor in [3.0, 0.01, 7.0] {
+            let gradients = grads(&whole, factor);
+            let before = bits(&whole);
+            let figures = one
+                .whole_step(&whole, &gradients, &step(&whole_teacher, mode))
+                .unwrap();
+
+            let mut gradients = grads(&parts, factor);
+            let norm = gradients.clip(1.0, mode).unwrap();
+            gradients.drop_prefix("head.last_layer");
+            other
+                .step(&trainable(&parts), &gradients, 0.1, 0.4)
+                .unwrap();
+            for (name, average) in &parts_teacher {
+                selfsame_kernels::multi_tensor::ema(average, &parts[name], 0.9).unwrap();
+            }
+            assert_eq!(figures.to_vec1::<f32>().unwrap(), [norm as f32, 1.0]);
+            assert_ne!(bits(&whole), before, "{kind:?}, {mode:?}");
+            assert_eq!(bits(&whole), bits(&parts), "{kind:?}, {mode:?}");
+            assert_eq!(
+                bits(&whole_teacher),
+                bits(&parts_teacher),
+                "{kind:?}, {mode:?}"
+            );
+        }
+        let (one, other) = (one.state().unwrap(), other.state().unwrap());
+        assert!(one.keys().eq(other.keys()));
+        assert!(!one.is_empty() && !one.keys().any(|name| name.contains("last_layer")));
+        for (name, state) in &one {
+            let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(values(state), values(&other[name]), "{name}");
         }
     }
 
@@ -228,29 +241,26 @@ mod tests {
         assert!(error.to_string().contains("a.weight is scaled"), "{error}");
         assert_eq!(bits(&weights), before);
         assert!(optimizer.state().unwrap().is_empty());
-
-        let mut sgd = Optimizer::new(OptimizerKind::Sgd, &weights, false).unwrap();
-        assert!(!sgd.has_whole_step() && optimizer.has_whole_step());
-        let step = step(&teacher, ClipMode::Global);
-        assert!(
-            sgd.whole_step(&weights, &grads(&weights, 1.0), &step)
-                .is_err()
-        );
     }
 
     #[test]
     fn nothing_but_the_count_moves_without_a_finite_norm() {
-        let (weights, teacher) = (vars(0.0), vars(5.0));
-        let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, false).unwrap();
-        let gradients = grads(&weights, f64::NAN);
-        let figures = optimizer
-            .whole_step(&weights, &gradients, &step(&teacher, ClipMode::Global))
-            .unwrap();
-        assert_eq!(figures.to_vec1::<f32>().unwrap()[1], 0.0);
-        assert_eq!(bits(&weights), bits(&vars(0.0)));
-        assert_eq!(bits(&teacher), bits(&vars(5.0)));
-        let state = optimizer.state().unwrap();
-        let moment = state["exp_avg.a.weight"].flatten_all().unwrap();
-        assert_eq!(moment.to_vec1::<f32>().unwrap(), [0.0; 6]);
+        for kind in KINDS {
+            let (weights, teacher) = (vars(0.0), vars(5.0));
+            let mut optimizer = Optimizer::new(kind, &weights, false).unwrap();
+            let gradients = grads(&weights, f64::NAN);
+            let figures = optimizer
+                .whole_step(&weights, &gradients, &step(&teacher, ClipMode::Global))
+                .unwrap();
+            assert_eq!(figures.to_vec1::<f32>().unwrap()[1], 0.0);
+            assert_eq!(bits(&weights), bits(&vars(0.0)));
+            assert_eq!(bits(&teacher), bits(&vars(5.0)));
+            let state = optimizer.state().unwrap();
+            let moments = state.iter().filter(|(name, _)| !name.starts_with("step."));
+            for (name, moment) in moments {
+                let moment = moment.flatten_all().unwrap();
+                assert_eq!(moment.to_vec1::<f32>().unwrap(), [0.0; 6], "{name}");
+            }
+        }
     }
 }

@@ -89,7 +89,6 @@ impl Learner {
         // Running statistics move in the forward pass and would have to be put back, and steps may
         // only be left out by somebody who sees them.
         let defers = device.is_cuda()
-            && optimizer.has_whole_step()
             && student_params.buffers().is_empty()
             && config.train.non_finite == NonFinite::Stop;
         let config = config.clone();

@@ -90,6 +90,11 @@ pub fn ema(teacher: &Tensor, student: &Tensor, momentum: f64) -> Result<()> {
     assign(teacher, &updated)
 }
 
+/// Adds 1 to every element.
+pub(crate) fn count_up(counts: &Tensor) -> Result<()> {
+    assign(counts, &counts.detach().affine(1.0, 1.0)?)
+}
+
 /// Sum of squares in f32 or f64, by the device's own order.
 pub fn sum_of_squares(xs: &Tensor) -> Result<f64> {
     let dtype = if xs.dtype() == DType::F64 {

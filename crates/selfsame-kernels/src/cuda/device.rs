@@ -81,6 +81,7 @@ fn ptx(source: Source) -> (&'static str, &'static str) {
         Source::Relu => made!("relu"),
         Source::Rounded => made!("rounded"),
         Source::RowNorm => made!("row_norm"),
+        Source::RunningStats => made!("running_stats"),
         Source::Softmax => made!("softmax"),
         Source::Sums => made!("sums"),
         Source::Update => made!("update"),
@@ -142,6 +143,7 @@ fn address(storage: &CudaStorage) -> Result<Address> {
         CudaStorageSlice::U8(slice) => Ok(slice.device_ptr(&stream).0),
         CudaStorageSlice::I64(slice) => Ok(slice.device_ptr(&stream).0),
         CudaStorageSlice::F32(slice) => Ok(slice.device_ptr(&stream).0),
+        CudaStorageSlice::F64(slice) => Ok(slice.device_ptr(&stream).0),
         CudaStorageSlice::BF16(slice) => Ok(slice.device_ptr(&stream).0),
         _ => bail!("cuda: no kernel for {:?}", storage.dtype()),
     }

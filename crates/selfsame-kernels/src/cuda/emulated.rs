@@ -17,6 +17,7 @@ mod row_conv;
 mod row_norm;
 mod row_pool;
 mod rows;
+mod running_stats;
 mod softmax;
 mod update;
 

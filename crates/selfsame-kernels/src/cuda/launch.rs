@@ -16,6 +16,7 @@ mod row_conv;
 mod row_norm;
 mod row_pool;
 mod rows;
+mod running_stats;
 mod softmax;
 mod update;
 
@@ -43,8 +44,9 @@ pub(crate) use row_conv::{
 pub(crate) use row_norm::{NormPlaces, RowNorm, RowsAdded};
 pub(crate) use row_pool::{Planes, RowPool};
 pub(crate) use rows::{BiasGelu, LayerNorm, Norm, sum_parts};
+pub(crate) use running_stats::{RunningNorm, move_running_stats, running_table};
 pub(crate) use softmax::{CrossEntropy, Softmax, scaled};
-pub(crate) use update::{Step, Weight, Word, normalize_crops, table};
+pub(crate) use update::{Step, Update, Weight, Word, normalize_crops, table};
 
 use candle_core::{Result, bail};
 
@@ -112,6 +114,7 @@ pub(crate) enum Source {
     Relu,
     Rounded,
     RowNorm,
+    RunningStats,
     Softmax,
     Sums,
     Update,

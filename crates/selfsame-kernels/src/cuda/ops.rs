@@ -12,6 +12,7 @@ mod normalize;
 mod patches;
 mod pool;
 mod relu;
+mod running_stats;
 mod softmax;
 mod update;
 
@@ -27,8 +28,9 @@ pub(crate) use normalize::{l2_normalize_last_dim, normalized_linear};
 pub(crate) use patches::patch_tokens;
 pub(crate) use pool::{max_pool2d, pools};
 pub(crate) use relu::relu;
+pub(crate) use running_stats::move_running_stats;
 pub(crate) use softmax::{centered_softmax, softmax};
-pub(crate) use update::{adamw_ema_step, normalize_crops};
+pub(crate) use update::{normalize_crops, whole_step};
 
 use candle_core::{DType, Result, Tensor};
 

@@ -1,67 +1,153 @@
-//! The optimizer's step and uploads.
+//! The optimizer's step, running statistics and uploads.
 
 use candle_core::{DType, Device, Tensor};
-use selfsame_kernels::multi_tensor::{AdamW, Clip, StepWeight, adamw_ema_step};
+use selfsame_kernels::multi_tensor::{
+    AdamW, Clip, Lars, RunningStats, Sgd, StepWeight, Update, move_running_stats, whole_step,
+};
 use selfsame_kernels::{self as kernels, CropUploader};
 
 use super::{TYPES, apart, flat, gpu, values};
 
-/// Parameter, gradient, moments and teacher of some weights.
+const RULES: [Rule; 3] = [Rule::AdamW, Rule::Sgd, Rule::Lars];
+
+#[derive(Clone, Copy, Debug)]
+enum Rule {
+    AdamW,
+    Sgd,
+    Lars,
+}
+
+/// Parameter, gradient, moments and teacher of some weights, one of them a bias.
 fn states(device: &Device) -> Vec<[Tensor; 5]> {
-    let state = |(seed, len): (u64, usize)| {
+    let shapes: [&[usize]; 4] = [&[2, 10_001], &[1, 1], &[8193, 1], &[300]];
+    let state = |(seed, shape): (u64, &[usize])| {
         [0, 1, 2, 3, 4].map(|i| {
-            let xs = values(&[len], 10 * seed + i, 1.0);
+            let xs = values(shape, 10 * seed + i, 1.0);
             let xs = if i == 3 { xs.sqr().unwrap() } else { xs };
             xs.to_device(device).unwrap()
         })
     };
-    [(1, 20_000), (2, 1), (3, 8193)].map(state).into()
+    (1..).zip(shapes).map(state).collect()
 }
 
-fn step(states: &[[Tensor; 5]], clip: Clip) -> Vec<f32> {
+fn step(rule: Rule, states: &[[Tensor; 5]], clip: Clip) -> Vec<f32> {
     let mut weights = Vec::new();
     for [param, grad, m, v, teacher] in states {
+        let (momentum, weight_decay, grad_scale) = (0.9, 0.01, 1.0);
         weights.push(StepWeight {
             param,
             grad: Some(grad),
-            moments: Some((m, v)),
+            update: Some(match rule {
+                Rule::AdamW => Update::AdamW {
+                    exp_avg: m,
+                    exp_avg_sq: v,
+                    options: AdamW::default(),
+                },
+                Rule::Sgd => Update::Sgd {
+                    momentum_buffer: m,
+                    options: Sgd {
+                        lr: 0.1,
+                        momentum,
+                        weight_decay,
+                        grad_scale,
+                    },
+                },
+                Rule::Lars => Update::Lars {
+                    mu: m,
+                    options: Lars {
+                        lr: 0.1,
+                        momentum,
+                        weight_decay,
+                        eta: 0.001,
+                        grad_scale,
+                    },
+                },
+            }),
             teacher: Some(teacher),
-            options: AdamW::default(),
         });
     }
-    flat(&adamw_ema_step(&weights, clip, 0.99).unwrap())
+    flat(&whole_step(&weights, clip, 0.99).unwrap())
 }
 
 #[test]
 #[ignore = "needs cuda"]
 fn a_whole_step_has_the_bits_of_the_cpu() {
-    let (on_cpu, on_gpu) = (states(&Device::Cpu), states(&gpu()));
-    let [want, got] = [&on_cpu, &on_gpu].map(|states| step(states, Clip::Nothing));
-    assert!((got[0] / want[0] - 1.0).abs() < 1e-6 && got[1] == 1.0);
-    for (got, want) in on_gpu.iter().flatten().zip(on_cpu.iter().flatten()) {
-        assert_eq!(flat(got), flat(want));
-    }
-    let [want, got] = [&on_cpu, &on_gpu].map(|states| step(states, Clip::Global(1.0)));
-    assert!((got[0] / want[0] - 1.0).abs() < 1e-6 && got[1] == 1.0);
-    for (got, want) in on_gpu.iter().flatten().zip(on_cpu.iter().flatten()) {
-        assert!(apart(got, want) < 1e-5);
+    for rule in RULES {
+        let (on_cpu, on_gpu) = (states(&Device::Cpu), states(&gpu()));
+        let [want, got] = [&on_cpu, &on_gpu].map(|states| step(rule, states, Clip::Nothing));
+        assert!((got[0] / want[0] - 1.0).abs() < 1e-6 && got[1] == 1.0);
+        for (got, want) in on_gpu.iter().flatten().zip(on_cpu.iter().flatten()) {
+            assert_eq!(flat(got), flat(want), "{rule:?}");
+        }
+        let [want, got] = [&on_cpu, &on_gpu].map(|states| step(rule, states, Clip::Global(1.0)));
+        assert!((got[0] / want[0] - 1.0).abs() < 1e-6 && got[1] == 1.0);
+        for (got, want) in on_gpu.iter().flatten().zip(on_cpu.iter().flatten()) {
+            assert!(apart(got, want) < 1e-5, "{rule:?}");
+        }
     }
 }
 
 #[test]
 #[ignore = "needs cuda"]
 fn a_step_with_a_gradient_that_is_not_finite_moves_nothing() {
-    let mut on_gpu = states(&gpu());
-    on_gpu[1][1] = Tensor::new(&[f32::NAN], &gpu()).unwrap();
-    assert_eq!(step(&on_gpu, Clip::Nothing)[1], 0.0);
-    let before = states(&Device::Cpu);
-    for (now, before) in [&on_gpu[0], &on_gpu[2]]
-        .into_iter()
-        .zip([&before[0], &before[2]])
-    {
-        for (now, before) in now.iter().zip(before) {
-            assert_eq!(flat(now), flat(before));
+    for rule in RULES {
+        let mut on_gpu = states(&gpu());
+        on_gpu[1][1] = Tensor::new(&[[f32::NAN]], &gpu()).unwrap();
+        assert_eq!(step(rule, &on_gpu, Clip::Nothing)[1], 0.0);
+        let before = states(&Device::Cpu);
+        for index in [0, 2, 3] {
+            for (now, before) in on_gpu[index].iter().zip(&before[index]) {
+                assert_eq!(flat(now), flat(before), "{rule:?}");
+            }
         }
+    }
+}
+
+/// Running mean and variance and the count of two norms, after batches of which the first norm saw
+/// two, as views of one tensor.
+fn moved(device: &Device, done: Option<f32>) -> Vec<Vec<f32>> {
+    let on = |seed, shape: &[usize]| values(shape, seed, 1.0).to_device(device).unwrap();
+    let norms = [(1, 64), (2, 300)].map(|(seed, channels)| {
+        let count = Tensor::new(5i64, device).unwrap();
+        (on(seed, &[channels]), on(seed + 10, &[channels]), count)
+    });
+    let batches = [(0, 20), (1, 21), (0, 22)].map(|(index, seed): (usize, u64)| {
+        let all = on(seed, &[3, norms[index].0.elem_count()]);
+        (index, [all.get(0).unwrap(), all.get(2).unwrap()])
+    });
+    let stats: Vec<_> = batches
+        .iter()
+        .map(|(index, [batch_mean, batch_variance])| {
+            let (mean, variance, num_batches_tracked) = &norms[*index];
+            RunningStats {
+                mean,
+                variance,
+                num_batches_tracked,
+                batch: [batch_mean, batch_variance],
+            }
+        })
+        .collect();
+    let done = done.map(|done| Tensor::new(&[done], device).unwrap());
+    move_running_stats(&stats, 0.1, done.as_ref()).unwrap();
+    let all = norms.iter().flat_map(|(mean, variance, count)| {
+        let count = count.to_scalar::<i64>().unwrap() as f32;
+        [flat(mean), flat(variance), vec![count]]
+    });
+    all.collect()
+}
+
+#[test]
+#[ignore = "needs cuda"]
+fn running_statistics_have_the_bits_of_the_cpu() {
+    for done in [None, Some(1.0), Some(0.0)] {
+        let got = moved(&gpu(), done);
+        assert_eq!(got, moved(&Device::Cpu, done));
+        let seen = if done == Some(0.0) {
+            [5.0, 5.0]
+        } else {
+            [7.0, 6.0]
+        };
+        assert_eq!([got[2][0], got[5][0]], seen);
     }
 }
 

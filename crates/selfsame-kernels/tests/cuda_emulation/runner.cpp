@@ -77,6 +77,9 @@ namespace relu {
 namespace row_norm {
 #include "../../src/cuda/row_norm.cu"
 }
+namespace running_stats {
+#include "../../src/cuda/running_stats.cu"
+}
 namespace softmax {
 #include "../../src/cuda/softmax.cu"
 }
@@ -330,6 +333,7 @@ static const std::map<std::string, Kernel> &kernels() {
     using namespace relu;
     using namespace rounded_weights;
     using namespace row_norm;
+    using namespace running_stats;
     using namespace softmax;
     using namespace sums;
     using namespace update;
@@ -394,6 +398,10 @@ static const std::map<std::string, Kernel> &kernels() {
         KERNEL(gradient_squares),
         KERNEL(clip_factors),
         KERNEL(adamw_ema),
+        KERNEL(lars_squares),
+        KERNEL(lars_trust),
+        KERNEL(momentum_ema),
+        KERNEL(move_running_stats),
     };
     return all;
 }

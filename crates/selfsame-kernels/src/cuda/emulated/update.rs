@@ -3,40 +3,74 @@
 use candle_core::{Device, Tensor};
 
 use super::Memory;
-use crate::cuda::launch::{Element, Step, Weight, normalize_crops, table};
-use crate::multi_tensor::{self, AdamW, Clip};
+use crate::cuda::launch::{Element, Step, Update, Weight, normalize_crops, table};
+use crate::multi_tensor::{self, AdamW, Clip, Lars, Sgd};
 use crate::testing::values;
 
 const MOMENTUM: f64 = 0.996;
+const RULES: [Rule; 3] = [Rule::AdamW, Rule::Sgd, Rule::Lars];
 
-/// A weight with its state; the second is frozen, the third has no gradient.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rule {
+    AdamW,
+    Sgd,
+    Lars,
+}
+
+/// A weight with its state; the second is frozen, the third has no gradient, the fourth is a bias.
 struct Case {
     param: Vec<f32>,
     grad: Vec<f32>,
-    exp_avg: Vec<f32>,
+    /// First moment, or momentum buffer.
+    moment: Vec<f32>,
     exp_avg_sq: Vec<f32>,
     teacher: Vec<f32>,
-    options: AdamW,
+    shape: Vec<usize>,
+    /// Of AdamW.
+    step: u64,
 }
 
 impl Case {
-    fn new(seed: u64, len: usize, step: u64) -> Case {
-        let square = |x: f32| x * x;
+    fn new(seed: u64, shape: &[usize], step: u64) -> Case {
+        let (square, len) = (|x: f32| x * x, shape.iter().product());
         Case {
             param: values(len, seed, 1.0),
             grad: values(len, seed + 1, 0.5),
-            exp_avg: values(len, seed + 2, 0.1),
+            moment: values(len, seed + 2, 0.1),
             exp_avg_sq: values(len, seed + 3, 0.1).into_iter().map(square).collect(),
             teacher: values(len, seed + 4, 1.0),
-            options: AdamW {
-                step,
-                lr: 5e-4,
-                weight_decay: 0.04,
-                ..AdamW::default()
-            },
+            shape: shape.to_vec(),
+            step,
         }
     }
+
+    fn adamw(&self) -> AdamW {
+        AdamW {
+            step: self.step,
+            lr: 5e-4,
+            weight_decay: 0.04,
+            ..AdamW::default()
+        }
+    }
+
+    fn is_matrix(&self) -> bool {
+        self.shape.len() > 1
+    }
 }
+
+const SGD: Sgd = Sgd {
+    lr: 0.03,
+    momentum: 0.9,
+    weight_decay: 1e-4,
+    grad_scale: 1.0,
+};
+const LARS: Lars = Lars {
+    lr: 0.3,
+    momentum: 0.9,
+    weight_decay: 1e-3,
+    eta: 1e-3,
+    grad_scale: 1.0,
+};
 
 /// Parameter, both moments and teacher of each weight, as bits.
 type State = Vec<[Vec<u32>; 4]>;
@@ -45,24 +79,51 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
+/// How a weight is updated whose moments lie there.
+fn update(rule: Rule, case: &Case, moments: [u32; 2]) -> Update<u32> {
+    match rule {
+        Rule::AdamW => {
+            let options = case.adamw();
+            let bias = |beta: f64| 1.0 - beta.powf(case.step as f64);
+            Update::AdamW {
+                moments,
+                decay: (1.0 - options.lr * options.weight_decay) as f32,
+                minus_step_size: -(options.lr / bias(options.beta1)) as f32,
+                bias2_sqrt: bias(options.beta2).sqrt() as f32,
+            }
+        }
+        Rule::Sgd => Update::Momentum {
+            buffer: moments[0],
+            weight_decay: SGD.weight_decay as f32,
+            lr: SGD.lr as f32,
+            eta: None,
+        },
+        Rule::Lars => Update::Momentum {
+            buffer: moments[0],
+            weight_decay: if case.is_matrix() {
+                LARS.weight_decay as f32
+            } else {
+                0.0
+            },
+            lr: LARS.lr as f32,
+            eta: case.is_matrix().then_some(LARS.eta),
+        },
+    }
+}
+
 /// Runs a step in the emulation: the state afterwards, the norm and whether it is finite.
-fn emulated(cases: &[Case], clip: Clip) -> (State, [f32; 2]) {
+fn emulated(rule: Rule, cases: &[Case], clip: Clip) -> (State, [f32; 2]) {
     let mut memory = Memory::default();
-    let mut weights = Vec::new();
+    let (mut weights, mut moments) = (Vec::new(), Vec::new());
     for (i, case) in cases.iter().enumerate() {
-        let step_size = case.options.lr / (1.0 - case.options.beta1.powf(case.options.step as f64));
-        let bias2 = 1.0 - case.options.beta2.powf(case.options.step as f64);
+        let own = [&case.moment, &case.exp_avg_sq].map(|values| memory.f32(values));
+        moments.push(own);
         weights.push(Weight {
             param: memory.f32(&case.param),
             grad: (i != 2).then(|| memory.f32(&case.grad)),
-            exp_avg: Some(memory.f32(&case.exp_avg)),
-            exp_avg_sq: Some(memory.f32(&case.exp_avg_sq)),
             teacher: Some(memory.f32(&case.teacher)),
             len: case.param.len(),
-            decay: (1.0 - case.options.lr * case.options.weight_decay) as f32,
-            minus_step_size: -step_size as f32,
-            bias2_sqrt: bias2.sqrt() as f32,
-            is_applied: i != 1,
+            update: (i != 1).then(|| update(rule, case, own)),
         });
     }
     let words = table(&weights);
@@ -70,20 +131,35 @@ fn emulated(cases: &[Case], clip: Clip) -> (State, [f32; 2]) {
     let step = Step::new(weights.iter().map(|weight| weight.len)).unwrap();
     let squares = memory.unwritten(Element::F32, step.num_squares());
     let control = memory.unwritten(Element::F32, step.num_controls());
-    let options = AdamW::default();
-    memory.run(&[
+    let mut launches = vec![
         step.squares(m_table, squares),
         step.clip(m_table, squares, control, clip),
-        step.update(
-            m_table,
-            control,
-            [options.beta1, options.beta2, options.eps, MOMENTUM],
-        ),
-    ]);
+    ];
+    match rule {
+        Rule::AdamW => {
+            let AdamW {
+                beta1, beta2, eps, ..
+            } = AdamW::default();
+            launches.push(step.adamw(m_table, control, [beta1, beta2, eps, MOMENTUM]));
+        }
+        Rule::Sgd => {
+            launches.push(step.momentum(m_table, control, None, [SGD.momentum, MOMENTUM]));
+        }
+        Rule::Lars => {
+            let nan = f64::NAN.to_le_bytes();
+            let squares = memory.bytes(nan.repeat(step.num_lars_squares()));
+            let trust = memory.unwritten(Element::F32, step.num_trusts());
+            launches.extend([
+                step.lars_squares(m_table, control, squares),
+                step.lars_trust(m_table, control, squares, trust),
+                step.momentum(m_table, control, Some(trust), [LARS.momentum, MOMENTUM]),
+            ]);
+        }
+    }
+    memory.run(&launches);
     let read = |place: u32| bits(&memory.read(Element::F32, place));
-    let state = weights.iter().map(|weight| {
-        let moments = [weight.exp_avg.unwrap(), weight.exp_avg_sq.unwrap()].map(read);
-        let [m, v] = moments;
+    let state = weights.iter().zip(&moments).map(|(weight, moments)| {
+        let [m, v] = moments.map(read);
         [read(weight.param), m, v, read(weight.teacher.unwrap())]
     });
     let control = memory.read(Element::F32, control);
@@ -91,32 +167,53 @@ fn emulated(cases: &[Case], clip: Clip) -> (State, [f32; 2]) {
 }
 
 /// The same by this crate's updates on the CPU, with gradients times `factors`.
-fn on_cpu(cases: &[Case], factors: &[f64]) -> State {
-    let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap();
+fn on_cpu(rule: Rule, cases: &[Case], factors: &[f64]) -> State {
     let mut state = Vec::new();
     for (i, case) in cases.iter().enumerate() {
-        let [param, m, v, teacher] =
-            [&case.param, &case.exp_avg, &case.exp_avg_sq, &case.teacher].map(|x| tensor(x));
+        let tensor = |values: &[f32]| {
+            Tensor::from_slice(values, case.shape.as_slice(), &Device::Cpu).unwrap()
+        };
+        let [param, grad, m, v, teacher] = [
+            &case.param,
+            &case.grad,
+            &case.moment,
+            &case.exp_avg_sq,
+            &case.teacher,
+        ]
+        .map(|values| tensor(values));
         if i == 0 || i > 2 {
-            let options = AdamW {
-                grad_scale: factors[i],
-                ..case.options
+            let update = match rule {
+                Rule::AdamW => multi_tensor::Update::AdamW {
+                    exp_avg: &m,
+                    exp_avg_sq: &v,
+                    options: case.adamw(),
+                },
+                Rule::Sgd => multi_tensor::Update::Sgd {
+                    momentum_buffer: &m,
+                    options: SGD,
+                },
+                Rule::Lars => multi_tensor::Update::Lars {
+                    mu: &m,
+                    options: LARS,
+                },
             };
-            multi_tensor::adamw_step(&param, &tensor(&case.grad), &m, &v, options).unwrap();
+            update.apply(&param, &grad, factors[i]).unwrap();
         }
         multi_tensor::ema(&teacher, &param, MOMENTUM).unwrap();
-        state.push([param, m, v, teacher].map(|x| bits(&x.to_vec1::<f32>().unwrap())));
+        let flat = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        state.push([param, m, v, teacher].map(|tensor| bits(&flat(tensor))));
     }
     state
 }
 
 fn cases() -> Vec<Case> {
     vec![
-        Case::new(10, 20_000, 1),
-        Case::new(20, 8192, 7),
-        Case::new(30, 37, 3),
-        Case::new(40, 1, 1000),
-        Case::new(50, 8193, 2),
+        Case::new(10, &[8, 5_003], 1),
+        Case::new(20, &[64, 128], 7),
+        Case::new(30, &[37, 1], 3),
+        Case::new(40, &[40], 1000),
+        Case::new(50, &[1, 8193], 2),
+        Case::new(60, &[2, 3], 4),
     ]
 }
 
@@ -131,15 +228,29 @@ fn norms(cases: &[Case]) -> (Vec<f64>, f64) {
 #[test]
 #[ignore = "needs g++"]
 fn a_step_without_clipping_has_the_bits_of_the_cpu() {
-    let cases = cases();
-    let (state, [norm, is_finite]) = emulated(&cases, Clip::Nothing);
-    assert!(state == on_cpu(&cases, &[1.0; 5]));
-    let (_, total) = norms(&cases);
-    assert!(
-        (f64::from(norm) / total - 1.0).abs() < 1e-6,
-        "{norm} {total}"
-    );
-    assert_eq!(is_finite, 1.0);
+    for rule in RULES {
+        let cases = cases();
+        let (state, [norm, is_finite]) = emulated(rule, &cases, Clip::Nothing);
+        assert!(state == on_cpu(rule, &cases, &[1.0; 6]), "{rule:?}");
+        assert!(state[0][0] != bits(&cases[0].param), "{rule:?}");
+        let (_, total) = norms(&cases);
+        assert!(
+            (f64::from(norm) / total - 1.0).abs() < 1e-6,
+            "{norm} {total}"
+        );
+        assert_eq!(is_finite, 1.0);
+    }
+}
+
+#[test]
+#[ignore = "needs g++"]
+fn lars_takes_the_plain_step_of_a_parameter_of_zeros() {
+    let mut cases = cases();
+    cases[0].param.fill(0.0);
+    cases[5].grad.fill(0.0);
+    cases[5].param.fill(0.0);
+    let (state, _) = emulated(Rule::Lars, &cases, Clip::Nothing);
+    assert!(state == on_cpu(Rule::Lars, &cases, &[1.0; 6]));
 }
 
 /// All values within a relative distance of one another.
@@ -158,32 +269,34 @@ fn assert_near(got: &State, want: &State) {
 #[test]
 #[ignore = "needs g++"]
 fn clipping_scales_gradients_as_on_the_cpu() {
-    let cases = cases();
-    let (each, total) = norms(&cases);
-    let (state, _) = emulated(&cases, Clip::Global(3.0));
-    assert_near(&state, &on_cpu(&cases, &[3.0 / (total + 1e-6); 5]));
-    let (state, _) = emulated(&cases, Clip::Each(3.0));
-    let factors: Vec<f64> = each
-        .iter()
-        .map(|norm| (3.0 / (norm + 1e-6)).min(1.0))
-        .collect();
-    assert!(factors.contains(&1.0), "one gradient is short enough");
-    assert_near(&state, &on_cpu(&cases, &factors));
-    // A limit that nothing reaches leaves every bit.
-    let (state, _) = emulated(&cases, Clip::Global(1e6));
-    assert!(state == on_cpu(&cases, &[1.0; 5]));
+    for rule in RULES {
+        let cases = cases();
+        let (each, total) = norms(&cases);
+        let (state, _) = emulated(rule, &cases, Clip::Global(3.0));
+        assert_near(&state, &on_cpu(rule, &cases, &[3.0 / (total + 1e-6); 6]));
+        let (state, _) = emulated(rule, &cases, Clip::Each(3.0));
+        let factors: Vec<f64> = each
+            .iter()
+            .map(|norm| (3.0 / (norm + 1e-6)).min(1.0))
+            .collect();
+        assert!(factors.contains(&1.0), "one gradient is short enough");
+        assert_near(&state, &on_cpu(rule, &cases, &factors));
+        // A limit that nothing reaches leaves every bit.
+        let (state, _) = emulated(rule, &cases, Clip::Global(1e6));
+        assert!(state == on_cpu(rule, &cases, &[1.0; 6]), "{rule:?}");
+    }
 }
 
 #[test]
 #[ignore = "needs g++"]
 fn nothing_moves_if_a_gradient_is_not_finite() {
-    for bad in [f32::NAN, f32::INFINITY] {
+    for (rule, bad) in RULES.into_iter().zip([f32::NAN, f32::INFINITY, f32::NAN]) {
         let mut cases = cases();
         cases[4].grad[8192] = bad;
-        let (state, [_, is_finite]) = emulated(&cases, Clip::Global(3.0));
+        let (state, [_, is_finite]) = emulated(rule, &cases, Clip::Global(3.0));
         assert_eq!(is_finite, 0.0);
         for (state, case) in state.iter().zip(&cases) {
-            let before = [&case.param, &case.exp_avg, &case.exp_avg_sq, &case.teacher];
+            let before = [&case.param, &case.moment, &case.exp_avg_sq, &case.teacher];
             assert!(
                 state
                     .iter()

@@ -1,30 +1,52 @@
 //! The optimizer's step, and crops that travelled as bytes.
 
-use super::{Arg, Element, Launch, Source, size};
+use super::{Arg, Element, Launch, Source, WARP, size};
 use crate::multi_tensor::Clip;
 use candle_core::{Result, bail};
 
 /// Elements that a block updates (`CHUNK` in update.cu).
 const CHUNK: usize = 8192;
-/// Threads of a block of the three kernels.
+/// Threads of a block.
 const THREADS: u32 = 256;
+/// Threads of a block that sums for LARS: a warp for the parameter, one for its update.
+const LARS_THREADS: u32 = 2 * WARP;
 /// 8-byte words of a [`Weight`] on the device.
-const WORDS: usize = 9;
+const WORDS: usize = 10;
 
-/// One weight of a step, and what its update needs.
+/// One weight of a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weight<P> {
     pub(crate) param: P,
     pub(crate) grad: Option<P>,
-    pub(crate) exp_avg: Option<P>,
-    pub(crate) exp_avg_sq: Option<P>,
     pub(crate) teacher: Option<P>,
     pub(crate) len: usize,
-    pub(crate) decay: f32,
-    pub(crate) minus_step_size: f32,
-    pub(crate) bias2_sqrt: f32,
-    pub(crate) is_applied: bool,
+    /// Without it the gradient counts in the norm and is not applied.
+    pub(crate) update: Option<Update<P>>,
 }
+
+/// How a weight moves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Update<P> {
+    AdamW {
+        /// First and second.
+        moments: [P; 2],
+        decay: f32,
+        minus_step_size: f32,
+        bias2_sqrt: f32,
+    },
+    Momentum {
+        buffer: P,
+        weight_decay: f32,
+        lr: f32,
+        /// LARS' trust coefficient, if the weight adapts.
+        eta: Option<f64>,
+    },
+}
+
+/// `IS_APPLIED` in update.cu.
+const IS_APPLIED: u32 = 1;
+/// `ADAPTS` in update.cu.
+const ADAPTS: u32 = 2;
 
 /// A word of the table of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,16 +62,40 @@ pub(crate) fn table<P: Copy>(weights: &[Weight<P>]) -> Vec<Word<P>> {
     let mut words = Vec::with_capacity(weights.len() * WORDS);
     let mut first_chunk = 0;
     for weight in weights {
+        let (moments, [decay, rate, bias2_sqrt], flags, eta) = match weight.update {
+            None => ([None, None], [0.0; 3], 0, 0.0),
+            Some(Update::AdamW {
+                moments,
+                decay,
+                minus_step_size,
+                bias2_sqrt,
+            }) => {
+                let scalars = [decay, minus_step_size, bias2_sqrt];
+                (moments.map(Some), scalars, IS_APPLIED, 0.0)
+            }
+            Some(Update::Momentum {
+                buffer,
+                weight_decay,
+                lr,
+                eta,
+            }) => {
+                let adapts = if eta.is_some() { ADAPTS } else { 0 };
+                let scalars = [weight_decay, lr, 0.0];
+                let flags = IS_APPLIED | adapts;
+                ([Some(buffer), None], scalars, flags, eta.unwrap_or(0.0))
+            }
+        };
         words.extend([
             Word::Place(weight.param),
             place(weight.grad),
-            place(weight.exp_avg),
-            place(weight.exp_avg_sq),
+            place(moments[0]),
+            place(moments[1]),
             place(weight.teacher),
             Word::Value(weight.len as u64),
             Word::Value(first_chunk),
-            two(weight.decay.to_bits(), weight.minus_step_size.to_bits()),
-            two(weight.bias2_sqrt.to_bits(), u32::from(weight.is_applied)),
+            two(decay.to_bits(), rate.to_bits()),
+            two(bias2_sqrt.to_bits(), flags),
+            Word::Value(eta.to_bits()),
         ]);
         first_chunk += weight.len.div_ceil(CHUNK) as u64;
     }
@@ -90,6 +136,16 @@ impl Step {
         2 + self.num_weights as usize
     }
 
+    /// Sums of squares for LARS, f64, two for each chunk.
+    pub(crate) fn num_lars_squares(&self) -> usize {
+        2 * self.num_chunks as usize
+    }
+
+    /// Trust ratios of LARS, one for each weight.
+    pub(crate) fn num_trusts(&self) -> usize {
+        self.num_weights as usize
+    }
+
     fn launch<P>(&self, kernel: &'static str, blocks: u32, args: Vec<Arg<P>>) -> Launch<P> {
         Launch {
             source: Source::Update,
@@ -123,8 +179,8 @@ impl Step {
         }
     }
 
-    /// `[beta1, beta2, eps, momentum]` as the host knows them.
-    pub(crate) fn update<P>(
+    /// `[beta1, beta2, eps, momentum]` as the host knows them, the last that of the teacher.
+    pub(crate) fn adamw<P>(
         &self,
         table: P,
         control: P,
@@ -142,6 +198,39 @@ impl Step {
         ];
         args.extend(scalars.map(|scalar| Arg::F32(scalar as f32)));
         self.launch("adamw_ema", self.num_chunks, args)
+    }
+
+    /// Writes [`Step::num_lars_squares`] sums, of which [`Step::lars_trust`] reads some.
+    pub(crate) fn lars_squares<P>(&self, table: P, control: P, squares: P) -> Launch<P> {
+        let mut args: Vec<_> = [table, control, squares].map(Arg::Pointer).into();
+        args.push(Arg::U32(self.num_weights));
+        Launch {
+            block: [LARS_THREADS, 1],
+            ..self.launch("lars_squares", self.num_chunks, args)
+        }
+    }
+
+    pub(crate) fn lars_trust<P>(&self, table: P, control: P, squares: P, trust: P) -> Launch<P> {
+        let places = [table, control, squares, trust];
+        let mut args: Vec<_> = places.map(Arg::Pointer).into();
+        args.push(Arg::U32(self.num_weights));
+        self.launch("lars_trust", self.num_weights.div_ceil(THREADS), args)
+    }
+
+    /// SGD, or LARS with its trust ratios; the share of itself that the buffer keeps, and the
+    /// teacher.
+    pub(crate) fn momentum<P>(
+        &self,
+        table: P,
+        control: P,
+        trust: Option<P>,
+        [of_buffer, of_teacher]: [f64; 2],
+    ) -> Launch<P> {
+        let mut args: Vec<_> = [table, control].map(Arg::Pointer).into();
+        args.extend([Arg::optional(trust), Arg::U32(self.num_weights)]);
+        let scalars = [of_buffer, of_teacher, 1.0 - of_teacher];
+        args.extend(scalars.map(|scalar| Arg::F32(scalar as f32)));
+        self.launch("momentum_ema", self.num_chunks, args)
     }
 }
 
@@ -179,15 +268,19 @@ mod tests {
         Weight {
             param: 1,
             grad: None,
-            exp_avg: Some(2),
-            exp_avg_sq: Some(3),
             teacher: Some(4),
             len,
-            decay: 1.0,
-            minus_step_size: -0.5,
-            bias2_sqrt: 2.0,
-            is_applied: true,
+            update: Some(Update::AdamW {
+                moments: [2, 3],
+                decay: 1.0,
+                minus_step_size: -0.5,
+                bias2_sqrt: 2.0,
+            }),
         }
+    }
+
+    fn floats(low: f32, high: u32) -> Word<u32> {
+        Word::Value(u64::from(low.to_bits()) | u64::from(high) << 32)
     }
 
     #[test]
@@ -195,21 +288,55 @@ mod tests {
         let words = table(&[weight(8193), weight(5)]);
         assert_eq!(words.len(), 2 * WORDS);
         assert_eq!(words[1], Word::Value(0));
+        assert_eq!(words[2..4], [2, 3].map(Word::Place));
         assert_eq!(words[WORDS + 4], Word::Place(4));
         // The first weight has two chunks.
         assert_eq!([words[6], words[WORDS + 6]], [0, 2].map(Word::Value));
-        let floats = u64::from(1f32.to_bits()) | u64::from((-0.5f32).to_bits()) << 32;
-        assert_eq!(words[7], Word::Value(floats));
-        assert_eq!(words[8], Word::Value(u64::from(2f32.to_bits()) | 1 << 32));
+        assert_eq!(words[7], floats(1.0, (-0.5f32).to_bits()));
+        assert_eq!(words[8], floats(2.0, IS_APPLIED));
+    }
+
+    #[test]
+    fn the_table_tells_what_adapts_and_what_stays() {
+        let momentum = |eta| {
+            Some(Update::Momentum {
+                buffer: 2,
+                weight_decay: 0.25,
+                lr: 0.5,
+                eta,
+            })
+        };
+        let with = |update| Weight {
+            update,
+            ..weight(5)
+        };
+        let words = table(&[momentum(Some(1e-3)), momentum(None), None].map(with));
+        for (row, moment, [decay, lr], flags, eta) in [
+            (0, Word::Place(2), [0.25, 0.5], IS_APPLIED | ADAPTS, 1e-3f64),
+            (1, Word::Place(2), [0.25, 0.5], IS_APPLIED, 0.0),
+            (2, Word::Value(0), [0.0, 0.0], 0, 0.0),
+        ] {
+            let words = &words[row * WORDS..][..WORDS];
+            assert_eq!(words[2..4], [moment, Word::Value(0)], "row {row}");
+            assert_eq!(words[7], floats(decay, f32::to_bits(lr)), "row {row}");
+            assert_eq!(words[8], floats(0.0, flags), "row {row}");
+            assert_eq!(words[9], Word::Value(eta.to_bits()), "row {row}");
+        }
     }
 
     #[test]
     fn a_step_is_one_launch_over_the_chunks_of_all_weights() {
         let step = Step::new([8193, 5]).unwrap();
         assert_eq!((step.num_squares(), step.num_controls()), (3, 4));
+        assert_eq!((step.num_lars_squares(), step.num_trusts()), (6, 2));
         assert_eq!(step.squares(0, 1).grid, [3, 1]);
         assert_eq!(step.clip(0, 1, 2, Clip::Nothing).grid, [1, 1]);
-        assert_eq!(step.update(0, 1, [0.9, 0.999, 1e-8, 0.996]).grid, [3, 1]);
+        assert_eq!(step.adamw(0, 1, [0.9, 0.999, 1e-8, 0.996]).grid, [3, 1]);
+        assert_eq!(step.momentum(0, 1, None, [0.9, 0.996]).grid, [3, 1]);
+        assert_eq!(step.momentum(0, 1, None, [0.9, 0.996]).args[2], Arg::Null);
+        let lars = step.lars_squares(0, 1, 2);
+        assert_eq!((lars.grid, lars.block), ([3, 1], [64, 1]));
+        assert_eq!(step.lars_trust(0, 1, 2, 3).grid, [1, 1]);
         assert!(Step::new([5, 0]).is_err());
     }
 }

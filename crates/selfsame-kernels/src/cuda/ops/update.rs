@@ -1,21 +1,23 @@
-//! The optimizer's step in three launches, and crops that travelled as bytes.
+//! The optimizer's step in few launches, and crops that travelled as bytes.
 
 use candle_core::{CudaDevice, DType, Device, Result, Tensor, bail};
 
 use crate::cuda::device::{Address, Output, element, run, with_inputs, words_on};
 use crate::cuda::launch::{self, Step, Weight, table};
-use crate::multi_tensor::{Clip, StepWeight};
+use crate::multi_tensor::{Clip, Constants, StepWeight, Update};
 
-/// See [`crate::multi_tensor::adamw_ema_step`], whose arguments were found to fit.
-pub(crate) fn adamw_ema_step(
+/// See [`crate::multi_tensor::whole_step`], whose arguments were found to fit; `constants` are those
+/// of all updates, if there are any.
+pub(crate) fn whole_step(
     weights: &[StepWeight<'_>],
+    constants: Option<Constants>,
     clip: Clip,
     momentum: f64,
 ) -> Result<Tensor> {
     let Some(first) = weights.first() else {
-        bail!("adamw_ema_step: no weights")
+        bail!("whole_step: no weights")
     };
-    let (options, device) = (first.options, cuda_device(first.param)?);
+    let device = cuda_device(first.param)?;
     // Gradients that are not contiguous are copied; the copies live until all is launched.
     let mut grads = Vec::with_capacity(weights.len());
     for weight in weights {
@@ -23,37 +25,98 @@ pub(crate) fn adamw_ema_step(
     }
     let mut rows = Vec::with_capacity(weights.len());
     for (weight, grad) in weights.iter().zip(&grads) {
-        let (bias1, bias2) = weight.options.bias_corrections();
-        let (m, v) = weight.moments.unzip();
-        let optional = |tensor: Option<&Tensor>| tensor.map(in_place).transpose();
         rows.push(Weight {
             param: in_place(weight.param)?,
-            grad: optional(grad.as_ref())?,
-            exp_avg: optional(m)?,
-            exp_avg_sq: optional(v)?,
-            teacher: optional(weight.teacher)?,
+            grad: grad.as_ref().map(in_place).transpose()?,
+            teacher: weight.teacher.map(in_place).transpose()?,
             len: weight.param.elem_count(),
-            decay: (1.0 - weight.options.lr * weight.options.weight_decay) as f32,
-            minus_step_size: (-(weight.options.lr / bias1)) as f32,
-            bias2_sqrt: bias2.sqrt() as f32,
-            is_applied: weight.moments.is_some(),
+            update: match weight.update {
+                None => None,
+                Some(update) => Some(row_of(&update, weight.param.rank() > 1)?),
+            },
         });
     }
     let step = Step::new(rows.iter().map(|row| row.len))?;
     let words = words_on(&device, &table(&rows))?;
-    let constants = [options.beta1, options.beta2, options.eps, momentum];
     with_inputs([&words], |[words]| {
-        let squares = Output::new(&device, DType::F32, step.num_squares())?;
-        let control = Output::new(&device, DType::F32, step.num_controls())?;
-        let (table, squares) = (words.address, squares.address);
-        run(&device, &step.squares(table, squares))?;
-        run(&device, &step.clip(table, squares, control.address, clip))?;
-        run(&device, &step.update(table, control.address, constants))?;
+        let new = |dtype, len| Output::new(&device, dtype, len);
+        let squares = new(DType::F32, step.num_squares())?;
+        let control = new(DType::F32, step.num_controls())?;
+        let (table, figures) = (words.address, control.address);
+        run(&device, &step.squares(table, squares.address))?;
+        run(&device, &step.clip(table, squares.address, figures, clip))?;
+        match constants {
+            Some(Constants::AdamW { beta1, beta2, eps }) => {
+                let constants = [beta1, beta2, eps, momentum];
+                run(&device, &step.adamw(table, figures, constants))?;
+            }
+            Some(Constants::Lars { momentum: own }) => {
+                let squares = new(DType::F64, step.num_lars_squares())?;
+                let trust = new(DType::F32, step.num_trusts())?;
+                let (sums, ratios) = (squares.address, trust.address);
+                run(&device, &step.lars_squares(table, figures, sums))?;
+                run(&device, &step.lars_trust(table, figures, sums, ratios))?;
+                let shares = [own, momentum];
+                run(
+                    &device,
+                    &step.momentum(table, figures, Some(ratios), shares),
+                )?;
+            }
+            Some(Constants::Sgd { momentum: own }) => {
+                run(
+                    &device,
+                    &step.momentum(table, figures, None, [own, momentum]),
+                )?;
+            }
+            // Nothing moves but the teacher.
+            None => run(
+                &device,
+                &step.momentum(table, figures, None, [0.0, momentum]),
+            )?,
+        }
         control.tensor(step.num_controls()).narrow(0, 0, 2)
     })
 }
 
-fn cuda_device(tensor: &Tensor) -> Result<CudaDevice> {
+/// How a weight moves, of more than one dimension or not.
+fn row_of(update: &Update<'_>, is_matrix: bool) -> Result<launch::Update<Address>> {
+    Ok(match update {
+        Update::AdamW {
+            exp_avg,
+            exp_avg_sq,
+            options,
+        } => {
+            let (bias1, bias2) = options.bias_corrections();
+            launch::Update::AdamW {
+                moments: [in_place(exp_avg)?, in_place(exp_avg_sq)?],
+                decay: (1.0 - options.lr * options.weight_decay) as f32,
+                minus_step_size: (-(options.lr / bias1)) as f32,
+                bias2_sqrt: bias2.sqrt() as f32,
+            }
+        }
+        Update::Sgd {
+            momentum_buffer,
+            options,
+        } => launch::Update::Momentum {
+            buffer: in_place(momentum_buffer)?,
+            weight_decay: options.weight_decay as f32,
+            lr: options.lr as f32,
+            eta: None,
+        },
+        Update::Lars { mu, options } => launch::Update::Momentum {
+            buffer: in_place(mu)?,
+            weight_decay: if is_matrix {
+                options.weight_decay as f32
+            } else {
+                0.0
+            },
+            lr: options.lr as f32,
+            eta: is_matrix.then_some(options.eta),
+        },
+    })
+}
+
+pub(super) fn cuda_device(tensor: &Tensor) -> Result<CudaDevice> {
     match tensor.device() {
         Device::Cuda(device) => Ok(device.clone()),
         _ => bail!("expected a tensor on a cuda device"),
@@ -61,7 +124,7 @@ fn cuda_device(tensor: &Tensor) -> Result<CudaDevice> {
 }
 
 /// Where an f32 tensor lies, which may not be copied to be contiguous.
-fn in_place(tensor: &Tensor) -> Result<Address> {
+pub(super) fn in_place(tensor: &Tensor) -> Result<Address> {
     if !tensor.is_contiguous() {
         bail!(
             "an in-place update needs a contiguous tensor, got {:?}",
