@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use selfsame_kernels::{self as kernels, ConvNorm, Precision};
 
+use crate::batch_stats::{self, Seen};
 use crate::init::Init;
 use crate::mode::Mode;
 use crate::params::ParamBuilder;
@@ -55,7 +56,8 @@ impl LayerNorm {
     }
 }
 
-/// Batch norm over `[B, C]` or `[B, C, H, W]` with PyTorch's defaults: eps 1e-5, momentum 0.1.
+/// Batch norm over `[B, C]` or `[B, C, H, W]` with PyTorch's defaults: eps 1e-5, momentum 0.1
+/// ([`batch_stats`]).
 #[derive(Debug)]
 pub(crate) struct BatchNorm {
     weight: Tensor,
@@ -67,7 +69,6 @@ pub(crate) struct BatchNorm {
 
 impl BatchNorm {
     pub(crate) const EPS: f64 = 1e-5;
-    const MOMENTUM: f64 = 0.1;
 
     /// `weight` starts from `gamma`, everything else from PyTorch's defaults.
     pub(crate) fn new(dim: usize, gamma: Init, params: &ParamBuilder<'_>) -> Result<Self> {
@@ -95,7 +96,7 @@ impl BatchNorm {
             Mode::Train(_) => {
                 let (ys, mean, var) =
                     kernels::batch_norm_train(xs, &self.weight, &self.bias, Self::EPS)?;
-                self.track(&mean.detach(), &var.detach())?;
+                batch_stats::track(vec![self.seen(&mean, &var)])?;
                 Ok(ys)
             }
         }
@@ -106,17 +107,14 @@ impl BatchNorm {
         [&self.running_mean, &self.running_var].map(Var::as_detached_tensor)
     }
 
-    /// Moves the running statistics towards the batch's (its variance unbiased, as in PyTorch).
-    pub(crate) fn track(&self, mean: &Tensor, var: &Tensor) -> Result<()> {
-        for (running, batch) in [(&self.running_mean, mean), (&self.running_var, var)] {
-            let old = running
-                .as_detached_tensor()
-                .affine(1.0 - Self::MOMENTUM, 0.0)?;
-            running.set(&(old + batch.affine(Self::MOMENTUM, 0.0)?)?)?;
+    /// A batch of this mean and variance, the latter unbiased as PyTorch keeps it.
+    pub(crate) fn seen(&self, mean: &Tensor, var: &Tensor) -> Seen {
+        Seen {
+            running_mean: self.running_mean.clone(),
+            running_var: self.running_var.clone(),
+            num_batches_tracked: self.num_batches_tracked.clone(),
+            batch: [mean.detach(), var.detach()],
         }
-        // Not read by the host, which would wait for the device.
-        let count = self.num_batches_tracked.as_detached_tensor();
-        self.num_batches_tracked.set(&count.affine(1.0, 1.0)?)
     }
 }
 

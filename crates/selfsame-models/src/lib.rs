@@ -34,6 +34,7 @@
 //! The crate does not know image files, augmentation, losses, optimizers or ranks.
 
 mod backbone;
+mod batch_stats;
 mod classifier;
 mod config;
 mod dino_head;
@@ -57,6 +58,7 @@ mod vit;
 pub use backbone::{
     Backbone, BackboneModel, backbone_specs, build_backbone, build_backbone_with, draw_backbone,
 };
+pub use batch_stats::BatchStats;
 pub use classifier::MlpClassifier;
 pub use config::{
     Arch, HeadConfig, HeadKind, InitForm, MlpKind, ModelConfig, PosEmbedResample, VitDims,

@@ -7,7 +7,9 @@ use crate::random::Stream;
 pub enum Mode {
     /// Running statistics in batch norm, no drop path.
     Eval,
-    /// Batch statistics in batch norm (running ones are updated), drop path by these draws.
+    /// Batch statistics in batch norm, drop path by these draws.
+    ///
+    /// Running statistics move with every pass, or later if it is recorded by [`crate::BatchStats`].
     ///
     /// The teacher runs in this mode too while training, as in both references, which never
     /// call `teacher.eval()`; its networks are built without drop path.

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor, bail};
 use selfsame_kernels::{self as kernels, ConvBlock, MaxPool, Precision};
 
 use crate::backbone::Backbone;
+use crate::batch_stats;
 use crate::config::{Arch, InitForm, ModelConfig};
 use crate::init::Init;
 use crate::layers::{BatchNorm, Conv2d};
@@ -138,9 +139,9 @@ impl ResNet {
     fn train(&self, xs: &Tensor, precision: Precision) -> Result<Tensor> {
         let (blocks, norms) = self.blocks();
         let (ys, stats) = kernels::conv_blocks_train(xs, &blocks, BatchNorm::EPS, precision)?;
-        for (norm, [mean, var]) in norms.into_iter().zip(&stats) {
-            norm.track(&mean.detach(), &var.detach())?;
-        }
+        let norms = norms.into_iter().zip(&stats);
+        let seen = norms.map(|(norm, [mean, var])| norm.seen(mean, var));
+        batch_stats::track(seen.collect())?;
         Ok(ys)
     }
 }

@@ -7,11 +7,11 @@
 
 mod common;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use common::{tensor, values};
 use selfsame_models::{
-    Arch, Draws, HeadConfig, HeadKind, InitForm, Mode, ModelConfig, Network, ParamKind, Which,
-    backbone_specs, build_backbone, network_specs, read_weights,
+    Arch, BatchStats, Draws, HeadConfig, HeadKind, InitForm, Mode, ModelConfig, Network, ParamKind,
+    ParamStore, Which, backbone_specs, build_backbone, network_specs, read_weights,
 };
 
 const TRAIN: Mode = Mode::Train(Draws {
@@ -226,7 +226,7 @@ fn teacher_and_student_keep_running_statistics_of_their_own() {
         tensor("local", &[4, 3, 16, 16], 2.0),
     ];
     student.forward_all(&crops, &TRAIN).unwrap();
-    let count = |store: &selfsame_models::ParamStore| {
+    let count = |store: &ParamStore| {
         let count = &store.buffers()["head.mlp.2.num_batches_tracked"];
         count.to_scalar::<i64>().unwrap()
     };
@@ -235,6 +235,53 @@ fn teacher_and_student_keep_running_statistics_of_their_own() {
     let before = values(&store.tensors()["head.mlp.2.running_mean"]);
     student.forward_all(&crops, &Mode::Eval).unwrap();
     assert_eq!(values(&store.tensors()["head.mlp.2.running_mean"]), before);
+}
+
+#[test]
+fn recorded_passes_move_running_statistics_when_they_are_told_to() {
+    let (_, head) = tiny();
+    let resnet = ModelConfig {
+        arch: Arch::Resnet18,
+        ..Default::default()
+    };
+    let (at_once, store) = Network::new(&resnet, &head, 1, &Device::Cpu).unwrap();
+    let (later, later_store) = Network::teacher_of(&resnet, &head, &store).unwrap();
+    let buffers = |store: &ParamStore| -> Vec<Vec<f64>> {
+        let all = store.buffers().values();
+        all.map(|var| values(&var.to_dtype(DType::F32).unwrap()))
+            .collect()
+    };
+    let first = buffers(&store);
+    let crops = [
+        tensor("global", &[4, 3, 32, 32], 2.0),
+        tensor("local", &[4, 3, 16, 16], 2.0),
+    ];
+    let flag = |done: f32| Tensor::new(&[done], &Device::Cpu).unwrap();
+    for done in [None, Some(flag(1.0))] {
+        let mut seen = BatchStats::default();
+        let before = buffers(&store);
+        for _ in 0..2 {
+            let want = at_once.forward_all(&crops, &TRAIN).unwrap();
+            let got = seen.recording(|| later.forward_all(&crops, &TRAIN));
+            assert_eq!(values(&got.unwrap()), values(&want));
+        }
+        assert!(buffers(&later_store) == before);
+        seen.apply(done.as_ref()).unwrap();
+        assert!(buffers(&later_store) == buffers(&store));
+        let unmoved = buffers(&store);
+        let unmoved = unmoved.iter().zip(&before).filter(|(a, b)| a == b);
+        assert_eq!(unmoved.count(), 0);
+    }
+
+    let before = buffers(&store);
+    let mut seen = BatchStats::default();
+    seen.recording(|| at_once.forward_all(&crops, &TRAIN))
+        .unwrap();
+    seen.apply(Some(&flag(0.0))).unwrap();
+    assert!(buffers(&store) == before && before != first);
+    // Behind a recording they move at once again.
+    at_once.forward_all(&crops, &TRAIN).unwrap();
+    assert!(buffers(&store) != before);
 }
 
 #[test]

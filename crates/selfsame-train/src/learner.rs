@@ -5,7 +5,7 @@ mod figures;
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
-use selfsame_models::{Draws, Mode, Network, ParamStore};
+use selfsame_models::{BatchStats, Draws, Mode, Network, ParamStore};
 use selfsame_objectives::{
     Center, Now, collapse, dino_loss_part, teacher_entropy, teacher_probs, update_teacher,
 };
@@ -62,6 +62,15 @@ enum PartCrops {
     All(Vec<Tensor>),
 }
 
+/// What the forward and backward passes of a step leave for its end.
+struct Passed {
+    grads: Grads,
+    /// Of the teacher's logits, `[1, K]`.
+    batch_mean: Tensor,
+    batch_stats: BatchStats,
+    sums: Sums,
+}
+
 impl Learner {
     /// A learner at step 0: seeded student, teacher equal to it, centre zero, no moments.
     ///
@@ -86,11 +95,8 @@ impl Learner {
             &student_params.trainable(),
             config.optim.decay_bias_and_norm,
         )?;
-        // Running statistics move in the forward pass and would have to be put back, and steps may
-        // only be left out by somebody who sees them.
-        let defers = device.is_cuda()
-            && student_params.buffers().is_empty()
-            && config.train.non_finite == NonFinite::Stop;
+        // Steps may only be left out by somebody who sees them.
+        let defers = device.is_cuda() && config.train.non_finite == NonFinite::Stop;
         let config = config.clone();
         let part_bytes = config.part_bytes_on(device)?;
         Ok(Self {
@@ -123,36 +129,12 @@ impl Learner {
         epoch: usize,
         step: u64,
     ) -> Result<Pending, TrainError> {
-        // Batch norm moves its running statistics in the forward pass, before anything is known
-        // to be finite.
-        let before = [
-            buffers(&self.student_params)?,
-            buffers(&self.teacher_params)?,
-        ];
-        let result = self.step_in_order(micro_batches, now, epoch, step);
-        if matches!(result, Err(TrainError::NonFinite { .. })) {
-            let networks = [&self.student_params, &self.teacher_params];
-            for (params, before) in networks.into_iter().zip(before) {
-                for (name, value) in before {
-                    params.buffers()[&name].set(&value)?;
-                }
-            }
-        }
-        result
-    }
-
-    fn step_in_order(
-        &mut self,
-        micro_batches: &[DeviceBatch],
-        now: &Now,
-        epoch: usize,
-        step: u64,
-    ) -> Result<Pending, TrainError> {
         let share = 1.0 / micro_batches.len() as f64;
         let trainable = self.student_params.trainable();
         let mut grads = GradSum::default();
         let mut batch_mean: Option<Tensor> = None;
         let mut sums = Sums::new(self.defers);
+        let mut batch_stats = BatchStats::default();
 
         for (micro_batch, crops) in (0..).zip(micro_batches) {
             let draws = Draws {
@@ -161,7 +143,8 @@ impl Learner {
                 micro_batch,
                 first_row: 0,
             };
-            let (teacher_features, teacher_logits) = self.teacher_forward(crops, draws)?; // [2B,D], [2B,K], no graph
+            let (teacher_features, teacher_logits) =
+                batch_stats.recording(|| self.teacher_forward(crops, draws))?; // [2B,D], [2B,K], no graph
             let targets = teacher_probs(&teacher_logits, self.center.tensor(), now.teacher_temp)?; // Eq. 1
 
             for part in self.student_parts(crops)? {
@@ -169,10 +152,11 @@ impl Learner {
                     first_row: part.first_row,
                     ..draws
                 });
-                let logits = GradSum::recording(|| match &part.crops {
+                let forward = || match &part.crops {
                     PartCrops::Some(crops) => self.student.forward_part(crops, &mode, part.group),
                     PartCrops::All(crops) => self.student.forward_all(crops, &mode),
-                })?;
+                };
+                let logits = batch_stats.recording(|| GradSum::recording(forward))?;
                 let loss = dino_loss_part(
                     &logits,
                     &targets,
@@ -201,24 +185,33 @@ impl Learner {
             });
         }
 
-        let grads = grads.finish(&trainable)?;
-        let batch_mean = batch_mean.expect("a step has a micro-batch");
+        let passed = Passed {
+            grads: grads.finish(&trainable)?,
+            batch_mean: batch_mean.expect("a step has a micro-batch"),
+            batch_stats,
+            sums,
+        };
         match self.defers {
-            true => self.hand_over(grads, &batch_mean, sums, now, epoch, step),
-            false => self.apply(grads, &batch_mean, &sums, now, epoch, step),
+            true => self.hand_over(passed, now, epoch, step),
+            false => self.apply(passed, now, epoch, step),
         }
     }
 
-    /// Clips, updates weights, teacher and centre, looking at the norm in between.
+    /// Clips, updates weights, teacher, running statistics and centre, looking at the norm in
+    /// between.
     fn apply(
         &mut self,
-        mut grads: Grads,
-        batch_mean: &Tensor,
-        sums: &Sums,
+        passed: Passed,
         now: &Now,
         epoch: usize,
         step: u64,
     ) -> Result<Pending, TrainError> {
+        let Passed {
+            mut grads,
+            batch_mean,
+            batch_stats,
+            sums,
+        } = passed;
         let grad_norm = grads.clip(self.config.optim.clip_grad, self.config.optim.clip_mode)?;
         if !grad_norm.is_finite() {
             return Err(TrainError::NonFinite {
@@ -238,7 +231,8 @@ impl Learner {
             self.student_params.weights(),
             now.momentum,
         )?; // EMA
-        self.center.update(batch_mean)?; // Eq. 4
+        batch_stats.apply(None)?;
+        self.center.update(&batch_mean)?; // Eq. 4
         let known = |sum| sums.known(sum).unwrap_or(f64::NAN);
         let figures = StepFigures {
             loss: known(Sum::Loss),
@@ -252,13 +246,17 @@ impl Learner {
     /// The same without waiting for a number: the device leaves out what is not finite.
     fn hand_over(
         &mut self,
-        grads: Grads,
-        batch_mean: &Tensor,
-        sums: Sums,
+        passed: Passed,
         now: &Now,
         epoch: usize,
         step: u64,
     ) -> Result<Pending, TrainError> {
+        let Passed {
+            grads,
+            batch_mean,
+            batch_stats,
+            sums,
+        } = passed;
         let freezes = epoch < self.config.optim.freeze_last_layer_epochs;
         let whole = WholeStep {
             lr: now.lr,
@@ -277,7 +275,8 @@ impl Learner {
             Some(finite) => (done * finite)?,
             None => done,
         };
-        self.center.update_if(&done, batch_mean)?; // Eq. 4
+        batch_stats.apply(Some(&done))?;
+        self.center.update_if(&done, &batch_mean)?; // Eq. 4
         let all_done = match self.all_done.take() {
             None => done,
             Some(before) => (before * done)?,
@@ -383,14 +382,6 @@ pub(crate) fn images_a_part(
     })
 }
 
-/// Copies of the values that a forward pass changes.
-fn buffers(params: &ParamStore) -> candle_core::Result<BTreeMap<String, Tensor>> {
-    let buffers = params.buffers().iter();
-    buffers
-        .map(|(name, value)| Ok((name.clone(), value.as_detached_tensor().copy()?)))
-        .collect()
-}
-
 #[cfg(test)]
 mod parts_tests;
 
@@ -398,6 +389,7 @@ mod parts_tests;
 mod tests {
     use super::*;
     use selfsame_models::{Arch, ModelConfig};
+    use selfsame_optim::OptimizerKind;
 
     /// A ViT of two blocks under a head with batch norm, so that there are running statistics.
     fn config() -> RunConfig {
@@ -482,10 +474,18 @@ mod tests {
         );
     }
 
-    /// The configuration above without batch norm, whose steps can be deferred.
-    fn learner_without_buffers(defers: bool) -> Learner {
+    /// With batch norm and without, by each rule.
+    const VARIANTS: [(OptimizerKind, bool); 4] = [
+        (OptimizerKind::AdamW, false),
+        (OptimizerKind::AdamW, true),
+        (OptimizerKind::Sgd, true),
+        (OptimizerKind::Lars, true),
+    ];
+
+    fn variant((rule, use_bn): (OptimizerKind, bool), defers: bool) -> Learner {
         let mut config = config();
-        config.head.use_bn = false;
+        config.head.use_bn = use_bn;
+        config.optim.name = rule;
         config.optim.freeze_last_layer_epochs = 1;
         let mut learner = Learner::new(&config, &Device::Cpu).unwrap();
         assert!(!learner.defers, "a CPU does not defer by itself");
@@ -495,45 +495,53 @@ mod tests {
 
     #[test]
     fn deferred_steps_give_the_bits_of_steps_that_wait() {
-        let (mut waiting, mut deferring) = (
-            learner_without_buffers(false),
-            learner_without_buffers(true),
-        );
-        for step in 0..4 {
-            let batches = [crops(0.5), crops(-0.1 * step as f32)];
-            let epoch = step as usize / 2;
-            let [one, other] = [&mut waiting, &mut deferring]
-                .map(|learner| learner.step(&batches, &now(), epoch, step).unwrap());
-            assert_eq!((one.waits(), other.waits()), (false, true));
-            let (one, other) = (one.read().unwrap(), other.read().unwrap());
-            assert!((one.loss - other.loss).abs() < 1e-6 * one.loss);
-            assert!((one.loss_floor - other.loss_floor).abs() < 1e-6);
-            assert!((one.feature_std - other.feature_std).abs() < 1e-6);
-            assert_eq!(one.grad_norm as f32, other.grad_norm as f32);
-            assert!(bits(&waiting) == bits(&deferring), "after step {step}");
+        for of in VARIANTS {
+            let (mut waiting, mut deferring) = (variant(of, false), variant(of, true));
+            for step in 0..4 {
+                let batches = [crops(0.5), crops(-0.1 * step as f32)];
+                let epoch = step as usize / 2;
+                let before = bits(&waiting);
+                let [one, other] = [&mut waiting, &mut deferring]
+                    .map(|learner| learner.step(&batches, &now(), epoch, step).unwrap());
+                assert_eq!((one.waits(), other.waits()), (false, true));
+                let (one, other) = (one.read().unwrap(), other.read().unwrap());
+                assert!((one.loss - other.loss).abs() < 1e-6 * one.loss);
+                assert!((one.loss_floor - other.loss_floor).abs() < 1e-6);
+                assert!((one.feature_std - other.feature_std).abs() < 1e-6);
+                assert_eq!(one.grad_norm as f32, other.grad_norm as f32);
+                let after = bits(&waiting);
+                assert!(after == bits(&deferring), "{of:?} after step {step}");
+                let moved = after.iter().filter(|now| !before.contains(now));
+                let is_running = |(name, _): &&(String, Vec<u32>)| name.contains("running_");
+                // Two norms of the student and two of the teacher, mean and variance.
+                let expected = if of.1 { 8 } else { 0 };
+                assert_eq!(moved.filter(is_running).count(), expected, "{of:?}");
+            }
         }
     }
 
     #[test]
     fn a_deferred_step_that_is_not_finite_moves_nothing_and_is_told_later_too() {
-        let mut learner = learner_without_buffers(true);
-        let step = |learner: &mut Learner, value, step| {
-            learner.step(&[crops(value)], &now(), 0, step).unwrap()
-        };
-        step(&mut learner, 0.5, 0).read().unwrap();
-        let state = |learner: &Learner| {
-            let all = bits(learner).into_iter();
-            all.filter(|(name, _)| !name.contains("step."))
-                .collect::<Vec<_>>()
-        };
-        let before = state(&learner);
-        let bad = step(&mut learner, f32::NAN, 1);
-        assert!(state(&learner) == before);
-        let later = step(&mut learner, 0.5, 2);
-        assert!(state(&learner) != before);
-        for pending in [bad, later] {
-            let error = pending.read().unwrap_err();
-            assert!(matches!(error, TrainError::NonFinite { .. }), "{error}");
+        for of in VARIANTS {
+            let mut learner = variant(of, true);
+            let step = |learner: &mut Learner, value, step| {
+                learner.step(&[crops(value)], &now(), 0, step).unwrap()
+            };
+            step(&mut learner, 0.5, 0).read().unwrap();
+            let state = |learner: &Learner| {
+                let all = bits(learner).into_iter();
+                all.filter(|(name, _)| !name.contains("step."))
+                    .collect::<Vec<_>>()
+            };
+            let before = state(&learner);
+            let bad = step(&mut learner, f32::NAN, 1);
+            assert!(state(&learner) == before, "{of:?}");
+            let later = step(&mut learner, 0.5, 2);
+            assert!(state(&learner) != before, "{of:?}");
+            for pending in [bad, later] {
+                let error = pending.read().unwrap_err();
+                assert!(matches!(error, TrainError::NonFinite { .. }), "{error}");
+            }
         }
     }
 
