@@ -10,8 +10,9 @@ use candle_core::{Result, bail};
 const THREADS: u32 = 256;
 /// Channels that a thread does (`EIGHT` in eight.cuh).
 pub(crate) const EIGHT: usize = 8;
-/// Bytes of windows that are held at a time: what stays in the cache of a large GPU.
-const WINDOW_BYTES: usize = 32 << 20;
+/// Bytes of windows that are held at a time. What stays in the cache of a large GPU, 32 MiB, makes a
+/// step of ResNet-50 on an H100 0.8 % slower: its products are smaller and more.
+const WINDOW_BYTES: usize = 96 << 20;
 /// Rows of windows that fill a product's tiles however wide they are.
 const MIN_ROWS: usize = 8192;
 /// Blocks of a weight.
@@ -390,10 +391,13 @@ mod tests {
         let wide = conv(56, 64, 3);
         let groups: Vec<_> = wide.groups().collect();
         // 3,136 rows of 1,152 bytes for each image.
-        assert_eq!(groups[..2], [(0, 9), (9, 9)]);
+        assert_eq!(groups[..2], [(0, 27), (27, 27)]);
         assert_eq!(groups.iter().map(|(_, count)| count).sum::<u32>(), 128);
         assert!(2 * wide.windows_len() <= WINDOW_BYTES);
-        assert_eq!(wide.gather([0, 1], groups[0]).grid, [9 * 3136 * 8 / 256, 1]);
+        assert_eq!(
+            wide.gather([0, 1], groups[0]).grid,
+            [27 * 3136 * 8 / 256, 1]
+        );
         // Few positions of many channels: all at once, for the sake of the products.
         assert_eq!(conv(7, 512, 3).groups().collect::<Vec<_>>(), [(0, 128)]);
         assert!(conv(7, 512, 1).is_pointwise() && !wide.is_pointwise());
