@@ -57,6 +57,11 @@ pub trait Backbone: std::fmt::Debug + Send + Sync {
     /// `[3, H, W]`.
     fn bytes_per_image(&self, height: usize, width: usize) -> usize;
 
+    /// The same on a CUDA device, by the precision in use.
+    fn bytes_per_image_on_cuda(&self, height: usize, width: usize) -> usize {
+        self.bytes_per_image(height, width)
+    }
+
     /// Whether the images of a batch do not depend on one another, so that they may be run part by
     /// part; with batch norm they do.
     fn is_row_wise(&self) -> bool {

@@ -150,6 +150,10 @@ impl Conv2d {
         self.precision = precision;
     }
 
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
     pub(crate) fn precision_on(&self, device: &Device) -> Precision {
         match device.is_cuda() {
             true => self.precision,

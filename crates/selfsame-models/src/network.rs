@@ -152,6 +152,11 @@ impl Network {
         self.backbone.bytes_per_image(height, width)
     }
 
+    /// The same on a CUDA device, by the precision in use.
+    pub fn bytes_per_image_on_cuda(&self, height: usize, width: usize) -> usize {
+        self.backbone.bytes_per_image_on_cuda(height, width)
+    }
+
     /// The backbone.
     pub fn backbone(&self) -> &dyn Backbone {
         self.backbone.as_ref()

@@ -114,6 +114,19 @@ impl ResNet {
         }
     }
 
+    /// Numbers that the backward pass needs of an image.
+    fn numbers_kept(&self, image: [usize; 2], rectified: Rectified) -> usize {
+        let (mut numbers, mut size) = self.stem.numbers_kept(image, rectified);
+        size = size.map(|side| side.div_ceil(2)); // max pool
+        numbers += self.stem.branch[0].0.num_outputs() * area(size);
+        for block in &self.blocks {
+            let (of_block, output) = block.numbers_kept(size, rectified);
+            numbers += of_block;
+            size = output;
+        }
+        numbers
+    }
+
     /// All blocks for a kernel, and the batch norms in the order of its statistics.
     fn blocks(&self) -> (Vec<ConvBlock<'_>>, Vec<&BatchNorm>) {
         let (mut stem, mut norms) = self.stem.for_kernel();
@@ -179,15 +192,15 @@ impl Backbone for ResNet {
     }
 
     fn bytes_per_image(&self, height: usize, width: usize) -> usize {
-        let (stem, mut size) = self.stem.floats_kept([height, width]);
-        size = size.map(|side| side.div_ceil(2)); // max pool
-        let mut floats = stem + self.stem.branch[0].0.num_outputs() * area(size);
-        for block in &self.blocks {
-            let (of_block, output) = block.floats_kept(size);
-            floats += of_block;
-            size = output;
-        }
-        4 * floats
+        4 * self.numbers_kept([height, width], Rectified::All)
+    }
+
+    fn bytes_per_image_on_cuda(&self, height: usize, width: usize) -> usize {
+        let bytes = match self.stem.branch[0].0.precision() {
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        };
+        bytes * self.numbers_kept([height, width], Rectified::Last)
     }
 
     fn is_row_wise(&self) -> bool {
@@ -201,6 +214,14 @@ impl Backbone for ResNet {
     fn patch_size(&self) -> usize {
         0
     }
+}
+
+/// What is kept of that which the ReLUs of a block give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rectified {
+    All,
+    /// The block's result; the others are computed again.
+    Last,
 }
 
 fn area([height, width]: [usize; 2]) -> usize {
@@ -266,18 +287,23 @@ impl Block {
         Ok(Self { branch, shortcut })
     }
 
-    /// Floats that the backward pass needs of an image, and the size of the result.
-    fn floats_kept(&self, input: [usize; 2]) -> (usize, [usize; 2]) {
-        let (mut floats, mut size) = (0, input);
+    /// Numbers that the backward pass needs of an image, and the size of the result.
+    fn numbers_kept(&self, input: [usize; 2], rectified: Rectified) -> (usize, [usize; 2]) {
+        let (mut numbers, mut size) = (0, input);
         if let Shortcut::Projection(conv, _) = &self.shortcut {
-            floats += conv.num_outputs() * area(conv.output_size(size));
+            numbers += conv.num_outputs() * area(conv.output_size(size));
         }
-        for (conv, _) in &self.branch {
+        for (index, (conv, _)) in self.branch.iter().enumerate() {
             size = conv.output_size(size);
-            // Two maps: the convolution's and the ReLU's.
-            floats += 2 * conv.num_outputs() * area(size);
+            let is_last = index + 1 == self.branch.len();
+            // The convolution's map, and the ReLU's.
+            let maps = match is_last || rectified == Rectified::All {
+                true => 2,
+                false => 1,
+            };
+            numbers += maps * conv.num_outputs() * area(size);
         }
-        (floats, size)
+        (numbers, size)
     }
 
     /// What a kernel takes, and the batch norms in the order of its statistics.

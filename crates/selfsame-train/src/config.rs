@@ -266,6 +266,16 @@ pub enum Precision {
     Tf32,
 }
 
+impl Precision {
+    /// Of what goes into products; TF32 is a setting of the process, made where a device is opened.
+    pub(crate) fn of_products(self) -> selfsame_models::Precision {
+        match self {
+            Precision::F32 | Precision::Tf32 => selfsame_models::Precision::F32,
+            Precision::Bf16 => selfsame_models::Precision::Bf16,
+        }
+    }
+}
+
 impl RunConfig {
     /// Images per optimizer step.
     pub fn effective_batch(&self) -> usize {

@@ -11,7 +11,7 @@ use selfsame_objectives::{
 };
 use selfsame_optim::{GradSum, Grads, Optimizer, WholeStep};
 
-use crate::config::{NonFinite, Precision, RunConfig};
+use crate::config::{NonFinite, RunConfig};
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
 
@@ -80,11 +80,7 @@ impl Learner {
         let (model, head) = (&config.model, &config.head);
         let (student, student_params) = Network::new(model, head, config.seed, device)?;
         let (teacher, teacher_params) = Network::teacher_of(model, head, &student_params)?;
-        let precision = match config.train.precision {
-            // TF32 is a setting of the process, made where the device was opened.
-            Precision::F32 | Precision::Tf32 => selfsame_models::Precision::F32,
-            Precision::Bf16 => selfsame_models::Precision::Bf16,
-        };
+        let precision = config.train.precision.of_products();
         let (student, teacher) = (
             student.with_precision(precision),
             teacher.with_precision(precision),

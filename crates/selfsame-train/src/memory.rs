@@ -40,6 +40,23 @@ fn product(factors: &[usize]) -> usize {
     factors.iter().fold(1, |a, b| a.saturating_mul(*b))
 }
 
+/// Images of each resolution in a batch, and their side.
+fn resolutions(config: &RunConfig) -> [(usize, usize); 2] {
+    let (batch, augment) = (config.train.batch_size, &config.augment);
+    let globals = (batch.saturating_mul(2), augment.global_size);
+    let locals = (
+        batch.saturating_mul(augment.local_crops),
+        augment.local_size,
+    );
+    [globals, locals]
+}
+
+/// Numbers of a batch's crops.
+fn pixels(config: &RunConfig) -> usize {
+    let of_resolution = resolutions(config).map(|(rows, side)| product(&[3, rows, side, side]));
+    of_resolution.into_iter().fold(0, usize::saturating_add)
+}
+
 impl MemoryEstimate {
     /// The estimate for a configuration.
     ///
@@ -58,16 +75,16 @@ impl MemoryEstimate {
         };
 
         let batch = config.train.batch_size;
-        let (global, local) = (config.augment.global_size, config.augment.local_size);
-        let locals = batch.saturating_mul(config.augment.local_crops);
-        let groups = [(batch.saturating_mul(2), global), (locals, local)];
         // With drop path, 2 of 17 widths of a token more are kept: gradients of scaled branches.
         let dropped = |bytes: usize| match config.model.drop_path_rate > 0.0 {
             true => bytes.saturating_add(bytes / 17 * 2),
             false => bytes,
         };
         let (mut activations, mut student_rows) = (0, 0);
-        for (rows, side) in groups.into_iter().filter(|(rows, _)| *rows > 0) {
+        for (rows, side) in resolutions(config) {
+            if rows == 0 {
+                continue;
+            }
             let each = student.bytes_per_image(side, side);
             match images_a_part(&student, config.part_bytes(), rows, [side, side]) {
                 Some(size) => {
@@ -85,8 +102,6 @@ impl MemoryEstimate {
         }
         // Logits, softmax and their gradient; those of the teacher without one.
         let rows = product(&[3, student_rows]).saturating_add(product(&[2, 2, batch]));
-        let pixels = product(&[3, 2, batch, global, global])
-            .saturating_add(product(&[3, locals, local, local]));
         // Trained lengths of the last layer's rows take the long way: copies of the whole layer.
         let long_way = config.head.kind == HeadKind::Official && !config.head.norm_last_layer;
         let last_layer = specs
@@ -117,10 +132,37 @@ impl MemoryEstimate {
             activations,
             outputs: product(&[FLOAT, rows, config.head.out_dim])
                 .saturating_add(product(&[FLOAT, copies])),
-            crops: product(&[FLOAT, pixels, batches]),
+            crops: product(&[FLOAT, pixels(config), batches]),
             cache: usize::try_from(config.data.cache_mib.saturating_mul(1 << 20))
                 .unwrap_or(usize::MAX),
         })
+    }
+
+    /// The same for a ResNet on a CUDA device, through which a batch goes in one piece; `None` for
+    /// other networks, whose parts suit the device. Only what lies on the device counts; the driver
+    /// takes some hundred MiB more.
+    ///
+    /// # Errors
+    /// Those of [`MemoryEstimate::of`].
+    pub fn on_cuda(config: &RunConfig) -> Result<Option<Self>, TrainError> {
+        if config.model.arch.is_vit() {
+            return Ok(None);
+        }
+        let host = Self::of(config)?;
+        let (student, _) = Network::outline(&config.model, &config.head)?;
+        let student = student.with_precision(config.train.precision.of_products());
+        let activations = resolutions(config).map(|(rows, side)| {
+            let each = student.bytes_per_image_on_cuda(side, side);
+            rows.saturating_mul(each)
+        });
+        Ok(Some(Self {
+            program: 0,
+            activations: activations.into_iter().fold(0, usize::saturating_add),
+            // The batch at work and the next one.
+            crops: product(&[FLOAT, 2, pixels(config)]),
+            cache: 0,
+            ..host
+        }))
     }
 
     /// The peak: all of it together.
@@ -147,6 +189,8 @@ impl MemoryEstimate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Precision;
+    use selfsame_models::Arch;
 
     #[test]
     fn sizes_that_no_number_holds_are_too_large() {
@@ -158,5 +202,39 @@ mod tests {
         let estimate = MemoryEstimate::of(&config).unwrap();
         assert_eq!(estimate.crops, usize::MAX);
         assert_eq!(estimate.total(), usize::MAX);
+    }
+
+    /// Peaks of a run's allocations on a device, in MiB, counted by an emulated driver that runs no
+    /// kernels.
+    #[test]
+    fn a_resnet_needs_of_a_device_what_was_counted_there() {
+        for (arch, batch, precision, counted) in [
+            (Arch::Resnet50, 16, Precision::Bf16, 2808),
+            (Arch::Resnet50, 16, Precision::F32, 4731),
+            (Arch::Resnet50, 64, Precision::Bf16, 9135),
+            (Arch::Resnet50, 64, Precision::F32, 16_689),
+            (Arch::Resnet18, 64, Precision::Bf16, 3153),
+        ] {
+            let mut config = RunConfig::default();
+            config.model.arch = arch;
+            config.optim.name = OptimizerKind::Sgd;
+            config.head.kind = HeadKind::Official;
+            config.head.out_dim = 65_536;
+            config.head.norm_last_layer = true;
+            config.augment.global_size = 224;
+            config.augment.local_size = 96;
+            config.augment.local_crops = 8;
+            config.train.batch_size = batch;
+            config.train.precision = precision;
+            let estimate = MemoryEstimate::on_cuda(&config).unwrap().unwrap();
+            let mib = (estimate.total() >> 20) as f64;
+            let apart = (mib / f64::from(counted) - 1.0).abs();
+            assert!(
+                apart < 0.05,
+                "{arch:?} {batch} {precision:?}: {mib} of {counted} MiB"
+            );
+        }
+        let vit = RunConfig::default();
+        assert!(MemoryEstimate::on_cuda(&vit).unwrap().is_none());
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use candle_core::Device;
 use selfsame_models::device_memory;
-use selfsame_train::{Plan, RunConfig, Trial};
+use selfsame_train::{MemoryEstimate, Plan, RunConfig, Trial};
 use serde_json::json;
 
 use super::train::start_weights;
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
     Ok(if fits { Done::Well } else { Done::No })
 }
 
-/// What will be needed of which memory; what a GPU's activations take is known only while it runs.
+/// What will be needed of which memory.
 fn memory_lines(
     config: &RunConfig,
     plan: &Plan,
@@ -101,6 +101,20 @@ fn memory_lines(
     if let Some(total) = device_memory(device)? {
         let memory = &plan.memory;
         let lasting = memory.weights + memory.optimizer + memory.gradients;
+        if let Some(whole) = MemoryEstimate::on_cuda(config)? {
+            let mut lines = vec![format!(
+                "memory      about {} of the device's {} at the peak: {} for weights, optimizer and \
+                 gradients, {} for activations",
+                in_words(whole.total() as u64),
+                in_words(total),
+                in_words(lasting as u64),
+                in_words(whole.activations as u64),
+            )];
+            if whole.total() as u64 > total {
+                lines.push("warning     train.batch_size: the device has less memory".to_owned());
+            }
+            return Ok(lines);
+        }
         let activations = match config.model.arch.is_vit() && !config.head.use_bn {
             true => format!(
                 "of a part of a batch take up to {}",
