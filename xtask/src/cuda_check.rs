@@ -58,7 +58,8 @@ if [ -n "$folder" ]; then : > "$folder/${source%.cu}.ptx"; fi
 /// The target folder is the usual one, so that only what the feature touches is checked again.
 fn types() -> anyhow::Result<()> {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    let nvcc = target.join("no-nvcc");
+    // Another path each time, so that build scripts run again, now and in a real build.
+    let nvcc = std::env::temp_dir().join(format!("selfsame-no-nvcc-{}", std::process::id()));
     std::fs::write(&nvcc, NO_NVCC).with_context(|| format!("writing {}", nvcc.display()))?;
     #[cfg(unix)]
     {
@@ -81,6 +82,8 @@ fn types() -> anyhow::Result<()> {
         .status()
         .context("starting cargo");
     let forgotten = forget_kernels(&target.join("debug/build"));
+    // Left behind only if even this fails.
+    let _ = std::fs::remove_file(&nvcc);
     let status = status?;
     ensure!(
         status.success(),

@@ -6,6 +6,7 @@
 //! their gradients are of the type of the products' factors.
 
 mod backward;
+mod plan;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,18 +14,18 @@ use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, Var, bail,
 };
 
+use plan::{BlockPlan, Join, LayerPlan, Plan};
+
 use super::conv::run_steps;
 use super::{only_on_cuda, pools};
 use crate::bundle::{Mailbox, bundle};
-use crate::conv_block::{ConvNorm, Shortcut, Statistics, check};
+use crate::conv_block::{ConvNorm, Shortcut, Statistics};
 use crate::conv_blocks::ConvBlock;
-use crate::conv2d::output_len;
 use crate::cuda::device::{
     Address, Input, Output, address_of, dtype, run, takes_f32, with_inputs, words_on,
 };
 use crate::cuda::launch::{
-    EIGHT, Element, Images, NormPlaces, Planes, RowConv, RowNorm, RowPool, RowWeight, RowsAdded,
-    weight_table, weights_to_matrices,
+    EIGHT, NormPlaces, RowWeight, RowsAdded, weight_table, weights_to_matrices,
 };
 use crate::gemm::Precision;
 use crate::sink;
@@ -126,132 +127,6 @@ fn weights(blocks: &[ConvBlock<'_>]) -> Vec<Tensor> {
 /// A panic elsewhere cannot leave what is behind it half-written.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A stack for images of one size.
-struct Plan {
-    element: Element,
-    blocks: Vec<BlockPlan>,
-    /// Convolutions in all.
-    layers: usize,
-    /// From the last block's rows to the result.
-    planes: Planes,
-    output: [usize; 4],
-}
-
-struct BlockPlan {
-    branch: Vec<LayerPlan>,
-    join: Join,
-    pool: Option<RowPool>,
-}
-
-/// A convolution and its batch norm.
-struct LayerPlan {
-    /// Among all of the stack: the branch's first, then the shortcut's.
-    index: usize,
-    conv: RowConv,
-    norm: RowNorm,
-    channels: usize,
-}
-
-/// What is added before the last ReLU.
-enum Join {
-    Nothing,
-    Input,
-    Projection(LayerPlan),
-}
-
-impl Plan {
-    fn new(
-        input: [usize; 4],
-        blocks: &[ConvBlock<'_>],
-        statistics: Statistics,
-        element: Element,
-    ) -> Result<Plan> {
-        let (mut shape, mut layers, mut plans) = (input, 0, Vec::new());
-        for block in blocks {
-            let images = match plans.is_empty() {
-                true => Images::Planes,
-                false => Images::Rows,
-            };
-            let output = check(shape, &block.branch, block.shortcut, statistics)?;
-            let mut branch = Vec::new();
-            let mut own = (shape, images);
-            for of in &block.branch {
-                branch.push(LayerPlan::new(of, layers, own, element)?);
-                own = (of.output(own.0, statistics)?, Images::Rows);
-                layers += 1;
-            }
-            let join = match block.shortcut {
-                Shortcut::Nothing => Join::Nothing,
-                Shortcut::Input => Join::Input,
-                Shortcut::Projection(of) => {
-                    layers += 1;
-                    let of = LayerPlan::new(&of, layers - 1, (shape, images), element)?;
-                    Join::Projection(of)
-                }
-            };
-            shape = output;
-            let pool = match block.pool {
-                None => None,
-                Some(of) => {
-                    let [batch, channels, h, w] = shape;
-                    let len = |len| output_len("max_pool2d", len, of.kernel, of.stride, of.padding);
-                    let side = [len(h)?, len(w)?];
-                    let sizes = [of.kernel, of.stride, of.padding];
-                    let pool = RowPool::new(element, shape, side, sizes)?;
-                    shape = [batch, channels, side[0], side[1]];
-                    Some(pool)
-                }
-            };
-            plans.push(BlockPlan { branch, join, pool });
-        }
-        let [batch, channels, h, w] = shape;
-        Ok(Plan {
-            element,
-            blocks: plans,
-            layers,
-            planes: Planes::new(element, batch, channels, h * w)?,
-            output: shape,
-        })
-    }
-
-    /// All convolutions in the order of their weights.
-    fn layers(&self) -> impl Iterator<Item = &LayerPlan> {
-        self.blocks.iter().flat_map(|block| {
-            let projection = match &block.join {
-                Join::Projection(of) => Some(of),
-                Join::Nothing | Join::Input => None,
-            };
-            block.branch.iter().chain(projection)
-        })
-    }
-}
-
-impl LayerPlan {
-    fn new(
-        of: &ConvNorm<'_>,
-        index: usize,
-        (input, images): ([usize; 4], Images),
-        element: Element,
-    ) -> Result<LayerPlan> {
-        // Statistics were asked for before.
-        let [batch, channels, h, w] = of.output(input, Statistics::Given)?;
-        let weight = of.weight.dims4()?.into();
-        let geometry = [of.stride, of.padding];
-        Ok(LayerPlan {
-            index,
-            conv: RowConv::new(element, images, input, weight, [h, w], geometry)?,
-            norm: RowNorm::new(element, batch * h * w, channels)?,
-            channels,
-        })
-    }
-}
-
-impl BlockPlan {
-    fn last(&self) -> &LayerPlan {
-        self.branch.last().expect("a block has convolutions")
-    }
 }
 
 struct ConvBlocks {

@@ -2,7 +2,8 @@
 
 use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 
-use super::{BlockPlan, ConvBlocks, Join, Kept, LayerPlan, Maps, Matrices, Saved};
+use super::plan::{BlockPlan, Join, LayerPlan};
+use super::{ConvBlocks, Kept, Maps, Matrices, Saved};
 use crate::cuda::device::{Address, Input, Output, address_of, run, words_on};
 use crate::cuda::launch::{RowWeight, RowsAdded, Target, weight_table, weights_from_matrices};
 use crate::cuda::ops::conv::run_steps;
