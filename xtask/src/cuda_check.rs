@@ -57,7 +57,10 @@ if [ -n "$folder" ]; then : > "$folder/${source%.cu}.ptx"; fi
 ///
 /// The target folder is the usual one, so that only what the feature touches is checked again.
 fn types() -> anyhow::Result<()> {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let target = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(target) => PathBuf::from(target),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+    };
     // Another path each time, so that build scripts run again, now and in a real build.
     let nvcc = std::env::temp_dir().join(format!("selfsame-no-nvcc-{}", std::process::id()));
     std::fs::write(&nvcc, NO_NVCC).with_context(|| format!("writing {}", nvcc.display()))?;
