@@ -62,7 +62,7 @@ fn types() -> anyhow::Result<()> {
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
     };
     // Another path each time, so that build scripts run again, now and in a real build.
-    let nvcc = std::env::temp_dir().join(format!("selfsame-no-nvcc-{}", std::process::id()));
+    let nvcc = target.join(format!("no-nvcc-{}", std::process::id()));
     std::fs::write(&nvcc, NO_NVCC).with_context(|| format!("writing {}", nvcc.display()))?;
     #[cfg(unix)]
     {
