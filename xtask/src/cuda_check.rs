@@ -61,6 +61,9 @@ fn types() -> anyhow::Result<()> {
         Some(target) => PathBuf::from(target),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
     };
+    let target = target
+        .canonicalize()
+        .with_context(|| format!("looking for {}", target.display()))?;
     // Another path each time, so that build scripts run again, now and in a real build.
     let nvcc = target.join(format!("no-nvcc-{}", std::process::id()));
     std::fs::write(&nvcc, NO_NVCC).with_context(|| format!("writing {}", nvcc.display()))?;
