@@ -132,29 +132,106 @@ fn driver() -> anyhow::Result<()> {
         .arg(&library)
         .status()
         .context("starting g++")?;
-    let tested = if compiled.success() {
-        let (library, folder) = (library.display(), folder.display());
-        let paths = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-        let runner = format!("env LD_PRELOAD={library} LD_LIBRARY_PATH={folder}:{paths}");
-        Command::new(env!("CARGO"))
-            .args(["test", "--release", "--package", "selfsame-kernels"])
-            .args(["--features", "cuda", "--test", "cuda", "--", "--ignored"])
-            // One device, one thread.
-            .arg("--test-threads=1")
-            .env(runner_variable()?, runner)
-            .status()
-            .context("starting cargo")
-    } else {
-        Ok(compiled)
+    let checked = match compiled.success() {
+        true => on_driver(&library, &folder),
+        false => Err(anyhow::anyhow!(
+            "the emulated driver did not compile: {compiled}"
+        )),
     };
     // Left behind only if even this fails.
     let _ = std::fs::remove_dir_all(&folder);
-    let tested = tested?;
+    checked
+}
+
+/// The tests that need a GPU, and whole runs, with this library in place of the driver.
+fn on_driver(library: &Path, folder: &Path) -> anyhow::Result<()> {
+    let paths = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let (library, libraries) = (library.display(), folder.display());
+    let runner = format!("env LD_PRELOAD={library} LD_LIBRARY_PATH={libraries}:{paths}");
+    let variable = runner_variable()?;
+    let tested = Command::new(env!("CARGO"))
+        .args(["test", "--release", "--package", "selfsame-kernels"])
+        .args(["--features", "cuda", "--test", "cuda", "--", "--ignored"])
+        // One device, one thread.
+        .arg("--test-threads=1")
+        .env(&variable, &runner)
+        .status()
+        .context("starting cargo")?;
     ensure!(
         tested.success(),
         "the operations on the emulated driver failed: {tested}"
     );
+    let reads = |steps: usize| reads_of_a_run(folder, steps, &variable, &runner);
+    let (few, many) = (reads(2)?, reads(5)?);
+    ensure!(
+        few == many,
+        "2 steps read {few} times from the device and 5 steps {many} times: a step must not wait"
+    );
+    println!("steps read nothing from the device");
     Ok(())
+}
+
+/// How often the host reads from the device in a run of a small vision transformer that tells
+/// nothing on its way.
+fn reads_of_a_run(
+    folder: &Path,
+    steps: usize,
+    variable: &str,
+    runner: &str,
+) -> anyhow::Result<String> {
+    let run = folder.join(format!("run-{steps}"));
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .args([
+            "run",
+            "--release",
+            "--package",
+            "selfsame",
+            "--features",
+            "cuda",
+            "--",
+        ])
+        .args(["train", "--data", "synthetic:portraits?count=40&seed=3"])
+        .args([
+            "--preset",
+            "cpu",
+            "--no-report",
+            "--device",
+            "cuda",
+            "--run",
+        ])
+        .arg(&run);
+    for setting in [
+        "augment.global_size=32",
+        "augment.local_size=16",
+        "augment.local_crops=2",
+        "model.image_size=32",
+        "model.embed_dim=64",
+        "model.depth=2",
+        "model.num_heads=2",
+        "head.out_dim=32",
+        "head.hidden_dim=32",
+        "head.bottleneck_dim=16",
+        "train.batch_size=8",
+        "train.log_every_steps=100",
+        "train.knn_every_epochs=0",
+        &format!("train.max_steps={steps}"),
+    ] {
+        command.args(["--set", setting]);
+    }
+    let output = command
+        .env(variable, runner)
+        .env("EMULATED_READS", "1")
+        .output()
+        .context("starting cargo")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {said}", output.status);
+    let told = said
+        .lines()
+        .find_map(|line| line.strip_prefix("emulated driver: "));
+    Ok(told
+        .context("the emulated driver told no reads")?
+        .to_owned())
 }
 
 /// The variable that tells cargo how to start what it has built for this machine.
