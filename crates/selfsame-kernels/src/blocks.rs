@@ -112,8 +112,7 @@ pub fn transformer_blocks(
         options,
     };
     let mailbox = Mailbox::default();
-    let (pairs, _) = all.as_chunks::<2>();
-    let token = bundle(pairs, &mailbox)?;
+    let token = bundle(&all, &mailbox)?;
     let op = Blocks {
         pass,
         keep: xs.track_op() || token.track_op(),

@@ -24,17 +24,20 @@ impl Mailbox {
     }
 }
 
-/// A scalar whose graph leads to all of `weights`, which come in pairs; an operation that takes it
-/// as an argument and gives it any gradient decides by the mailbox what they get.
-pub(crate) fn bundle(weights: &[[&Tensor; 2]], mailbox: &Mailbox) -> Result<Tensor> {
-    let device = weights.first().map_or(&Device::Cpu, |[a, _]| a.device());
+/// A scalar whose graph leads to all of `weights`; an operation that takes it as an argument and
+/// gives it any gradient decides by the mailbox what they get.
+pub(crate) fn bundle(weights: &[&Tensor], mailbox: &Mailbox) -> Result<Tensor> {
+    let device = weights
+        .first()
+        .map_or(&Device::Cpu, |weight| weight.device());
     let mut token = Tensor::zeros((), DType::F32, device)?;
-    for (i, [a, b]) in weights.iter().enumerate() {
+    for (i, pair) in weights.chunks(2).enumerate() {
         let tie = Tie {
             first: 2 * i,
             mailbox: mailbox.clone(),
         };
-        token = token.apply_op3(a, b, tie)?;
+        // A last one without another stands for both; the mailbox has nothing for the second.
+        token = token.apply_op3(pair[0], pair[pair.len() - 1], tie)?;
     }
     Ok(token)
 }

@@ -81,11 +81,7 @@ pub fn conv_blocks_train(
     eps: f64,
     precision: Precision,
 ) -> Result<(Tensor, Vec<[Tensor; 2]>)> {
-    let tensors: Vec<&Tensor> = blocks
-        .iter()
-        .flat_map(ConvBlock::layers)
-        .flat_map(|of| [of.weight, of.norm[0], of.norm[1]])
-        .collect();
+    let tensors = weights_of(blocks);
     #[cfg(feature = "cuda")]
     if crate::cuda::ops::has_conv_blocks(xs, blocks) {
         return crate::cuda::ops::conv_blocks_train(xs, blocks, eps, precision);
@@ -98,12 +94,8 @@ pub fn conv_blocks_train(
         bail!("conv_blocks: {precision:?} is for f32 images on CUDA devices");
     }
     let plan = Plan::new(xs.dims4()?, blocks, Statistics::Batch)?;
-    let pairs: Vec<[&Tensor; 2]> = tensors
-        .chunks(2)
-        .map(|pair| [pair[0], pair[pair.len() - 1]])
-        .collect();
     let mailbox = Mailbox::default();
-    let token = bundle(&pairs, &mailbox)?;
+    let token = bundle(&tensors, &mailbox)?;
     let norms = Arc::default();
     let op = ConvBlocks {
         plan,
@@ -142,8 +134,15 @@ fn one_by_one(
     Ok((ys, stats))
 }
 
-/// A panic elsewhere cannot leave the vectors half-written.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Three for each layer: of the convolution, weight and bias of the batch norm.
+pub(crate) fn weights_of<'t>(blocks: &[ConvBlock<'t>]) -> Vec<&'t Tensor> {
+    let layers = blocks.iter().flat_map(ConvBlock::layers);
+    let tensors = layers.flat_map(|of| [of.weight, of.norm[0], of.norm[1]]);
+    tensors.collect()
+}
+
+/// A panic elsewhere cannot leave what is behind it half-written.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

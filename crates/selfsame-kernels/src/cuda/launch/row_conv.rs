@@ -13,8 +13,6 @@ pub(crate) const EIGHT: usize = 8;
 /// Bytes of windows that are held at a time. What stays in the cache of a large GPU, 32 MiB, makes a
 /// step of ResNet-50 on an H100 0.8 % slower: its products are smaller and more.
 const WINDOW_BYTES: usize = 96 << 20;
-/// Rows of windows that fill a product's tiles however wide they are.
-const MIN_ROWS: usize = 8192;
 /// Blocks of a weight.
 const BLOCKS: u32 = 64;
 
@@ -126,8 +124,7 @@ impl RowConv {
 
     fn images_a_group(&self) -> usize {
         let row = self.ld() * self.element.bytes() as usize;
-        let rows = (WINDOW_BYTES / row).max(MIN_ROWS);
-        (rows / self.count()).clamp(1, self.batch as usize)
+        (WINDOW_BYTES / (row * self.count())).clamp(1, self.batch as usize)
     }
 
     /// Images whose windows are held at a time, as (first, count).

@@ -76,8 +76,7 @@ pub(crate) fn transformer_blocks(
     if is_sunk || !is_trained {
         return xs.apply_op1(op);
     }
-    let (pairs, _) = all.as_chunks::<2>();
-    let token = bundle(pairs, &op.mailbox)?;
+    let token = bundle(&all, &op.mailbox)?;
     xs.apply_op2(&token, op)
 }
 

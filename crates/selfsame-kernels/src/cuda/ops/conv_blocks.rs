@@ -8,7 +8,7 @@
 mod backward;
 mod plan;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, Var, bail,
@@ -20,7 +20,7 @@ use super::conv::run_steps;
 use super::{only_on_cuda, pools};
 use crate::bundle::{Mailbox, bundle};
 use crate::conv_block::{ConvNorm, Shortcut, Statistics};
-use crate::conv_blocks::ConvBlock;
+use crate::conv_blocks::{ConvBlock, locked, weights_of};
 use crate::cuda::device::{
     Address, Input, Output, address_of, dtype, run, takes_f32, with_inputs, words_on,
 };
@@ -59,17 +59,12 @@ pub(crate) fn conv_blocks_train(
     eps: f64,
     precision: Precision,
 ) -> Result<(Tensor, Vec<[Tensor; 2]>)> {
-    let weights = weights(blocks);
+    let weights = weights_of(blocks);
     let is_trained = weights.iter().any(|weight| weight.track_op());
-    let is_sunk = sink::is_recording() && weights.iter().all(Tensor::is_variable);
+    let is_sunk = sink::is_recording() && weights.iter().all(|weight| weight.is_variable());
     let mailbox = Mailbox::default();
     let token = match is_trained && !is_sunk {
-        true => {
-            let (chunks, rest) = weights.as_chunks::<2>();
-            let pairs = chunks.iter().map(|[a, b]| [a, b]);
-            let last = rest.iter().map(|weight| [weight, weight]);
-            bundle(&pairs.chain(last).collect::<Vec<_>>(), &mailbox)?
-        }
+        true => bundle(&weights, &mailbox)?,
         // Leads to nothing; the gradients go to a sink.
         false if is_trained => Var::zeros((), DType::F32, xs.device())?.into_inner(),
         false => Tensor::zeros((), DType::F32, xs.device())?,
@@ -79,7 +74,7 @@ pub(crate) fn conv_blocks_train(
         plan: Plan::new(shape, blocks, Statistics::Batch, precision.into())?,
         eps: eps as f32,
         keep: is_trained,
-        weights,
+        weights: weights.into_iter().cloned().collect(),
         running: Vec::new(),
         kept: Mutex::new(None),
         stats: Arc::default(),
@@ -106,7 +101,7 @@ pub(crate) fn conv_blocks_eval(
         plan: Plan::new(shape, blocks, Statistics::Given, precision.into())?,
         eps: eps as f32,
         keep: false,
-        weights: weights(blocks),
+        weights: weights_of(blocks).into_iter().cloned().collect(),
         running: running.iter().map(|of| of.map(Tensor::clone)).collect(),
         kept: Mutex::new(None),
         stats: Arc::default(),
@@ -117,23 +112,11 @@ pub(crate) fn conv_blocks_eval(
     Ok(ys.tensor(op.plan.output.to_vec()))
 }
 
-/// Three for each layer: of the convolution, weight and bias of the batch norm.
-fn weights(blocks: &[ConvBlock<'_>]) -> Vec<Tensor> {
-    let layers = blocks.iter().flat_map(ConvBlock::layers);
-    let tensors = layers.flat_map(|of| [of.weight, of.norm[0], of.norm[1]]);
-    tensors.cloned().collect()
-}
-
-/// A panic elsewhere cannot leave what is behind it half-written.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 struct ConvBlocks {
     plan: Plan,
     eps: f32,
     keep: bool,
-    /// See [`weights`].
+    /// See [`weights_of`].
     weights: Vec<Tensor>,
     /// In evaluation, the mean and the variance by layer.
     running: Vec<[Tensor; 2]>,
