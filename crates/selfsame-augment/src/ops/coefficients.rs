@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::config::Interpolation;
 use crate::simd::Level;
-use crate::simd::resample::WeightPair;
+use crate::simd::words::WeightPair;
 use crate::simd::weights::{Axis, ExactWeights};
 
 /// Fixed-point bits of a resize coefficient: 32 − 8 bits of the value − 2 of headroom (Resample.c).

@@ -4,7 +4,7 @@
 
 use super::kernels::{self, BlurBox, Planes};
 use crate::simd::Level;
-use crate::simd::blur::{Axis, MAX_RADIUS, Target, blur_few, blur_many};
+use crate::simd::blur::{BlurRows, MAX_RADIUS, blur_few, blur_many};
 use crate::simd::transpose::transpose;
 
 #[derive(Debug, Clone, Default)]
@@ -19,8 +19,9 @@ pub(crate) struct BlurBuffers {
 /// Buffers of the vector routines.
 #[derive(Debug, Clone, Default)]
 struct VectorBuffers {
+    rows: BlurRows,
     planes: [Vec<u8>; 2],
-    sums: Vec<u16>,
+    sums: Vec<i16>,
 }
 
 /// Number of box passes along each axis.
@@ -36,7 +37,8 @@ fn box_radius(sigma: f32) -> f32 {
     whole + edge
 }
 
-fn blur_box(radius: f32) -> BlurBox {
+/// The box whose half width is `radius`.
+pub(crate) fn blur_box(radius: f32) -> BlurBox {
     let one = 1u32 << 24;
     let whole_pixels = radius as u32;
     let whole = (one as f32 / (radius * 2.0 + 1.0)) as u32;
@@ -61,30 +63,43 @@ pub(crate) fn gaussian_blur_planes(
         return;
     }
     let kernel = blur_box(radius);
-    if level != Level::SCALAR && kernel.radius <= MAX_RADIUS {
-        for plane in planes.channels_mut() {
-            match kernel.radius {
-                0 => blur_with_few_taps::<1>(plane, width, kernel, level, &mut buffers.vector),
-                1 => blur_with_few_taps::<3>(plane, width, kernel, level, &mut buffers.vector),
-                _ => blur_with_sums(plane, width, kernel, level, &mut buffers.vector),
-            }
-        }
-        return;
-    }
-    buffers.plane.resize(width * height, 0);
     for plane in planes.channels_mut() {
-        buffers.sums.resize(width, 0);
-        for row in plane.chunks_exact_mut(width) {
-            blur_row_in_place(row, kernel, buffers);
-        }
-        let BlurBuffers {
-            plane: other, sums, ..
-        } = &mut *buffers;
-        kernels::blur_columns(other, plane, width, kernel, sums);
-        kernels::blur_columns(plane, other, width, kernel, sums);
-        kernels::blur_columns(other, plane, width, kernel, sums);
-        plane.copy_from_slice(other);
+        blur_plane(plane, width, kernel, level, buffers);
     }
+}
+
+/// All passes over a plane of rows of `width` bytes.
+pub(crate) fn blur_plane(
+    plane: &mut [u8],
+    width: usize,
+    kernel: BlurBox,
+    level: Level,
+    buffers: &mut BlurBuffers,
+) {
+    if level == Level::SCALAR || kernel.radius > MAX_RADIUS {
+        return blur_plane_scalar(plane, width, kernel, buffers);
+    }
+    let buffers = &mut buffers.vector;
+    match kernel.radius {
+        0 => blur_few::<1>(level, plane, width, kernel, &mut buffers.rows),
+        1 => blur_few::<3>(level, plane, width, kernel, &mut buffers.rows),
+        _ => blur_with_sums(plane, width, kernel, level, buffers),
+    }
+}
+
+fn blur_plane_scalar(plane: &mut [u8], width: usize, kernel: BlurBox, buffers: &mut BlurBuffers) {
+    buffers.sums.resize(width, 0);
+    for row in plane.chunks_exact_mut(width) {
+        blur_row_in_place(row, kernel, buffers);
+    }
+    let BlurBuffers {
+        plane: other, sums, ..
+    } = &mut *buffers;
+    other.resize(plane.len(), 0);
+    kernels::blur_columns(other, plane, width, kernel, sums);
+    kernels::blur_columns(plane, other, width, kernel, sums);
+    kernels::blur_columns(other, plane, width, kernel, sums);
+    plane.copy_from_slice(other);
 }
 
 fn blur_row_in_place(row: &mut [u8], kernel: BlurBox, buffers: &mut BlurBuffers) {
@@ -100,59 +115,6 @@ fn blur_row_in_place(row: &mut [u8], kernel: BlurBox, buffers: &mut BlurBuffers)
     }
 }
 
-/// Boxes of radius 0 or 1: each pass reads `N` + 2 bytes for a byte.
-fn blur_with_few_taps<const N: usize>(
-    plane: &mut [u8],
-    width: usize,
-    kernel: BlurBox,
-    level: Level,
-    buffers: &mut VectorBuffers,
-) {
-    let height = plane.len() / width;
-    let border = N / 2 + 1;
-    let stride = width + 2 * border;
-    let [a, b] = &mut buffers.planes;
-    for buffer in [&mut *a, &mut *b] {
-        buffer.resize((stride * height).max(buffer.len()), 0);
-    }
-    for (row, bordered) in plane.chunks_exact(width).zip(a.chunks_exact_mut(stride)) {
-        bordered[border..border + width].copy_from_slice(row);
-    }
-    let along = Axis::Along { stride };
-    repeat_borders::<N>(a, width, height);
-    blur_few::<N>(level, bordered(b, width, height, border), a, along, kernel);
-    repeat_borders::<N>(b, width, height);
-    blur_few::<N>(level, bordered(a, width, height, border), b, along, kernel);
-    repeat_borders::<N>(a, width, height);
-    blur_few::<N>(level, bordered(b, width, height, 0), a, along, kernel);
-
-    let across = Axis::Across { height };
-    blur_few::<N>(level, bordered(a, width, height, 0), b, across, kernel);
-    blur_few::<N>(level, bordered(b, width, height, 0), a, across, kernel);
-    blur_few::<N>(level, bordered(plane, width, height, 0), b, across, kernel);
-}
-
-/// The rows of a plane between borders of so many bytes.
-fn bordered(bytes: &mut [u8], width: usize, height: usize, border: usize) -> Target<'_> {
-    Target {
-        bytes,
-        width,
-        height,
-        stride: width + 2 * border,
-        start: border,
-    }
-}
-
-/// Repeats the first and the last byte of each row in the borders for `N` inner taps.
-fn repeat_borders<const N: usize>(bytes: &mut [u8], width: usize, height: usize) {
-    let border = N / 2 + 1;
-    for row in bytes.chunks_exact_mut(width + 2 * border).take(height) {
-        let (first, last) = (row[border], row[border + width - 1]);
-        row[..border].fill(first);
-        row[border + width..][..border].fill(last);
-    }
-}
-
 /// Any other radius: sums that move down the rows; along the rows, on the turned plane.
 fn blur_with_sums(
     plane: &mut [u8],
@@ -165,6 +127,7 @@ fn blur_with_sums(
     let VectorBuffers {
         planes: [a, b],
         sums,
+        ..
     } = buffers;
     for buffer in [&mut *a, &mut *b] {
         buffer.resize(plane.len().max(buffer.len()), 0);
@@ -187,7 +150,7 @@ fn blur_down(
     width: usize,
     kernel: BlurBox,
     level: Level,
-    sums: &mut Vec<u16>,
+    sums: &mut Vec<i16>,
 ) {
     let height = plane.len() / width;
     let r = kernel.radius as isize;
@@ -197,7 +160,7 @@ fn blur_down(
     sums.resize(width, 0);
     for y in -1 - r..r {
         for (sum, &value) in sums.iter_mut().zip(row(y)) {
-            *sum += u16::from(value);
+            *sum += i16::from(value);
         }
     }
     for (out, y) in out.chunks_exact_mut(width).zip(0isize..) {

@@ -113,10 +113,16 @@ pub(crate) fn map_bytes(bytes: &mut [u8], table: &[u8; 256]) {
     }
 }
 
-/// Pillow's luma of a pixel: ITU-R 601 in 16-bit fixed point (Convert.c, `L24`).
+/// Pillow's luma of a pixel: ITU-R 601 in 16-bit fixed point (Convert.c, `L24`), that is
+/// `(19595 · r + 38470 · g + 7471 · b + 2¹⁵) / 2¹⁶` cut off.
+///
+/// The high and the low bytes of the weights add up to 255 and 256, so that both sums fit 16 bits.
 #[inline(always)]
 pub(crate) fn luma(r: u8, g: u8, b: u8) -> u8 {
-    ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
+    let [r, g, b] = [r, g, b].map(u16::from);
+    let high = (19595 >> 8) * r + (38470 >> 8) * g + (7471 >> 8) * b;
+    let low = (19595 & 255) * r + (38470 & 255) * g + (7471 & 255) * b;
+    ((high + (low >> 8) + 128) >> 8) as u8
 }
 
 /// Pillow's blend of two bytes, `from + alpha · (to − from)` in f32 without fused multiply-add,

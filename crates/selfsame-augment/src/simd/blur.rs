@@ -1,125 +1,174 @@
-//! One pass of an extended box over a plane, along its rows or across them.
+//! The three passes of an extended box along and across a plane.
 
 use crate::ops::kernels::BlurBox;
-use crate::simd::Level;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::lanes::*;
 use crate::simd::level::dispatch;
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::*;
+use crate::simd::words::{Weight, WeightPair};
+use crate::simd::{Level, by_level};
 
 /// The largest radius of the box whose sums of bytes fit 16 bits with a sign: 127 · 255.
 pub(crate) const MAX_RADIUS: usize = 63;
 
-/// Where the taps of an output row lie.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Axis {
-    /// In the same row, one byte from tap to tap: rows of `stride` bytes hold a row with its first
-    /// and last byte repeated radius + 1 times on either side.
-    Along {
-        /// Bytes from one row to the next.
-        stride: usize,
-    },
-    /// In the rows above and below, of which there are `height`; those beyond repeat the border.
-    Across {
-        /// Number of rows.
-        height: usize,
-    },
+/// Rows of words that a plane goes through.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BlurRows {
+    words: Vec<i16>,
 }
 
-/// A plane to write rows of `width` bytes into.
-pub(crate) struct Target<'a> {
-    pub(crate) bytes: &'a mut [u8],
-    pub(crate) width: usize,
-    pub(crate) height: usize,
-    /// Bytes from one row to the next.
-    pub(crate) stride: usize,
-    /// Where the first row starts.
-    pub(crate) start: usize,
-}
-
-/// One pass with a box of few taps:
-/// `out[x] = whole · Σ inner[i][x] + edge · (outer[0][x] + outer[1][x])`, rounded, where `N` inner
-/// rows (2 · radius + 1) lie between the two outer ones.
+/// All passes over a plane with a box of `N` whole pixels, at a level of vectors.
 ///
 /// # Panics
-/// If a slice ends before what is read or written, or `N` is too large for [`MAX_RADIUS`].
+/// If the level is the scalar one, `N` is not 2 · radius + 1, or the radius is above [`MAX_RADIUS`].
 pub(crate) fn blur_few<const N: usize>(
     level: Level,
-    out: Target,
-    source: &[u8],
-    axis: Axis,
+    plane: &mut [u8],
+    width: usize,
     kernel: BlurBox,
+    rows: &mut BlurRows,
 ) {
-    assert!(
-        N == 2 * kernel.radius + 1 && kernel.radius <= MAX_RADIUS,
-        "{N} taps for a radius of {}",
-        kernel.radius
-    );
+    assert!(N == 2 * kernel.radius + 1 && kernel.radius <= MAX_RADIUS);
     dispatch!(level, {
-        scalar: few::<N>(out, source, axis, |out, inner, outer| {
-            few_scalar(out, inner, outer, kernel);
-        }),
-        avx2: pass_few_avx2::<N>(out, source, axis, kernel),
-        avx512: pass_few_avx512::<N>(out, source, axis, kernel),
+        scalar: unreachable!("the scalar level has a blur of its own"),
+        avx2: avx2::few::<N>(plane, width, kernel, rows),
+        avx512: avx512::few::<N>(plane, width, kernel, rows),
     });
 }
 
+/// Some rows at a time are widened to words and blurred along themselves. Then each pass across
+/// takes a row as soon as the ones below it are there, so that a plane is read and written once.
+///
+/// `blur_row` writes one row of a pass from its taps, all of them as long as the row.
 #[inline(always)]
-fn few<const N: usize>(
-    out: Target,
-    source: &[u8],
-    axis: Axis,
-    blur_row: impl Fn(&mut [u8], [&[u8]; N], [&[u8]; 2]),
+fn passes<const N: usize>(
+    plane: &mut [u8],
+    width: usize,
+    rows: &mut BlurRows,
+    blur_row: impl Fn(&mut [i16], [&[i16]; N], [&[i16]; 2]) + Copy,
 ) {
-    let rows = out.bytes[out.start..].chunks_mut(out.stride);
-    for (y, row) in rows.take(out.height).enumerate() {
-        let tap = |i: usize| {
-            let start = match axis {
-                Axis::Along { stride } => y * stride + i,
-                Axis::Across { height } => {
-                    let y = (y + i).saturating_sub(N / 2 + 1).min(height - 1);
-                    y * out.width
-                }
-            };
-            &source[start..start + out.width]
-        };
-        let inner = std::array::from_fn(|i| tap(i + 1));
-        blur_row(&mut row[..out.width], inner, [tap(0), tap(N + 1)]);
+    let height = plane.len() / width;
+    let border = N / 2 + 1;
+    let padded = width.next_multiple_of(PADDING);
+    let line_len = padded + 2 * border;
+    let (band_len, ring_len) = (BAND * line_len, (N + 2) * padded);
+    let needed = 2 * band_len + height * padded + 2 * ring_len;
+    rows.words.resize(needed.max(rows.words.len()), 0);
+    let (a, rest) = rows.words.split_at_mut(band_len);
+    let (b, rest) = rest.split_at_mut(band_len);
+    let (along, rest) = rest.split_at_mut(height * padded);
+    let (once, rest) = rest.split_at_mut(ring_len);
+    let twice = &mut rest[..ring_len];
+
+    let bands = along.chunks_mut(BAND * padded);
+    for (bytes, out) in plane.chunks(BAND * width).zip(bands) {
+        let count = out.len() / padded;
+        let band = count * line_len;
+        for (line, bytes) in a.chunks_exact_mut(line_len).zip(bytes.chunks_exact(width)) {
+            for (word, &byte) in line[border..].iter_mut().zip(bytes) {
+                *word = i16::from(byte);
+            }
+        }
+        let (a, b) = (&mut a[..band], &mut b[..band]);
+        pass_along(&mut b[border..], line_len, a, width, blur_row);
+        pass_along(&mut a[border..], line_len, b, width, blur_row);
+        pass_along(out, padded, a, width, blur_row);
+    }
+    for step in border..height + 3 * border {
+        let row = |passes: usize| step.checked_sub(passes * border).filter(|&y| y < height);
+        if let Some(y) = row(1) {
+            let out = ring_row_mut::<N>(once, y, padded);
+            pass_across(out, |y| &along[y * padded..][..padded], y, height, blur_row);
+        }
+        if let Some(y) = row(2) {
+            let out = ring_row_mut::<N>(twice, y, padded);
+            pass_across(out, |y| ring_row::<N>(once, y, padded), y, height, blur_row);
+        }
+        if let Some(y) = row(3) {
+            let row = |y| ring_row::<N>(twice, y, padded);
+            pass_across(&mut a[..padded], row, y, height, blur_row);
+            for (byte, &word) in plane[y * width..][..width].iter_mut().zip(&*a) {
+                *byte = word as u8;
+            }
+        }
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn pass_few_avx2<const N: usize>(out: Target, source: &[u8], axis: Axis, kernel: BlurBox) {
-    let weights = split(kernel);
-    few::<N>(out, source, axis, |out, inner, outer| {
-        if out.len() < 16 {
-            few_scalar(out, inner, outer, kernel);
-        } else {
-            few_avx2(out, inner, outer, weights);
-        }
-    });
+/// Rows that go through a pass together, so that what one row writes has settled before it is read.
+const BAND: usize = 16;
+
+/// Row `y`, which is kept among the last `N` + 2.
+#[inline(always)]
+fn ring_row<const N: usize>(ring: &[i16], y: usize, padded: usize) -> &[i16] {
+    &ring[y % (N + 2) * padded..][..padded]
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn pass_few_avx512<const N: usize>(out: Target, source: &[u8], axis: Axis, kernel: BlurBox) {
-    let weights = split(kernel);
-    few::<N>(out, source, axis, |out, inner, outer| {
-        few_avx512(out, inner, outer, weights);
-    });
+#[inline(always)]
+fn ring_row_mut<const N: usize>(ring: &mut [i16], y: usize, padded: usize) -> &mut [i16] {
+    &mut ring[y % (N + 2) * padded..][..padded]
 }
 
-/// One row of a pass with any radius: `sums` holds the sum of the inner rows of the row before, from which
-/// `gone` is taken away and to which `come` is added first.
+/// One pass along rows of `width`, each in a line between two borders, which are filled here.
+///
+/// That is done for all rows first: a vector that is read right behind a word that was written into
+/// it would wait for it.
+#[inline(always)]
+fn pass_along<const N: usize>(
+    out: &mut [i16],
+    out_stride: usize,
+    lines: &mut [i16],
+    width: usize,
+    blur_row: impl Fn(&mut [i16], [&[i16]; N], [&[i16]; 2]),
+) {
+    let border = N / 2 + 1;
+    let padded = width.next_multiple_of(PADDING);
+    let line_len = padded + 2 * border;
+    for line in lines.chunks_exact_mut(line_len) {
+        let (first, last) = (line[border], line[border + width - 1]);
+        line[..border].fill(first);
+        line[border + width..][..border].fill(last);
+    }
+    for (line, out) in lines.chunks_exact(line_len).zip(out.chunks_mut(out_stride)) {
+        let tap = |i: usize| &line[i..i + padded];
+        let inner = std::array::from_fn(|i| tap(i + 1));
+        blur_row(&mut out[..padded], inner, [tap(0), tap(N + 1)]);
+    }
+}
+
+/// Row `y` of a pass across rows, of which there are `height`; those beyond repeat the border.
+#[inline(always)]
+fn pass_across<'a, const N: usize>(
+    out: &mut [i16],
+    row: impl Fn(usize) -> &'a [i16],
+    y: usize,
+    height: usize,
+    blur_row: impl Fn(&mut [i16], [&[i16]; N], [&[i16]; 2]),
+) {
+    let tap = |i: usize| row((y + i).saturating_sub(N / 2 + 1).min(height - 1));
+    let inner = std::array::from_fn(|i| tap(i + 1));
+    blur_row(out, inner, [tap(0), tap(N + 1)]);
+}
+
+/// Whether a box of radius 0 gives `pixel + edge · (left + right − 2 · pixel)`, rounded.
+///
+/// It does if the weights add up to one; they can lack 2⁻²⁴, which counts only where a result is
+/// that close to being rounded up: all differences are tried.
+fn is_by_difference(kernel: BlurBox) -> bool {
+    let one = 1 << 24;
+    let is_one = kernel.whole + 2 * kernel.edge == one;
+    is_one
+        || (-510..=510).all(|difference: i32| {
+            let sum = difference.wrapping_mul(kernel.edge as i32).wrapping_add(1 << 23);
+            sum as u32 % one >= 255
+        })
+}
+
+/// One row of a pass with any radius: `sums` holds the sum of the inner rows of the row before,
+/// from which `gone` is taken away and to which `come` is added first.
 ///
 /// # Panics
 /// If a row or `sums` is shorter than `out`, or the radius is above [`MAX_RADIUS`].
 pub(crate) fn blur_many(
     level: Level,
     out: &mut [u8],
-    sums: &mut [u16],
+    sums: &mut [i16],
     [gone, come]: [&[u8]; 2],
     outer: [&[u8]; 2],
     kernel: BlurBox,
@@ -127,174 +176,168 @@ pub(crate) fn blur_many(
     assert!(kernel.radius <= MAX_RADIUS, "the sums fit 16 bits");
     move_sums(level, sums, gone, come);
     dispatch!(level, {
-        scalar: many_scalar(out, sums, outer, kernel),
-        avx2: many_avx2(out, sums, outer, kernel),
-        avx512: many_avx512(out, sums, outer, kernel),
+        scalar: many(out, sums, outer, kernel),
+        avx2: avx2::many(out, sums, outer, kernel),
+        avx512: avx512::many(out, sums, outer, kernel),
     });
 }
 
-crate::simd::by_level! {
+by_level! {
     /// `sums[x] += come[x] − gone[x]`.
-    fn move_sums(sums: &mut [u16], gone: &[u8], come: &[u8]) = move_sums_body;
+    fn move_sums(sums: &mut [i16], gone: &[u8], come: &[u8]) = move_sums_body;
 }
 
 #[inline(always)]
-fn move_sums_body(sums: &mut [u16], gone: &[u8], come: &[u8]) {
+fn move_sums_body(sums: &mut [i16], gone: &[u8], come: &[u8]) {
     for ((sum, &gone), &come) in sums.iter_mut().zip(gone).zip(come) {
-        *sum = sum
-            .wrapping_add(u16::from(come))
-            .wrapping_sub(u16::from(gone));
+        *sum += i16::from(come) - i16::from(gone);
     }
 }
 
-fn few_scalar<const N: usize>(
-    out: &mut [u8],
-    inner: [&[u8]; N],
-    [left, right]: [&[u8]; 2],
-    kernel: BlurBox,
-) {
+fn many(out: &mut [u8], sums: &[i16], [left, right]: [&[u8]; 2], kernel: BlurBox) {
     for (x, out) in out.iter_mut().enumerate() {
-        let sum = inner.iter().map(|row| u32::from(row[x])).sum();
-        *out = kernel.weigh(sum, u32::from(left[x]) + u32::from(right[x]));
+        *out = kernel.weigh(sums[x] as u32, u32::from(left[x]) + u32::from(right[x]));
     }
 }
 
-fn many_scalar(out: &mut [u8], sums: &[u16], [left, right]: [&[u8]; 2], kernel: BlurBox) {
-    for (x, out) in out.iter_mut().enumerate() {
-        *out = kernel.weigh(u32::from(sums[x]), u32::from(left[x]) + u32::from(right[x]));
-    }
-}
+macro_rules! rows {
+    ($level:ident, $features:literal) => {
+        #[cfg(target_arch = "x86_64")]
+        mod $level {
+            use super::*;
+            use crate::simd::words::$level::*;
 
-/// The two weights, cut into 12 low bits and the rest: 16-bit factors of an inner and an outer sum.
-#[cfg(target_arch = "x86_64")]
-fn split(kernel: BlurBox) -> [i32; 2] {
-    let (whole, edge) = (kernel.whole as i32, kernel.edge as i32);
-    let rest = (whole >> 12) | ((edge >> 12) << 16);
-    let low = (whole & 4095) | ((edge & 4095) << 16);
-    [rest, low]
-}
+            fn vectors(row: &[i16]) -> std::slice::Iter<'_, [i16; LANES]> {
+                row.as_chunks().0.iter()
+            }
 
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2")]
-fn few_avx2<const N: usize>(
-    out: &mut [u8],
-    inner: [&[u8]; N],
-    outer: [&[u8]; 2],
-    weights: [i32; 2],
-) {
-    for x in blocks(out.len(), 16) {
-        let mut sum = _mm256_setzero_si256();
-        for row in inner {
-            sum = _mm256_add_epi16(sum, _mm256_cvtepu8_epi16(load_16(row, x)));
+            fn vectors_mut(row: &mut [i16]) -> std::slice::IterMut<'_, [i16; LANES]> {
+                row.as_chunks_mut().0.iter_mut()
+            }
+
+            #[target_feature(enable = $features)]
+            pub(super) fn few<const N: usize>(
+                plane: &mut [u8],
+                width: usize,
+                kernel: BlurBox,
+                rows: &mut BlurRows,
+            ) {
+                let weights = WeightPair::new(kernel.whole as i32, kernel.edge as i32);
+                if N == 1 && is_by_difference(kernel) {
+                    let edge = Weight::new(kernel.edge);
+                    passes::<N>(plane, width, rows, |out, inner, outer| {
+                        row_by_difference(out, inner[0], outer, edge);
+                    });
+                } else {
+                    passes::<N>(plane, width, rows, |out, inner, outer| {
+                        row(out, inner, outer, weights);
+                    });
+                }
+            }
+
+            /// `out[x] = inner[x] + edge · (left[x] + right[x] − 2 · inner[x])`, rounded.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn row_by_difference(
+                out: &mut [i16],
+                inner: &[i16],
+                [left, right]: [&[i16]; 2],
+                edge: Weight,
+            ) {
+                let taps = vectors(inner).zip(vectors(left)).zip(vectors(right));
+                for (out, ((inner, left), right)) in vectors_mut(out).zip(taps) {
+                    let pixel = load(inner);
+                    let outer = add(load(left), load(right));
+                    let difference = subtract(outer, add(pixel, pixel));
+                    store(out, moved(pixel, difference, edge));
+                }
+            }
+
+            /// `out[x] = whole · Σ inner[i][x] + edge · (left[x] + right[x])`, rounded.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn row<const N: usize>(
+                out: &mut [i16],
+                inner: [&[i16]; N],
+                [left, right]: [&[i16]; 2],
+                weights: WeightPair,
+            ) {
+                let count = out.len() / LANES;
+                let inner = inner.map(|row| &row.as_chunks::<LANES>().0[..count]);
+                let outer = vectors(left).zip(vectors(right));
+                for ((i, out), (left, right)) in vectors_mut(out).enumerate().zip(outer) {
+                    let mut sum = load(&inner[0][i]);
+                    for row in &inner[1..] {
+                        sum = add(sum, load(&row[i]));
+                    }
+                    let outer = add(load(left), load(right));
+                    store(out, weighted_sum(sum, outer, weights));
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            pub(super) fn many(
+                out: &mut [u8],
+                sums: &[i16],
+                [left, right]: [&[u8]; 2],
+                kernel: BlurBox,
+            ) {
+                if out.len() < LANES {
+                    return super::many(out, sums, [left, right], kernel);
+                }
+                let weights = WeightPair::new(kernel.whole as i32, kernel.edge as i32);
+                let n = out.len();
+                let columns = |sums: &[i16; LANES], left: &[u8; LANES], right: &[u8; LANES]| {
+                    let outer = add(load_bytes(left), load_bytes(right));
+                    bytes(weighted_sum(load(sums), outer, weights))
+                };
+                let (sums, left, right) = (&sums[..n], &left[..n], &right[..n]);
+                let outer = left.as_chunks().0.iter().zip(right.as_chunks().0);
+                let rows = vectors(sums).zip(outer);
+                for (out, (sums, (left, right))) in out.as_chunks_mut().0.iter_mut().zip(rows) {
+                    store_bytes(out, columns(sums, left, right));
+                }
+                if n % LANES != 0 {
+                    let last = |row: &[u8]| *row.last_chunk().expect("a vector of columns");
+                    let sums = sums.last_chunk().expect("a vector of columns");
+                    let out = out.last_chunk_mut().expect("a vector of columns");
+                    store_bytes(out, columns(sums, &last(left), &last(right)));
+                }
+            }
         }
-        store_16(out, x, weigh_16(sum, outer, x, weights));
-    }
+    };
 }
+rows!(avx2, "avx2");
+rows!(avx512, "avx512f,avx512bw,avx512vl,avx512vnni");
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn many_avx2(out: &mut [u8], sums: &[u16], outer: [&[u8]; 2], kernel: BlurBox) {
-    if out.len() < 16 {
-        return many_scalar(out, sums, outer, kernel);
-    }
-    let weights = split(kernel);
-    for x in blocks(out.len(), 16) {
-        let sum = load_16_words(sums, x);
-        store_16(out, x, weigh_16(sum, outer, x, weights));
-    }
-}
+/// Rows of words are as long as a multiple of this.
+const PADDING: usize = 32;
 
-/// 16 results from their inner sums and the outer rows.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2")]
-fn weigh_16(inner: __m256i, [left, right]: [&[u8]; 2], x: usize, weights: [i32; 2]) -> __m128i {
-    let left = _mm256_cvtepu8_epi16(load_16(left, x));
-    let right = _mm256_cvtepu8_epi16(load_16(right, x));
-    let outer = _mm256_add_epi16(left, right);
-    // Columns 0..4 and 8..12, then 4..8 and 12..16; the packing of words undoes it.
-    let a = weigh_8(_mm256_unpacklo_epi16(inner, outer), weights);
-    let b = weigh_8(_mm256_unpackhi_epi16(inner, outer), weights);
-    let words = _mm256_packus_epi32(a, b);
-    _mm_packus_epi16(
-        _mm256_castsi256_si128(words),
-        _mm256_extracti128_si256::<1>(words),
-    )
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::gaussian_blur::blur_box;
 
-/// Eight weighted sums of pairs (inner, outer), in units of 1 and rounded.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2")]
-fn weigh_8(pairs: __m256i, [rest, low]: [i32; 2]) -> __m256i {
-    let rest = _mm256_madd_epi16(pairs, _mm256_set1_epi32(rest));
-    let low = _mm256_madd_epi16(pairs, _mm256_set1_epi32(low));
-    // ⌊(rest · 2¹² + low + 2²³) / 2²⁴⌋, the low bits dropped as soon as nothing depends on them.
-    let low = _mm256_srli_epi32::<12>(_mm256_add_epi32(low, _mm256_set1_epi32(1 << 23)));
-    _mm256_srli_epi32::<12>(_mm256_add_epi32(rest, low))
-}
-
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn few_avx512<const N: usize>(
-    out: &mut [u8],
-    inner: [&[u8]; N],
-    [left, right]: [&[u8]; 2],
-    weights: [i32; 2],
-) {
-    let len = out.len();
-    if len < 32 {
-        let mut sum = _mm512_setzero_si512();
-        for row in inner {
-            sum = _mm512_add_epi16(sum, _mm512_cvtepu8_epi16(load_up_to_32(&row[..len])));
+    #[test]
+    fn boxes_by_difference_weigh_every_pixel_alike() {
+        let mut counts = [0, 0];
+        // Not by thousandths: results of fractions with small denominators are often in the middle.
+        for step in 1..500 {
+            let kernel = blur_box(step as f32 * 1.000_37e-3);
+            let is_by_difference = is_by_difference(kernel);
+            counts[usize::from(is_by_difference)] += 1;
+            if !is_by_difference || step % 20 != 0 {
+                continue;
+            }
+            for pixel in 0..=255u32 {
+                for outer in 0..=510u32 {
+                    let difference = outer as i32 - 2 * pixel as i32;
+                    let moved = i64::from(difference) * i64::from(kernel.edge) + (1 << 23);
+                    let expected = i64::from(kernel.weigh(pixel, outer));
+                    assert_eq!(i64::from(pixel) + (moved >> 24), expected, "{kernel:?}");
+                }
+            }
         }
-        let (left, right) = (load_up_to_32(&left[..len]), load_up_to_32(&right[..len]));
-        return store_up_to_32(out, weigh_32(sum, left, right, weights));
+        assert!(counts[0] > 0 && counts[1] > 10 * counts[0], "{counts:?}");
     }
-    for x in blocks(len, 32) {
-        let mut sum = _mm512_setzero_si512();
-        for row in inner {
-            sum = _mm512_add_epi16(sum, _mm512_cvtepu8_epi16(load_32(row, x)));
-        }
-        let (left, right) = (load_32(left, x), load_32(right, x));
-        store_32(out, x, weigh_32(sum, left, right, weights));
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn many_avx512(out: &mut [u8], sums: &[u16], [left, right]: [&[u8]; 2], kernel: BlurBox) {
-    if out.len() < 32 {
-        return many_scalar(out, sums, [left, right], kernel);
-    }
-    let weights = split(kernel);
-    for x in blocks(out.len(), 32) {
-        let sum = load_32_words(sums, x);
-        let (left, right) = (load_32(left, x), load_32(right, x));
-        store_32(out, x, weigh_32(sum, left, right, weights));
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn weigh_32(inner: __m512i, left: __m256i, right: __m256i, weights: [i32; 2]) -> __m256i {
-    let outer = _mm512_add_epi16(_mm512_cvtepu8_epi16(left), _mm512_cvtepu8_epi16(right));
-    let a = weigh_16_wide(_mm512_unpacklo_epi16(inner, outer), weights);
-    let b = weigh_16_wide(_mm512_unpackhi_epi16(inner, outer), weights);
-    _mm512_cvtepi16_epi8(_mm512_packus_epi32(a, b))
-}
-
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn weigh_16_wide(pairs: __m512i, [rest, low]: [i32; 2]) -> __m512i {
-    // ⌊(rest · 2¹² + low + 2²³) / 2²⁴⌋, the low bits dropped as soon as nothing depends on them.
-    let half = _mm512_set1_epi32(1 << 23);
-    let low = _mm512_dpwssd_epi32(half, pairs, _mm512_set1_epi32(low));
-    let low = _mm512_srli_epi32::<12>(low);
-    let sum = _mm512_dpwssd_epi32(low, pairs, _mm512_set1_epi32(rest));
-    _mm512_srli_epi32::<12>(sum)
 }

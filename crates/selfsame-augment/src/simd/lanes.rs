@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "vector loads and stores go through pointers")]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// The elements `at..at + N`; the slice check is the proof the loads below rest on.
@@ -37,22 +38,94 @@ pub(super) fn load_32(bytes: &[u8], at: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) }
 }
 
-/// 16 words from `at` on.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load_16_words(words: &[u16], at: usize) -> __m256i {
-    let chunk: &[u16; 16] = chunk(words, at);
+pub(super) fn load_16_words(words: &[i16; 16]) -> __m256i {
     // SAFETY: the array holds the 32 bytes that are read; any alignment will do.
-    unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) }
+    unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
 }
 
-/// 32 words from `at` on.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn load_32_words(words: &[u16], at: usize) -> __m512i {
-    let chunk: &[u16; 32] = chunk(words, at);
+pub(super) fn load_32_words(words: &[i16; 32]) -> __m512i {
     // SAFETY: the array holds the 64 bytes that are read; any alignment will do.
-    unsafe { _mm512_loadu_si512(chunk.as_ptr().cast()) }
+    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_16_words(words: &mut [i16; 16], value: __m256i) {
+    // SAFETY: the array holds the 32 bytes that are written, borrowed exclusively.
+    unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), value) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn store_32_words(words: &mut [i16; 32], value: __m512i) {
+    // SAFETY: the array holds the 64 bytes that are written, borrowed exclusively.
+    unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), value) }
+}
+
+/// The same words, of which the compiler knows nothing.
+///
+/// It takes a constant factor's conversion to 32 bits out of a loop, and then no longer sees that
+/// the multiplication there is one of 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn opaque_16(mut words: __m256i) -> __m256i {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) words, options(nomem, nostack, preserves_flags)) };
+    words
+}
+
+/// [`opaque_16`] for 32 words.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn opaque_32(mut words: __m512i) -> __m512i {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) words, options(nomem, nostack, preserves_flags)) };
+    words
+}
+
+/// 16 bytes as words.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_16_as_words(bytes: &[u8; 16]) -> __m256i {
+    _mm256_cvtepu8_epi16(load_16(bytes, 0))
+}
+
+/// 32 bytes as words.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+pub(super) fn load_32_as_words(bytes: &[u8; 32]) -> __m512i {
+    _mm512_cvtepu8_epi16(load_32(bytes, 0))
+}
+
+/// 16 words within 0..=255 as bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn words_16_as_bytes(words: __m256i) -> __m128i {
+    let upper = _mm256_extracti128_si256::<1>(words);
+    _mm_packus_epi16(_mm256_castsi256_si128(words), upper)
+}
+
+/// 32 words within 0..=255 as bytes.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+pub(super) fn words_32_as_bytes(words: __m512i) -> __m256i {
+    _mm512_cvtepi16_epi8(words)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_16_bytes(bytes: &mut [u8; 16], value: __m128i) {
+    store_16(bytes, 0, value);
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn store_32_bytes(bytes: &mut [u8; 32], value: __m256i) {
+    store_32(bytes, 0, value);
 }
 
 /// Writes 16 bytes from `at` on.

@@ -20,6 +20,7 @@ pub(crate) mod resample;
 mod tests;
 pub(crate) mod transpose;
 pub(crate) mod weights;
+pub(crate) mod words;
 
 pub use level::Level;
 pub(crate) use level::by_level;

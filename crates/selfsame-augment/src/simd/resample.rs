@@ -7,36 +7,9 @@ use crate::simd::Level;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::lanes::*;
 use crate::simd::level::dispatch;
+use crate::simd::words::{LOW_BITS, Weight, WeightPair};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
-
-/// Two neighbouring weights, each cut into 12 low bits and the signed rest, so that a product with
-/// a byte fits the 16-bit multiplications of the processor.
-///
-/// `w = rest · 2¹² + low`; a word holds the first weight's part in its lower half.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct WeightPair {
-    rest: i32,
-    low: i32,
-}
-
-const LOW_BITS: u32 = 12;
-
-impl WeightPair {
-    pub(crate) fn new(first: i32, second: i32) -> Self {
-        let low = |w: i32| w & ((1 << LOW_BITS) - 1);
-        Self {
-            rest: (first >> LOW_BITS) & 0xffff | (second >> LOW_BITS) << 16,
-            low: low(first) | low(second) << 16,
-        }
-    }
-
-    fn weights(self) -> [i32; 2] {
-        let first = (i32::from(self.rest as i16) << LOW_BITS) + (self.low & 0xffff);
-        let second = ((self.rest >> 16) << LOW_BITS) + (self.low >> 16);
-        [first, second]
-    }
-}
 
 /// In which order the results of a pass are put down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +36,22 @@ struct Sum<'a> {
     stride: usize,
     taps: usize,
     pairs: &'a [WeightPair],
+}
+
+impl<'a> Sum<'a> {
+    /// The two rows between which the result lies, and the weight of the second, if there are no
+    /// more and their weights add up to one: what most rows of an enlarged image are.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn between(&self) -> Option<([&'a [u8]; 2], Weight)> {
+        let [pair] = self.pairs else { return None };
+        let [first, second] = pair.weights();
+        let is_between = self.taps == 2 && first.min(second) >= 0;
+        (is_between && first + second == 1 << PRECISION_BITS).then(|| {
+            let rows = [self.rows, &self.rows[self.stride..]];
+            (rows, Weight::new((second as u32) << (24 - PRECISION_BITS)))
+        })
+    }
 }
 
 /// One pass: row i of the result, which starts at `out[i · out_stride]`, is the weighted sum of the
@@ -145,6 +134,9 @@ fn avx2(out: &mut [u8], sum: Sum) {
     if out.len() < 16 {
         return scalar(out, sum);
     }
+    if let Some((rows, weight)) = sum.between() {
+        return between_avx2(out, rows, weight);
+    }
     // The number of pairs, known when compiling, spares the most frequent rows a loop.
     match sum.pairs {
         [a] => row_avx2(out, &sum, |x| few_16(&sum, &[*a], x)),
@@ -152,6 +144,35 @@ fn avx2(out: &mut [u8], sum: Sum) {
         _ => row_avx2(out, &sum, |x| many_16(&sum, x)),
     }
 }
+
+macro_rules! between {
+    ($name:ident, $level:ident, $features:literal) => {
+        /// A row between two others, of at least as many columns as a vector has.
+        #[cfg(target_arch = "x86_64")]
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn $name(out: &mut [u8], [first, second]: [&[u8]; 2], weight: Weight) {
+            use crate::simd::words::$level::*;
+            let n = out.len();
+            let columns = |first: &[u8; LANES], second: &[u8; LANES]| {
+                let (first, second) = (load_bytes(first), load_bytes(second));
+                bytes(moved(first, subtract(second, first), weight))
+            };
+            let (first, second) = (&first[..n], &second[..n]);
+            let rows = first.as_chunks().0.iter().zip(second.as_chunks().0);
+            for (out, (first, second)) in out.as_chunks_mut().0.iter_mut().zip(rows) {
+                store_bytes(out, columns(first, second));
+            }
+            if n % LANES != 0 {
+                let last = |row: &[u8]| *row.last_chunk().expect("a vector of columns");
+                let out = out.last_chunk_mut().expect("a vector of columns");
+                store_bytes(out, columns(&last(first), &last(second)));
+            }
+        }
+    };
+}
+between!(between_avx2, avx2, "avx2");
+between!(between_avx512, avx512, "avx512f,avx512bw,avx512vl,avx512vnni");
 
 /// A row of at least 16 columns, 16 at a time, each by `sum_16`.
 #[cfg(target_arch = "x86_64")]
@@ -246,6 +267,11 @@ fn sum_8(rest: __m256i, low: __m256i) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn avx512(out: &mut [u8], sum: Sum) {
+    if out.len() >= 32
+        && let Some((rows, weight)) = sum.between()
+    {
+        return between_avx512(out, rows, weight);
+    }
     match sum.pairs {
         [a] => row_avx512(out, sum.rows, sum.stride, |rows| {
             few_32(&[*a], sum.taps, rows)
@@ -381,16 +407,4 @@ fn columns_32(i: usize, taps: usize, rows: Columns) -> [__m512i; 2] {
         _mm512_unpacklo_epi16(first, second),
         _mm512_unpackhi_epi16(first, second),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn weight_pairs_hold_both_weights() {
-        for w in [[0, 0], [1 << 22, -1], [-700_000, 5_000_000], [4095, -4096]] {
-            assert_eq!(WeightPair::new(w[0], w[1]).weights(), w);
-        }
-    }
 }
