@@ -113,16 +113,19 @@ pub(crate) fn map_bytes(bytes: &mut [u8], table: &[u8; 256]) {
     }
 }
 
-/// Pillow's luma of a pixel: ITU-R 601 in 16-bit fixed point (Convert.c, `L24`), that is
-/// `(19595 · r + 38470 · g + 7471 · b + 2¹⁵) / 2¹⁶` cut off.
+/// Weights of red, green and blue in Pillow's luma, in units of 2⁻¹⁶ (ITU-R 601; Convert.c, `L24`).
+pub(crate) const LUMA: [u16; 3] = [19595, 38470, 7471];
+
+/// Pillow's luma of a pixel: the weighted sum, rounded.
 ///
 /// The high and the low bytes of the weights add up to 255 and 256, so that both sums fit 16 bits.
 #[inline(always)]
 pub(crate) fn luma(r: u8, g: u8, b: u8) -> u8 {
-    let [r, g, b] = [r, g, b].map(u16::from);
-    let high = (19595 >> 8) * r + (38470 >> 8) * g + (7471 >> 8) * b;
-    let low = (19595 & 255) * r + (38470 & 255) * g + (7471 & 255) * b;
-    ((high + (low >> 8) + 128) >> 8) as u8
+    let sum_by = |byte: usize| -> u16 {
+        let [by_r, by_g, by_b] = LUMA.map(|weight| u16::from(weight.to_be_bytes()[byte]));
+        by_r * u16::from(r) + by_g * u16::from(g) + by_b * u16::from(b)
+    };
+    ((sum_by(0) + (sum_by(1) >> 8) + 128) >> 8) as u8
 }
 
 /// Pillow's blend of two bytes, `from + alpha · (to − from)` in f32 without fused multiply-add,
@@ -166,18 +169,15 @@ pub(crate) fn set_to_luma([red, green, blue]: [&mut [u8]; 3]) {
 /// Sum of the luma over all pixels.
 #[inline(always)]
 pub(crate) fn sum_of_luma([red, green, blue]: [&[u8]; 3]) -> u64 {
-    // Row-sized blocks keep the inner sum in 32 bits: 4096 · 255 < 2³².
-    let blocks = red
-        .chunks(4096)
-        .zip(green.chunks(4096))
-        .zip(blue.chunks(4096));
+    // Blocks whose sums fit 16 bits, as the luma itself is computed in: 256 · 255 < 2¹⁶.
+    let blocks = red.chunks(256).zip(green.chunks(256)).zip(blue.chunks(256));
     blocks
         .map(|((red, green), blue)| {
             let pixels = red.iter().zip(green).zip(blue);
             u64::from(
                 pixels
-                    .map(|((&r, &g), &b)| u32::from(luma(r, g, b)))
-                    .sum::<u32>(),
+                    .map(|((&r, &g), &b)| u16::from(luma(r, g, b)))
+                    .sum::<u16>(),
             )
         })
         .sum()

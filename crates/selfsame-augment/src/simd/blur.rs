@@ -289,7 +289,7 @@ macro_rules! rows {
                 let n = out.len();
                 let columns = |sums: &[i16; LANES], left: &[u8; LANES], right: &[u8; LANES]| {
                     let outer = add(load_bytes(left), load_bytes(right));
-                    bytes(weighted_sum(load(sums), outer, weights))
+                    narrowed(weighted_sum(load(sums), outer, weights))
                 };
                 let (sums, left, right) = (&sums[..n], &left[..n], &right[..n]);
                 let outer = left.as_chunks().0.iter().zip(right.as_chunks().0);

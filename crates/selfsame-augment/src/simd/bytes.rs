@@ -6,6 +6,8 @@ use crate::simd::Level;
 use crate::simd::lanes::*;
 use crate::simd::level::dispatch;
 #[cfg(target_arch = "x86_64")]
+use crate::simd::words::BlendWeight;
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
 /// Blends each byte with a constant: `constant + alpha · (byte − constant)` in `f32`, cut off.
@@ -22,9 +24,21 @@ pub(crate) fn blend_with_constant(level: Level, bytes: &mut [u8], constant: u8, 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn blend_avx2(bytes: &mut [u8], constant: u8, alpha: f32) {
-    for byte in bytes {
-        *byte = super::color::blend(constant, *byte, alpha);
+    use crate::simd::words::avx2::*;
+    let in_f32 = |bytes: &mut [u8]| {
+        for byte in bytes {
+            *byte = super::color::blend(constant, *byte, alpha);
+        }
+    };
+    let Some(weight) = BlendWeight::new(alpha) else {
+        return in_f32(bytes);
+    };
+    let constants = load_bytes(&[constant; LANES]);
+    let (vectors, rest) = bytes.as_chunks_mut();
+    for bytes in vectors {
+        store_bytes(bytes, saturated(blended(constants, load_bytes(bytes), weight)));
     }
+    in_f32(rest);
 }
 
 /// A quarter of the table in each of four registers: one permutation looks up in two of them.

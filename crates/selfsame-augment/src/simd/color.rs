@@ -7,10 +7,58 @@
 )]
 
 use crate::ops::{hue, kernels};
+use crate::simd::level::dispatch;
+use crate::simd::words::BlendWeight;
 use crate::simd::{Level, by_level};
 
 /// Blends each pixel with its luma.
 pub(crate) fn blend_with_luma(level: Level, planes: [&mut [u8]; 3], alpha: f32) {
+    let Some(weight) = BlendWeight::new(alpha) else {
+        return blend_with_luma_in_f32(level, planes, alpha);
+    };
+    let (blocks, rest) = whole_vectors(planes);
+    dispatch!(level, {
+        scalar: kernels::blend_with_luma(blocks, alpha),
+        avx2: avx2::blend_with_luma(blocks, weight),
+        avx512: avx512::blend_with_luma(blocks, weight),
+    });
+    kernels::blend_with_luma(rest, alpha);
+}
+
+/// Planes cut where the last whole vector ends.
+fn whole_vectors(planes: [&mut [u8]; 3]) -> ([&mut [u8]; 3], [&mut [u8]; 3]) {
+    let end = planes[0].len() - planes[0].len() % 32;
+    let [(r, red), (g, green), (b, blue)] = planes.map(|plane| plane.split_at_mut(end));
+    ([r, g, b], [red, green, blue])
+}
+
+macro_rules! blends {
+    ($level:ident, $features:literal) => {
+        #[cfg(target_arch = "x86_64")]
+        mod $level {
+            use super::BlendWeight;
+            use crate::simd::words::$level::*;
+
+            #[target_feature(enable = $features)]
+            pub(super) fn blend_with_luma([r, g, b]: [&mut [u8]; 3], weight: BlendWeight) {
+                let [r, g, b] = [r, g, b].map(|plane| plane.as_chunks_mut().0);
+                for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
+                    let pixels = [load_bytes(r), load_bytes(g), load_bytes(b)];
+                    let grey = luma(pixels);
+                    let [red, green, blue] = pixels;
+                    store_bytes(r, saturated(blended(grey, red, weight)));
+                    store_bytes(g, saturated(blended(grey, green, weight)));
+                    store_bytes(b, saturated(blended(grey, blue, weight)));
+                }
+            }
+        }
+    };
+}
+blends!(avx2, "avx2");
+blends!(avx512, "avx512f,avx512bw,avx512vl,avx512vnni");
+
+/// [`blend_with_luma`] for the weights that words do not reach.
+fn blend_with_luma_in_f32(level: Level, planes: [&mut [u8]; 3], alpha: f32) {
     if level == Level::SCALAR {
         kernels::blend_with_luma(planes, alpha);
     } else {
@@ -74,59 +122,119 @@ by_level! {
     fn shift_hue_branchless(planes: [&mut [u8]; 3], shift: u8) = shift_hue_of_planes;
 }
 
+/// Pixels that go through each step of the hue shift together: a step has numbers of one width, of
+/// which a vector then holds as many as it can.
+const BLOCK: usize = 64;
+
 #[inline(always)]
 fn shift_hue_of_planes([red, green, blue]: [&mut [u8]; 3], shift: u8) {
-    for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
-        [*r, *g, *b] = shift_hue_of([*r, *g, *b], shift);
+    let (r, red) = red.as_chunks_mut();
+    let (g, green) = green.as_chunks_mut();
+    let (b, blue) = blue.as_chunks_mut();
+    for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
+        shift_hue_of_block([r, g, b], shift);
+    }
+    let n = red.len();
+    let mut rest = [[0; BLOCK]; 3];
+    let [r, g, b] = &mut rest;
+    r[..n].copy_from_slice(red);
+    g[..n].copy_from_slice(green);
+    b[..n].copy_from_slice(blue);
+    shift_hue_of_block([&mut *r, &mut *g, &mut *b], shift);
+    red.copy_from_slice(&r[..n]);
+    green.copy_from_slice(&g[..n]);
+    blue.copy_from_slice(&b[..n]);
+}
+
+/// [`hue::shift_hue`] of some pixels in `f32`, found by looking at all that can occur: the tests
+/// below and the golden vectors go through every colour.
+#[inline(always)]
+fn shift_hue_of_block([red, green, blue]: [&mut [u8; BLOCK]; 3], shift: u8) {
+    let mut pixels = Extremes::default();
+    pixels.find([red, green, blue]);
+    let (mut hue, mut saturation) = ([0; BLOCK], [0; BLOCK]);
+    for i in 0..BLOCK {
+        [hue[i], saturation[i]] = pixels.hue_and_saturation(i, shift);
+    }
+    for i in 0..BLOCK {
+        // Grey has a range of 0, which counts as 1 above.
+        saturation[i] = if pixels.range[i] == 0 { 0 } else { saturation[i] };
+    }
+    colours([red, green, blue], &hue, &saturation, &pixels.max);
+}
+
+/// What the hue of pixels depends on.
+struct Extremes {
+    max: [u8; BLOCK],
+    range: [u8; BLOCK],
+    /// Where the largest channel's neighbour on the circle is that the hue lies next to, in sixths.
+    place: [i8; BLOCK],
+    /// How far the middle channel lies below the largest; negative if that is against the circle.
+    to_middle: [i16; BLOCK],
+}
+
+impl Default for Extremes {
+    #[inline(always)]
+    fn default() -> Self {
+        Self {
+            max: [0; BLOCK],
+            range: [0; BLOCK],
+            place: [0; BLOCK],
+            to_middle: [0; BLOCK],
+        }
     }
 }
 
-/// [`hue::shift_hue`] of one pixel in `f32`, found by looking at all that can occur: the test below
-/// and the golden vectors go through every colour.
-#[inline(always)]
-fn shift_hue_of([r, g, b]: [u8; 3], shift: u8) -> [u8; 3] {
-    let max = r.max(g).max(b);
-    let range = max - r.min(g).min(b);
-    // The other two channels in the direction of the circle, and the place of the largest on it.
-    let (next, previous, place) = if r == max {
-        (g, b, 0.0)
-    } else if g == max {
-        (b, r, 2.0)
-    } else {
-        (r, g, 4.0)
-    };
-    let (to_next, to_previous) = (max - next, max - previous);
-    // One of the two is the range, whose quotient is 1, so that the other alone is rounded.
-    let to_middle = to_next.wrapping_add(to_previous).wrapping_sub(range);
-    let is_next = to_previous == range;
-    // One division for both quotients; what it lacks in precision one correction brings back.
-    let (range, value) = (f32::from(range.max(1)), f32::from(max.max(1)));
-    let inverse = 1.0 / (range * value);
-    let (per_range, per_value) = (inverse * value, inverse * range);
-    let quotient = corrected_quotient(f32::from(to_middle), range, per_range);
-    let sextant = if is_next {
-        (place + 1.0) - quotient
-    } else {
-        (place - 1.0) + quotient
-    };
-    let turn = corrected_quotient(sextant, 6.0, 1.0 / 6.0);
-    let turn = if turn < 0.0 { turn + 1.0 } else { turn };
-    // The exact number is a whole one or at least 1/255 away from it.
-    let saturation = (255.0 * range).mul_add(per_value, 1e-3);
-    // SAFETY: 255 times a number within 0 and 1, and up to 255.001.
-    let (hue, saturation): (i32, i32) = unsafe {
-        (
-            (turn * 255.0).to_int_unchecked(),
-            saturation.to_int_unchecked(),
-        )
-    };
-    // Grey has a range of 0, which stood as 1 above.
-    let saturation = if to_next == 0 && to_previous == 0 {
-        0
-    } else {
-        saturation
-    };
-    colour_of((hue + i32::from(shift)) & 255, saturation, max)
+impl Extremes {
+    #[inline(always)]
+    fn find(&mut self, [red, green, blue]: [&[u8; BLOCK]; 3]) {
+        let mut distance = [0; BLOCK];
+        let mut is_next = [0; BLOCK];
+        for i in 0..BLOCK {
+            let (r, g, b) = (red[i], green[i], blue[i]);
+            let max = r.max(g).max(b);
+            let range = max - r.min(g).min(b);
+            // The other two channels in the direction of the circle, and the place of the largest.
+            let (is_red, is_green) = (r == max, g == max);
+            let next = if is_red { g } else if is_green { b } else { r };
+            let previous = if is_red { b } else if is_green { r } else { g };
+            let place = if is_red { 0 } else if is_green { 2 } else { 4 };
+            let (to_next, to_previous) = (max - next, max - previous);
+            // One of the two is the range, whose quotient is 1, so that the other alone is rounded.
+            distance[i] = to_next.wrapping_add(to_previous).wrapping_sub(range);
+            is_next[i] = u8::from(to_previous == range);
+            self.max[i] = max;
+            self.range[i] = range;
+            self.place[i] = if to_previous == range { place + 1 } else { place - 1 };
+        }
+        for i in 0..BLOCK {
+            let distance = i16::from(distance[i]);
+            self.to_middle[i] = if is_next[i] != 0 { -distance } else { distance };
+        }
+    }
+
+    /// Of the i-th pixel, as bytes; the hue is shifted.
+    #[inline(always)]
+    fn hue_and_saturation(&self, i: usize, shift: u8) -> [u8; 2] {
+        // One division for both quotients; what it lacks in precision one correction brings back.
+        let (range, value) = (f32::from(self.range[i].max(1)), f32::from(self.max[i].max(1)));
+        let inverse = 1.0 / (range * value);
+        let (per_range, per_value) = (inverse * value, inverse * range);
+        let quotient = corrected_quotient(f32::from(self.to_middle[i]), range, per_range);
+        let sextant = f32::from(self.place[i]) + quotient;
+        let turn = corrected_quotient(sextant, 6.0, 1.0 / 6.0);
+        let turn = if turn < 0.0 { turn + 1.0 } else { turn };
+        // The exact number is a whole one or at least 1/255 away from it.
+        let saturation = (255.0 * range).mul_add(per_value, 1e-3);
+        // SAFETY: 255 times a number within 0 and 1, and up to 255.001.
+        let (hue, saturation): (i32, i32) = unsafe {
+            (
+                (turn * 255.0).to_int_unchecked(),
+                saturation.to_int_unchecked(),
+            )
+        };
+        [(hue as u8).wrapping_add(shift), saturation as u8]
+    }
 }
 
 /// `a / b` from a reciprocal of `b` that may be off in its last bits.
@@ -136,27 +244,35 @@ fn corrected_quotient(a: f32, b: f32, reciprocal: f32) -> f32 {
     (-quotient).mul_add(b, a).mul_add(reciprocal, quotient)
 }
 
-/// The colour of a hue and a saturation within 0..=255 and a value.
+/// The colours of hues, saturations and values.
 #[inline(always)]
-fn colour_of(hue: i32, saturation: i32, value: u8) -> [u8; 3] {
-    // In 1/255 of a sixth of the circle; each channel is lowered by how far the hue is from it.
-    let place = (hue * 6) as f32;
-    let value = f32::from(value);
-    let lost_per_step = value * (saturation as f32 * (1.0 / 65025.0));
-    #[expect(
-        clippy::manual_clamp,
-        reason = "`clamp` would keep what is not a number, which costs an instruction"
-    )]
-    let lowered = |steps: f32| {
-        let kept = (-lost_per_step).mul_add(steps.max(0.0).min(255.0), value + 0.5);
-        // SAFETY: at most `value` is lost, itself at most 255, but for the last bit.
-        unsafe { kept.to_int_unchecked::<i32>() as u8 }
-    };
-    [
-        lowered(510.0 - (place - 765.0).abs()),
-        lowered((place - 510.0).abs() - 255.0),
-        lowered((place - 1020.0).abs() - 255.0),
-    ]
+fn colours(
+    [red, green, blue]: [&mut [u8; BLOCK]; 3],
+    hue: &[u8; BLOCK],
+    saturation: &[u8; BLOCK],
+    value: &[u8; BLOCK],
+) {
+    // How far the hue is from each channel, in 1/255 of a sixth of the circle, and no further than
+    // what lowers the channel.
+    let (mut from_red, mut from_green, mut from_blue) = ([0; BLOCK], [0; BLOCK], [0; BLOCK]);
+    for i in 0..BLOCK {
+        let place = i16::from(hue[i]) * 6;
+        from_red[i] = (510 - (place - 765).abs()).clamp(0, 255);
+        from_green[i] = ((place - 510).abs() - 255).clamp(0, 255);
+        from_blue[i] = ((place - 1020).abs() - 255).clamp(0, 255);
+    }
+    for i in 0..BLOCK {
+        let value = f32::from(value[i]);
+        let lost_per_step = value * (f32::from(saturation[i]) * (1.0 / 65025.0));
+        let lowered = |steps: i16| {
+            let kept = (-lost_per_step).mul_add(f32::from(steps), value + 0.5);
+            // SAFETY: at most `value` is lost, itself at most 255, but for the last bit.
+            unsafe { kept.to_int_unchecked::<i32>() as u8 }
+        };
+        red[i] = lowered(from_red[i]);
+        green[i] = lowered(from_green[i]);
+        blue[i] = lowered(from_blue[i]);
+    }
 }
 
 #[cfg(test)]
@@ -187,10 +303,18 @@ mod tests {
     fn every_hue_saturation_and_value_becomes_the_same_colour() {
         for value in 0..=255u8 {
             for saturation in 0..=255u8 {
-                for h in 0..=255u8 {
-                    let expected = hue::hsv_to_rgb(h, saturation, value);
-                    let got = colour_of(i32::from(h), i32::from(saturation), value);
-                    assert_eq!(expected, got.into(), "{h} {saturation} {value}");
+                for start in (0..=255u8).step_by(BLOCK) {
+                    let mut hues = [0; BLOCK];
+                    for (hue, place) in hues.iter_mut().zip(start..=255) {
+                        *hue = place;
+                    }
+                    let [mut r, mut g, mut b] = [[0; BLOCK]; 3];
+                    let (saturations, values) = ([saturation; BLOCK], [value; BLOCK]);
+                    colours([&mut r, &mut g, &mut b], &hues, &saturations, &values);
+                    for (i, h) in hues.into_iter().enumerate() {
+                        let expected = hue::hsv_to_rgb(h, saturation, value);
+                        assert_eq!(expected, (r[i], g[i], b[i]), "{h} {saturation} {value}");
+                    }
                 }
             }
         }

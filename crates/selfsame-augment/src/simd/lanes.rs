@@ -116,6 +116,20 @@ pub(super) fn words_32_as_bytes(words: __m512i) -> __m256i {
     _mm512_cvtepi16_epi8(words)
 }
 
+/// 16 numbers as bytes, cut off at both ends.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn saturated_16(words: __m256i) -> __m128i {
+    words_16_as_bytes(words)
+}
+
+/// 32 numbers as bytes, cut off at both ends.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+pub(super) fn saturated_32(words: __m512i) -> __m256i {
+    _mm512_cvtusepi16_epi8(_mm512_max_epi16(words, _mm512_setzero_si512()))
+}
+
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn store_16_bytes(bytes: &mut [u8; 16], value: __m128i) {

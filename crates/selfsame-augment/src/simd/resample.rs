@@ -156,7 +156,7 @@ macro_rules! between {
             let n = out.len();
             let columns = |first: &[u8; LANES], second: &[u8; LANES]| {
                 let (first, second) = (load_bytes(first), load_bytes(second));
-                bytes(moved(first, subtract(second, first), weight))
+                narrowed(moved(first, subtract(second, first), weight))
             };
             let (first, second) = (&first[..n], &second[..n]);
             let rows = first.as_chunks().0.iter().zip(second.as_chunks().0);

@@ -49,6 +49,32 @@ impl WeightPair {
     }
 }
 
+/// A weight of a blend that comes out as in `f32`, in units of 2⁻²¹.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct BlendWeight(Weight);
+
+/// Bits behind the point of a blend in words: 765 · 2⁵ < 2¹⁵.
+const BLEND_BITS: u32 = 5;
+
+impl BlendWeight {
+    /// `None` if a blend of two bytes could be cut off otherwise than one in `f32`: if it comes as
+    /// close to a whole number as both can be off.
+    ///
+    /// In `f32` the product (below 512) is off by 2⁻¹⁶ at most and the sum (below 1024) by 2⁻¹⁵,
+    /// here the weight by 2⁻²², that is 255 times as much for the product.
+    pub(super) fn new(alpha: f32) -> Option<Self> {
+        const CLOSE: f64 = 1.0 / 8192.0;
+        let is_far = |difference: u8| {
+            let product = f64::from(alpha) * f64::from(difference);
+            let fraction = product - f64::from(product as i32);
+            (CLOSE..=1.0 - CLOSE).contains(&fraction)
+        };
+        let is_exact = (0.0..=2.0).contains(&alpha) && (1..=255).all(is_far);
+        let units = f64::from(alpha) * f64::from(1 << (16 + BLEND_BITS));
+        is_exact.then(|| Self(Weight::new(units.round() as u32)))
+    }
+}
+
 /// The formulas, from operations by the same names of each width.
 macro_rules! formulas {
     ($features:literal) => {
@@ -77,6 +103,32 @@ macro_rules! formulas {
             shift_right_32::<12>(add_32(shift_right_32::<12>(low), rest))
         }
 
+        /// Luma of pixels, as [`crate::ops::kernels::luma`].
+        #[inline]
+        #[target_feature(enable = $features)]
+        pub(in crate::simd) fn luma(pixels: [Vector; 3]) -> Vector {
+            let (high, low) = (sum_by_byte(pixels, 0), sum_by_byte(pixels, 1));
+            rounded(add(high, shift_right::<8>(low)))
+        }
+
+        /// The pixels' sum weighted by the high or the low bytes of [`LUMA`].
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn sum_by_byte([r, g, b]: [Vector; 3], byte: usize) -> Vector {
+            let weight = |channel: usize| i16::from(LUMA[channel].to_be_bytes()[byte]);
+            let red = multiply_low(r, splat(weight(0)));
+            let green = multiply_low(g, splat(weight(1)));
+            add(add(red, green), multiply_low(b, splat(weight(2))))
+        }
+
+        /// `from + weight · (to − from)`, cut off; it can exceed a byte at both ends.
+        #[inline]
+        #[target_feature(enable = $features)]
+        pub(in crate::simd) fn blended(from: Vector, to: Vector, weight: BlendWeight) -> Vector {
+            let moved = times(subtract(to, from), weight.0);
+            shift_right_signed::<BLEND_BITS>(add(shift_left::<BLEND_BITS>(from), moved))
+        }
+
         /// Products in units of 2⁻⁸, cut off.
         #[inline]
         #[target_feature(enable = $features)]
@@ -98,22 +150,27 @@ macro_rules! formulas {
 
 /// 16 words.
 pub(super) mod avx2 {
-    use super::{Weight, WeightPair};
+    use super::{BlendWeight, Weight, WeightPair};
+    use crate::ops::kernels::LUMA;
     pub(in crate::simd) use crate::simd::lanes::{
         load_16_as_words as load_bytes, load_16_words as load, opaque_16 as opaque,
-        store_16_bytes as store_bytes, store_16_words as store, words_16_as_bytes as bytes,
+        store_16_bytes as store_bytes, store_16_words as store, saturated_16 as saturated,
+        words_16_as_bytes as narrowed,
     };
     use std::arch::x86_64::{
         __m256i as Vector, _mm256_add_epi32 as add_32, _mm256_madd_epi16 as multiply_add,
         _mm256_mulhi_epi16 as multiply_high, _mm256_mullo_epi16 as multiply_low,
         _mm256_packus_epi32 as pack, _mm256_set1_epi16 as splat, _mm256_set1_epi32 as splat_32,
-        _mm256_slli_epi16 as shift_left, _mm256_srli_epi16 as shift_right,
+        _mm256_slli_epi16 as shift_left, _mm256_srai_epi16 as shift_right_signed,
+        _mm256_srli_epi16 as shift_right,
         _mm256_srli_epi32 as shift_right_32, _mm256_unpackhi_epi16 as unpack_high,
         _mm256_unpacklo_epi16 as unpack_low,
     };
     pub(in crate::simd) use std::arch::x86_64::{
         _mm256_add_epi16 as add, _mm256_sub_epi16 as subtract,
     };
+
+    const BLEND_BITS: i32 = super::BLEND_BITS as i32;
 
     pub(in crate::simd) const LANES: usize = 16;
 
@@ -122,16 +179,19 @@ pub(super) mod avx2 {
 
 /// 32 words.
 pub(super) mod avx512 {
-    use super::{Weight, WeightPair};
+    use super::{BLEND_BITS, BlendWeight, Weight, WeightPair};
+    use crate::ops::kernels::LUMA;
     pub(in crate::simd) use crate::simd::lanes::{
         load_32_as_words as load_bytes, load_32_words as load, opaque_32 as opaque,
-        store_32_bytes as store_bytes, store_32_words as store, words_32_as_bytes as bytes,
+        store_32_bytes as store_bytes, store_32_words as store, saturated_32 as saturated,
+        words_32_as_bytes as narrowed,
     };
     use std::arch::x86_64::{
         __m512i as Vector, _mm512_add_epi32 as add_32, _mm512_madd_epi16 as multiply_add,
         _mm512_mulhi_epi16 as multiply_high, _mm512_mullo_epi16 as multiply_low,
         _mm512_packus_epi32 as pack, _mm512_set1_epi16 as splat, _mm512_set1_epi32 as splat_32,
-        _mm512_slli_epi16 as shift_left, _mm512_srli_epi16 as shift_right,
+        _mm512_slli_epi16 as shift_left, _mm512_srai_epi16 as shift_right_signed,
+        _mm512_srli_epi16 as shift_right,
         _mm512_srli_epi32 as shift_right_32, _mm512_unpackhi_epi16 as unpack_high,
         _mm512_unpacklo_epi16 as unpack_low,
     };
@@ -154,6 +214,31 @@ mod tests {
             let Weight { high, low } = Weight::new(units);
             assert_eq!((i32::from(high) << 16) + i32::from(low), units as i32);
         }
+    }
+
+    #[test]
+    fn blends_by_weights_are_those_in_f32() {
+        let mut refused = 0;
+        for step in 0..400 {
+            let alpha = 0.500_13 + step as f32 * 0.003_1;
+            let Some(BlendWeight(Weight { high, low })) = BlendWeight::new(alpha) else {
+                refused += 1;
+                continue;
+            };
+            let units = (i32::from(high) << 16) + i32::from(low);
+            for from in 0..=255u8 {
+                for to in 0..=255u8 {
+                    let moved = (i32::from(to) - i32::from(from)) * units;
+                    let blended = i32::from(from) + (moved >> (16 + BLEND_BITS));
+                    let expected = crate::ops::kernels::blend(from, to, alpha);
+                    assert_eq!(blended.clamp(0, 255), i32::from(expected), "{alpha}");
+                }
+            }
+        }
+        assert!(refused < 60, "{refused}");
+        assert_eq!(BlendWeight::new(0.5), None);
+        assert_eq!(BlendWeight::new(f32::NAN), None);
+        assert_eq!(BlendWeight::new(2.1), None);
     }
 
     #[test]
