@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::config::Interpolation;
 use crate::simd::Level;
-use crate::simd::words::WeightPair;
 use crate::simd::weights::{Axis, ExactWeights};
+use crate::simd::words::WeightPair;
 
 /// Fixed-point bits of a resize coefficient: 32 − 8 bits of the value − 2 of headroom (Resample.c).
 pub(crate) const PRECISION_BITS: u32 = 22;

@@ -155,7 +155,9 @@ fn is_by_difference(kernel: BlurBox) -> bool {
     let is_one = kernel.whole + 2 * kernel.edge == one;
     is_one
         || (-510..=510).all(|difference: i32| {
-            let sum = difference.wrapping_mul(kernel.edge as i32).wrapping_add(1 << 23);
+            let sum = difference
+                .wrapping_mul(kernel.edge as i32)
+                .wrapping_add(1 << 23);
             sum as u32 % one >= 255
         })
 }
@@ -263,11 +265,14 @@ macro_rules! rows {
                 weights: WeightPair,
             ) {
                 let count = out.len() / LANES;
-                let inner = inner.map(|row| &row.as_chunks::<LANES>().0[..count]);
+                let mut rows = [&[][..]; N];
+                for (vectors, row) in rows.iter_mut().zip(inner) {
+                    *vectors = &row.as_chunks::<LANES>().0[..count];
+                }
                 let outer = vectors(left).zip(vectors(right));
                 for ((i, out), (left, right)) in vectors_mut(out).enumerate().zip(outer) {
-                    let mut sum = load(&inner[0][i]);
-                    for row in &inner[1..] {
+                    let mut sum = load(&rows[0][i]);
+                    for row in &rows[1..] {
                         sum = add(sum, load(&row[i]));
                     }
                     let outer = add(load(left), load(right));
@@ -298,10 +303,7 @@ macro_rules! rows {
                     store_bytes(out, columns(sums, left, right));
                 }
                 if n % LANES != 0 {
-                    let last = |row: &[u8]| *row.last_chunk().expect("a vector of columns");
-                    let sums = sums.last_chunk().expect("a vector of columns");
-                    let out = out.last_chunk_mut().expect("a vector of columns");
-                    store_bytes(out, columns(sums, &last(left), &last(right)));
+                    store_bytes(last_mut(out), columns(last(sums), last(left), last(right)));
                 }
             }
         }

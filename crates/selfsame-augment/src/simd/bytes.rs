@@ -36,7 +36,10 @@ fn blend_avx2(bytes: &mut [u8], constant: u8, alpha: f32) {
     let constants = load_bytes(&[constant; LANES]);
     let (vectors, rest) = bytes.as_chunks_mut();
     for bytes in vectors {
-        store_bytes(bytes, saturated(blended(constants, load_bytes(bytes), weight)));
+        store_bytes(
+            bytes,
+            saturated(blended(constants, load_bytes(bytes), weight)),
+        );
     }
     in_f32(rest);
 }

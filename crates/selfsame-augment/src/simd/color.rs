@@ -124,7 +124,7 @@ by_level! {
 
 /// Pixels that go through each step of the hue shift together: a step has numbers of one width, of
 /// which a vector then holds as many as it can.
-const BLOCK: usize = 64;
+const BLOCK: usize = 512;
 
 #[inline(always)]
 fn shift_hue_of_planes([red, green, blue]: [&mut [u8]; 3], shift: u8) {
@@ -158,7 +158,11 @@ fn shift_hue_of_block([red, green, blue]: [&mut [u8; BLOCK]; 3], shift: u8) {
     }
     for i in 0..BLOCK {
         // Grey has a range of 0, which counts as 1 above.
-        saturation[i] = if pixels.range[i] == 0 { 0 } else { saturation[i] };
+        saturation[i] = if pixels.range[i] == 0 {
+            0
+        } else {
+            saturation[i]
+        };
     }
     colours([red, green, blue], &hue, &saturation, &pixels.max);
 }
@@ -196,16 +200,38 @@ impl Extremes {
             let range = max - r.min(g).min(b);
             // The other two channels in the direction of the circle, and the place of the largest.
             let (is_red, is_green) = (r == max, g == max);
-            let next = if is_red { g } else if is_green { b } else { r };
-            let previous = if is_red { b } else if is_green { r } else { g };
-            let place = if is_red { 0 } else if is_green { 2 } else { 4 };
+            let next = if is_red {
+                g
+            } else if is_green {
+                b
+            } else {
+                r
+            };
+            let previous = if is_red {
+                b
+            } else if is_green {
+                r
+            } else {
+                g
+            };
+            let place = if is_red {
+                0
+            } else if is_green {
+                2
+            } else {
+                4
+            };
             let (to_next, to_previous) = (max - next, max - previous);
             // One of the two is the range, whose quotient is 1, so that the other alone is rounded.
             distance[i] = to_next.wrapping_add(to_previous).wrapping_sub(range);
             is_next[i] = u8::from(to_previous == range);
             self.max[i] = max;
             self.range[i] = range;
-            self.place[i] = if to_previous == range { place + 1 } else { place - 1 };
+            self.place[i] = if to_previous == range {
+                place + 1
+            } else {
+                place - 1
+            };
         }
         for i in 0..BLOCK {
             let distance = i16::from(distance[i]);
@@ -217,7 +243,10 @@ impl Extremes {
     #[inline(always)]
     fn hue_and_saturation(&self, i: usize, shift: u8) -> [u8; 2] {
         // One division for both quotients; what it lacks in precision one correction brings back.
-        let (range, value) = (f32::from(self.range[i].max(1)), f32::from(self.max[i].max(1)));
+        let (range, value) = (
+            f32::from(self.range[i].max(1)),
+            f32::from(self.max[i].max(1)),
+        );
         let inverse = 1.0 / (range * value);
         let (per_range, per_value) = (inverse * value, inverse * range);
         let quotient = corrected_quotient(f32::from(self.to_middle[i]), range, per_range);
@@ -303,11 +332,8 @@ mod tests {
     fn every_hue_saturation_and_value_becomes_the_same_colour() {
         for value in 0..=255u8 {
             for saturation in 0..=255u8 {
-                for start in (0..=255u8).step_by(BLOCK) {
-                    let mut hues = [0; BLOCK];
-                    for (hue, place) in hues.iter_mut().zip(start..=255) {
-                        *hue = place;
-                    }
+                {
+                    let hues = std::array::from_fn(|i| i as u8);
                     let [mut r, mut g, mut b] = [[0; BLOCK]; 3];
                     let (saturations, values) = ([saturation; BLOCK], [value; BLOCK]);
                     colours([&mut r, &mut g, &mut b], &hues, &saturations, &values);

@@ -178,29 +178,22 @@ pub(super) fn store_64(bytes: &mut [u8], at: usize, value: __m512i) {
     unsafe { _mm512_storeu_si512(chunk.as_mut_ptr().cast(), value) }
 }
 
-/// The first up to 32 bytes of a slice, then zeros.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512vl")]
-pub(super) fn load_up_to_32(bytes: &[u8]) -> __m256i {
-    let mask = u32::MAX >> (32 - bytes.len().clamp(1, 32));
-    if bytes.is_empty() {
-        return _mm256_setzero_si256();
-    }
-    // SAFETY: the mask has a bit for at most as many bytes as the slice has; the others are
-    // neither read nor checked by the processor.
-    unsafe { _mm256_maskz_loadu_epi8(mask, bytes.as_ptr().cast()) }
+/// The last vector of a row.
+#[inline(always)]
+pub(super) fn last<T, const N: usize>(row: &[T]) -> &[T; N] {
+    row.last_chunk().expect("a row of at least a vector")
 }
 
-/// Writes the first bytes of `value` to a slice of up to 32 bytes.
+#[inline(always)]
+pub(super) fn last_mut<T, const N: usize>(row: &mut [T]) -> &mut [T; N] {
+    row.last_chunk_mut().expect("a row of at least a vector")
+}
+
+/// Adds the sums of two neighbouring products each.
 #[inline]
-#[target_feature(enable = "avx512bw,avx512vl")]
-pub(super) fn store_up_to_32(bytes: &mut [u8], value: __m256i) {
-    if bytes.is_empty() {
-        return;
-    }
-    let mask = u32::MAX >> (32 - bytes.len().min(32));
-    // SAFETY: the mask has a bit for at most as many bytes as the slice has; no other is written.
-    unsafe { _mm256_mask_storeu_epi8(bytes.as_mut_ptr().cast(), mask, value) }
+#[target_feature(enable = "avx2")]
+pub(super) fn add_products_16(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    _mm256_add_epi32(sums, _mm256_madd_epi16(a, b))
 }
 
 /// First indices of blocks of `width` that together cover `0..len`.

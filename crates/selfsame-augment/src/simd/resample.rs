@@ -4,12 +4,8 @@
 use crate::ops::coefficients::PRECISION_BITS;
 use crate::ops::coefficients::{Coefficients, HALF, clip8};
 use crate::simd::Level;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::lanes::*;
 use crate::simd::level::dispatch;
 use crate::simd::words::{LOW_BITS, Weight, WeightPair};
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::*;
 
 /// In which order the results of a pass are put down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +65,8 @@ pub(crate) fn resample(
 ) {
     dispatch!(level, {
         scalar: pass(out, out_stride, rows, table, order, scalar),
-        avx2: pass_avx2(out, out_stride, rows, table, order),
-        avx512: pass_avx512(out, out_stride, rows, table, order),
+        avx2: avx2::pass(out, out_stride, rows, table, order),
+        avx512: avx512::pass(out, out_stride, rows, table, order),
     });
 }
 
@@ -100,22 +96,6 @@ fn pass(
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn pass_avx2(out: &mut [u8], out_stride: usize, rows: Rows, table: &Coefficients, order: Order) {
-    pass(out, out_stride, rows, table, order, |out, sum| {
-        avx2(out, sum)
-    });
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn pass_avx512(out: &mut [u8], out_stride: usize, rows: Rows, table: &Coefficients, order: Order) {
-    pass(out, out_stride, rows, table, order, |out, sum| {
-        avx512(out, sum)
-    });
-}
-
 fn scalar(out: &mut [u8], sum: Sum) {
     for (x, out) in out.iter_mut().enumerate() {
         let weights = sum.pairs.iter().flat_map(|pair| pair.weights());
@@ -127,284 +107,163 @@ fn scalar(out: &mut [u8], sum: Sum) {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2")]
-fn avx2(out: &mut [u8], sum: Sum) {
-    if out.len() < 16 {
-        return scalar(out, sum);
-    }
-    if let Some((rows, weight)) = sum.between() {
-        return between_avx2(out, rows, weight);
-    }
-    // The number of pairs, known when compiling, spares the most frequent rows a loop.
-    match sum.pairs {
-        [a] => row_avx2(out, &sum, |x| few_16(&sum, &[*a], x)),
-        [a, b] => row_avx2(out, &sum, |x| few_16(&sum, &[*a, *b], x)),
-        _ => row_avx2(out, &sum, |x| many_16(&sum, x)),
-    }
-}
-
-macro_rules! between {
-    ($name:ident, $level:ident, $features:literal) => {
-        /// A row between two others, of at least as many columns as a vector has.
+macro_rules! vectors {
+    ($level:ident, $features:literal, $narrow:path) => {
         #[cfg(target_arch = "x86_64")]
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn $name(out: &mut [u8], [first, second]: [&[u8]; 2], weight: Weight) {
+        mod $level {
+            use super::*;
             use crate::simd::words::$level::*;
-            let n = out.len();
-            let columns = |first: &[u8; LANES], second: &[u8; LANES]| {
-                let (first, second) = (load_bytes(first), load_bytes(second));
-                narrowed(moved(first, subtract(second, first), weight))
-            };
-            let (first, second) = (&first[..n], &second[..n]);
-            let rows = first.as_chunks().0.iter().zip(second.as_chunks().0);
-            for (out, (first, second)) in out.as_chunks_mut().0.iter_mut().zip(rows) {
-                store_bytes(out, columns(first, second));
+
+            #[target_feature(enable = $features)]
+            pub(super) fn pass(
+                out: &mut [u8],
+                out_stride: usize,
+                rows: Rows,
+                table: &Coefficients,
+                order: Order,
+            ) {
+                super::pass(out, out_stride, rows, table, order, |out, sum| {
+                    row(out, sum)
+                });
             }
-            if n % LANES != 0 {
-                let last = |row: &[u8]| *row.last_chunk().expect("a vector of columns");
-                let out = out.last_chunk_mut().expect("a vector of columns");
-                store_bytes(out, columns(&last(first), &last(second)));
+
+            #[target_feature(enable = $features)]
+            pub(super) fn row(out: &mut [u8], sum: Sum) {
+                if out.len() < LANES {
+                    return $narrow(out, sum);
+                }
+                if let Some((rows, weight)) = sum.between() {
+                    return between(out, rows, weight);
+                }
+                // The number of taps, known when compiling, spares the most frequent rows a loop.
+                match sum.taps {
+                    1 => few::<1, 1>(out, sum),
+                    2 => few::<2, 1>(out, sum),
+                    3 => few::<3, 2>(out, sum),
+                    4 => few::<4, 2>(out, sum),
+                    5 => few::<5, 3>(out, sum),
+                    6 => few::<6, 3>(out, sum),
+                    _ => many(out, sum),
+                }
+            }
+
+            /// A row between two others.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn between(out: &mut [u8], [first, second]: [&[u8]; 2], weight: Weight) {
+                let n = out.len();
+                let columns = |first: &[u8; LANES], second: &[u8; LANES]| {
+                    let (first, second) = (load_bytes(first), load_bytes(second));
+                    narrowed(moved(first, subtract(second, first), weight))
+                };
+                let (first, second) = (&first[..n], &second[..n]);
+                let rows = first.as_chunks().0.iter().zip(second.as_chunks().0);
+                for (out, (first, second)) in out.as_chunks_mut().0.iter_mut().zip(rows) {
+                    store_bytes(out, columns(first, second));
+                }
+                if n % LANES != 0 {
+                    store_bytes(last_mut(out), columns(last(first), last(second)));
+                }
+            }
+
+            /// `T` taps in `P` pairs: the bytes stay in registers between two rounds of products.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn few<const T: usize, const P: usize>(out: &mut [u8], sum: Sum) {
+                let n = out.len();
+                let pairs: &[_; P] = sum.pairs.first_chunk().expect("as many pairs as it takes");
+                let mut rows = [&[][..]; T];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    *row = &sum.rows[i * sum.stride..][..n];
+                }
+                for (i, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+                    let mut columns = [[splat(0); 2]; P];
+                    for (tap, row) in rows.iter().enumerate() {
+                        columns[tap / 2][tap % 2] = load_bytes(&row.as_chunks().0[i]);
+                    }
+                    store_bytes(out, saturated(sums(&columns, pairs)));
+                }
+                if n % LANES != 0 {
+                    let mut columns = [[splat(0); 2]; P];
+                    for (tap, row) in rows.iter().enumerate() {
+                        columns[tap / 2][tap % 2] = load_bytes(last(row));
+                    }
+                    store_bytes(last_mut(out), saturated(sums(&columns, pairs)));
+                }
+            }
+
+            /// The weighted sums of few columns; they can exceed a byte at both ends.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn sums<const P: usize>(columns: &[[Vector; 2]; P], pairs: &[WeightPair; P]) -> Vector {
+                // ⌊(rest · 2¹² + low + half) / 2²²⌋, the low bits dropped as soon as nothing depends on them.
+                let (mut a, mut b) = (splat_32(HALF), splat_32(HALF));
+                for ([first, second], pair) in columns.iter().zip(pairs) {
+                    let weights = splat_32(pair.low);
+                    a = add_products(a, unpack_low(*first, *second), weights);
+                    b = add_products(b, unpack_high(*first, *second), weights);
+                }
+                (a, b) = (
+                    shift_right_signed_32::<12>(a),
+                    shift_right_signed_32::<12>(b),
+                );
+                for ([first, second], pair) in columns.iter().zip(pairs) {
+                    let weights = splat_32(pair.rest);
+                    a = add_products(a, unpack_low(*first, *second), weights);
+                    b = add_products(b, unpack_high(*first, *second), weights);
+                }
+                pack(
+                    shift_right_signed_32::<10>(a),
+                    shift_right_signed_32::<10>(b),
+                )
+            }
+
+            /// Any number of taps: both rounds at once, in sums of their own.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn many(out: &mut [u8], sum: Sum) {
+                let n = out.len();
+                let columns = |x: usize| {
+                    let tap = |i: usize| {
+                        let row = sum.rows[i * sum.stride + x..].first_chunk();
+                        load_bytes(row.expect("a vector of columns"))
+                    };
+                    let mut low = [splat_32(HALF); 2];
+                    let mut rest = [splat_32(0); 2];
+                    for (i, pair) in sum.pairs.iter().enumerate() {
+                        let first = tap(2 * i);
+                        let second = if 2 * i + 1 < sum.taps {
+                            tap(2 * i + 1)
+                        } else {
+                            splat(0)
+                        };
+                        let bytes = [unpack_low(first, second), unpack_high(first, second)];
+                        for half in 0..2 {
+                            low[half] = add_products(low[half], bytes[half], splat_32(pair.low));
+                            rest[half] = add_products(rest[half], bytes[half], splat_32(pair.rest));
+                        }
+                    }
+                    for half in 0..2 {
+                        let low = shift_right_signed_32::<12>(low[half]);
+                        rest[half] = shift_right_signed_32::<10>(add_32(low, rest[half]));
+                    }
+                    saturated(pack(rest[0], rest[1]))
+                };
+                for (i, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+                    store_bytes(out, columns(i * LANES));
+                }
+                if n % LANES != 0 {
+                    store_bytes(last_mut(out), columns(n - LANES));
+                }
             }
         }
     };
 }
-between!(between_avx2, avx2, "avx2");
-between!(between_avx512, avx512, "avx512f,avx512bw,avx512vl,avx512vnni");
+vectors!(avx2, "avx2", scalar);
+vectors!(
+    avx512,
+    "avx512f,avx512bw,avx512vl,avx512vnni",
+    super::avx2::row
+);
 
-/// A row of at least 16 columns, 16 at a time, each by `sum_16`.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2")]
-fn row_avx2(out: &mut [u8], sum: &Sum, sum_16: impl Fn(usize) -> __m128i) {
-    assert!((sum.taps - 1) * sum.stride + out.len() <= sum.rows.len());
-    for x in blocks(out.len(), 16) {
-        store_16(out, x, sum_16(x));
-    }
-}
-
-/// `pairs` are those of `sum`.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2")]
-fn few_16<const P: usize>(sum: &Sum, pairs: &[WeightPair; P], x: usize) -> __m128i {
-    let mut rest = [_mm256_setzero_si256(); 2];
-    let mut low = [_mm256_set1_epi32(HALF); 2];
-    for (i, pair) in pairs.iter().enumerate() {
-        add_pair(sum, i, *pair, x, &mut rest, &mut low);
-    }
-    pack_16(rest, low)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2")]
-fn many_16(sum: &Sum, x: usize) -> __m128i {
-    let mut rest = [_mm256_setzero_si256(); 2];
-    let mut low = [_mm256_set1_epi32(HALF); 2];
-    for (i, pair) in sum.pairs.iter().enumerate() {
-        add_pair(sum, i, *pair, x, &mut rest, &mut low);
-    }
-    pack_16(rest, low)
-}
-
-/// Adds the products of the i-th pair of rows, eight columns in each half: those of the weights'
-/// rests, and those of their low parts.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_pair(
-    sum: &Sum,
-    i: usize,
-    pair: WeightPair,
-    x: usize,
-    rest: &mut [__m256i; 2],
-    low: &mut [__m256i; 2],
-) {
-    let first = load_16(sum.rows, 2 * i * sum.stride + x);
-    let second = if 2 * i + 1 < sum.taps {
-        load_16(sum.rows, (2 * i + 1) * sum.stride + x)
-    } else {
-        _mm_setzero_si128()
-    };
-    let columns = [
-        _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(first, second)),
-        _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(first, second)),
-    ];
-    let (w_rest, w_low) = (_mm256_set1_epi32(pair.rest), _mm256_set1_epi32(pair.low));
-    for half in 0..2 {
-        rest[half] = _mm256_add_epi32(rest[half], _mm256_madd_epi16(columns[half], w_rest));
-        low[half] = _mm256_add_epi32(low[half], _mm256_madd_epi16(columns[half], w_low));
-    }
-}
-
-/// The sums as bytes, clipped at both ends.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2")]
-fn pack_16(rest: [__m256i; 2], low: [__m256i; 2]) -> __m128i {
-    let [a, b] = [sum_8(rest[0], low[0]), sum_8(rest[1], low[1])];
-    // Packing works within halves of 128 bits: 0..4 and 8..12, then 4..8 and 12..16.
-    let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
-    _mm_packus_epi16(
-        _mm256_castsi256_si128(words),
-        _mm256_extracti128_si256::<1>(words),
-    )
-}
-
-/// ⌊(rest · 2¹² + low) / 2²²⌋, the low bits dropped as soon as nothing depends on them.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2")]
-fn sum_8(rest: __m256i, low: __m256i) -> __m256i {
-    let low = _mm256_srai_epi32::<{ LOW_BITS as i32 }>(low);
-    _mm256_srai_epi32::<{ (PRECISION_BITS - LOW_BITS) as i32 }>(_mm256_add_epi32(rest, low))
-}
-
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn avx512(out: &mut [u8], sum: Sum) {
-    if out.len() >= 32
-        && let Some((rows, weight)) = sum.between()
-    {
-        return between_avx512(out, rows, weight);
-    }
-    match sum.pairs {
-        [a] => row_avx512(out, sum.rows, sum.stride, |rows| {
-            few_32(&[*a], sum.taps, rows)
-        }),
-        [a, b] => row_avx512(out, sum.rows, sum.stride, |rows| {
-            few_32(&[*a, *b], sum.taps, rows)
-        }),
-        pairs => row_avx512(out, sum.rows, sum.stride, |rows| {
-            many_32(pairs, sum.taps, rows)
-        }),
-    }
-}
-
-/// Loads up to 32 columns of an input row.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-struct Columns<'a> {
-    rows: &'a [u8],
-    stride: usize,
-    x: usize,
-    len: usize,
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Columns<'_> {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn row(self, i: usize) -> __m512i {
-        let start = i * self.stride + self.x;
-        _mm512_cvtepu8_epi16(if self.len < 32 {
-            load_up_to_32(&self.rows[start..start + self.len])
-        } else {
-            load_32(self.rows, start)
-        })
-    }
-}
-
-/// A row, 32 columns at a time, each by `sum_32`.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn row_avx512(out: &mut [u8], rows: &[u8], stride: usize, sum_32: impl Fn(Columns) -> __m256i) {
-    let len = out.len();
-    if len < 32 {
-        let columns = Columns {
-            rows,
-            stride,
-            x: 0,
-            len,
-        };
-        return store_up_to_32(out, sum_32(columns));
-    }
-    for x in blocks(len, 32) {
-        let columns = Columns {
-            rows,
-            stride,
-            x,
-            len: 32,
-        };
-        store_32(out, x, sum_32(columns));
-    }
-}
-
-/// Few pairs, which most crops have: the bytes stay in registers between two rounds of products.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn few_32<const P: usize>(pairs: &[WeightPair; P], taps: usize, rows: Columns) -> __m256i {
-    let mut columns = [[_mm512_setzero_si512(); 2]; P];
-    // ⌊(rest · 2¹² + low + half) / 2²²⌋, the low bits dropped as soon as nothing depends on them.
-    let mut sum = [_mm512_set1_epi32(HALF); 2];
-    for i in 0..P {
-        columns[i] = columns_32(i, taps, rows);
-        let weights = _mm512_set1_epi32(pairs[i].low);
-        sum[0] = _mm512_dpwssd_epi32(sum[0], columns[i][0], weights);
-        sum[1] = _mm512_dpwssd_epi32(sum[1], columns[i][1], weights);
-    }
-    sum[0] = _mm512_srai_epi32::<LOW_BITS>(sum[0]);
-    sum[1] = _mm512_srai_epi32::<LOW_BITS>(sum[1]);
-    for i in 0..P {
-        let weights = _mm512_set1_epi32(pairs[i].rest);
-        sum[0] = _mm512_dpwssd_epi32(sum[0], columns[i][0], weights);
-        sum[1] = _mm512_dpwssd_epi32(sum[1], columns[i][1], weights);
-    }
-    pack_32(sum)
-}
-
-/// Any number of pairs: both rounds at once, in sums of their own.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn many_32(pairs: &[WeightPair], taps: usize, rows: Columns) -> __m256i {
-    let mut rest = [_mm512_setzero_si512(); 2];
-    let mut low = [_mm512_set1_epi32(HALF); 2];
-    for (i, pair) in pairs.iter().enumerate() {
-        let columns = columns_32(i, taps, rows);
-        let (w_rest, w_low) = (_mm512_set1_epi32(pair.rest), _mm512_set1_epi32(pair.low));
-        for half in 0..2 {
-            rest[half] = _mm512_dpwssd_epi32(rest[half], columns[half], w_rest);
-            low[half] = _mm512_dpwssd_epi32(low[half], columns[half], w_low);
-        }
-    }
-    for half in 0..2 {
-        low[half] = _mm512_srai_epi32::<LOW_BITS>(low[half]);
-        low[half] = _mm512_add_epi32(low[half], rest[half]);
-    }
-    pack_32(low)
-}
-
-/// Sums in units of 2⁻¹⁰ as bytes, clipped at both ends.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn pack_32(sum: [__m512i; 2]) -> __m256i {
-    let a = _mm512_srai_epi32::<{ PRECISION_BITS - LOW_BITS }>(sum[0]);
-    let b = _mm512_srai_epi32::<{ PRECISION_BITS - LOW_BITS }>(sum[1]);
-    _mm512_cvtusepi16_epi8(_mm512_packus_epi32(a, b))
-}
-
-/// The i-th pair of rows, byte beside byte as words: columns 0..4, 8..12, … and 4..8, 12..16, …,
-/// which the packing of the sums puts in order again.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn columns_32(i: usize, taps: usize, rows: Columns) -> [__m512i; 2] {
-    let first = rows.row(2 * i);
-    let second = if 2 * i + 1 < taps {
-        rows.row(2 * i + 1)
-    } else {
-        _mm512_setzero_si512()
-    };
-    [
-        _mm512_unpacklo_epi16(first, second),
-        _mm512_unpackhi_epi16(first, second),
-    ]
-}
+const _: () = assert!(LOW_BITS == 12 && PRECISION_BITS == 22, "the shifts above");

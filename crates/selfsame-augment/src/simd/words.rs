@@ -98,9 +98,9 @@ macro_rules! formulas {
         #[target_feature(enable = $features)]
         fn rounded_sums(pairs: Vector, weights: WeightPair) -> Vector {
             // ⌊(rest · 2¹² + low + 2²³) / 2²⁴⌋, the low bits dropped as soon as nothing depends on them.
-            let low = add_32(multiply_add(pairs, splat_32(weights.low)), splat_32(1 << 23));
-            let rest = multiply_add(pairs, splat_32(weights.rest));
-            shift_right_32::<12>(add_32(shift_right_32::<12>(low), rest))
+            let low = add_products(splat_32(1 << 23), pairs, splat_32(weights.low));
+            let low = shift_right_32::<12>(low);
+            shift_right_32::<12>(add_products(low, pairs, splat_32(weights.rest)))
         }
 
         /// Luma of pixels, as [`crate::ops::kernels::luma`].
@@ -153,21 +153,20 @@ pub(super) mod avx2 {
     use super::{BlendWeight, Weight, WeightPair};
     use crate::ops::kernels::LUMA;
     pub(in crate::simd) use crate::simd::lanes::{
-        load_16_as_words as load_bytes, load_16_words as load, opaque_16 as opaque,
-        store_16_bytes as store_bytes, store_16_words as store, saturated_16 as saturated,
-        words_16_as_bytes as narrowed,
-    };
-    use std::arch::x86_64::{
-        __m256i as Vector, _mm256_add_epi32 as add_32, _mm256_madd_epi16 as multiply_add,
-        _mm256_mulhi_epi16 as multiply_high, _mm256_mullo_epi16 as multiply_low,
-        _mm256_packus_epi32 as pack, _mm256_set1_epi16 as splat, _mm256_set1_epi32 as splat_32,
-        _mm256_slli_epi16 as shift_left, _mm256_srai_epi16 as shift_right_signed,
-        _mm256_srli_epi16 as shift_right,
-        _mm256_srli_epi32 as shift_right_32, _mm256_unpackhi_epi16 as unpack_high,
-        _mm256_unpacklo_epi16 as unpack_low,
+        add_products_16 as add_products, last, last_mut, load_16_as_words as load_bytes,
+        load_16_words as load, opaque_16 as opaque, saturated_16 as saturated,
+        store_16_bytes as store_bytes, store_16_words as store, words_16_as_bytes as narrowed,
     };
     pub(in crate::simd) use std::arch::x86_64::{
-        _mm256_add_epi16 as add, _mm256_sub_epi16 as subtract,
+        __m256i as Vector, _mm256_add_epi16 as add, _mm256_add_epi32 as add_32,
+        _mm256_packus_epi32 as pack, _mm256_set1_epi16 as splat, _mm256_set1_epi32 as splat_32,
+        _mm256_srai_epi32 as shift_right_signed_32, _mm256_sub_epi16 as subtract,
+        _mm256_unpackhi_epi16 as unpack_high, _mm256_unpacklo_epi16 as unpack_low,
+    };
+    use std::arch::x86_64::{
+        _mm256_mulhi_epi16 as multiply_high, _mm256_mullo_epi16 as multiply_low,
+        _mm256_slli_epi16 as shift_left, _mm256_srai_epi16 as shift_right_signed,
+        _mm256_srli_epi16 as shift_right, _mm256_srli_epi32 as shift_right_32,
     };
 
     const BLEND_BITS: i32 = super::BLEND_BITS as i32;
@@ -182,21 +181,21 @@ pub(super) mod avx512 {
     use super::{BLEND_BITS, BlendWeight, Weight, WeightPair};
     use crate::ops::kernels::LUMA;
     pub(in crate::simd) use crate::simd::lanes::{
-        load_32_as_words as load_bytes, load_32_words as load, opaque_32 as opaque,
-        store_32_bytes as store_bytes, store_32_words as store, saturated_32 as saturated,
+        last, last_mut, load_32_as_words as load_bytes, load_32_words as load, opaque_32 as opaque,
+        saturated_32 as saturated, store_32_bytes as store_bytes, store_32_words as store,
         words_32_as_bytes as narrowed,
     };
-    use std::arch::x86_64::{
-        __m512i as Vector, _mm512_add_epi32 as add_32, _mm512_madd_epi16 as multiply_add,
-        _mm512_mulhi_epi16 as multiply_high, _mm512_mullo_epi16 as multiply_low,
-        _mm512_packus_epi32 as pack, _mm512_set1_epi16 as splat, _mm512_set1_epi32 as splat_32,
-        _mm512_slli_epi16 as shift_left, _mm512_srai_epi16 as shift_right_signed,
-        _mm512_srli_epi16 as shift_right,
-        _mm512_srli_epi32 as shift_right_32, _mm512_unpackhi_epi16 as unpack_high,
-        _mm512_unpacklo_epi16 as unpack_low,
-    };
     pub(in crate::simd) use std::arch::x86_64::{
-        _mm512_add_epi16 as add, _mm512_sub_epi16 as subtract,
+        __m512i as Vector, _mm512_add_epi16 as add, _mm512_add_epi32 as add_32,
+        _mm512_dpwssd_epi32 as add_products, _mm512_packus_epi32 as pack,
+        _mm512_set1_epi16 as splat, _mm512_set1_epi32 as splat_32,
+        _mm512_srai_epi32 as shift_right_signed_32, _mm512_sub_epi16 as subtract,
+        _mm512_unpackhi_epi16 as unpack_high, _mm512_unpacklo_epi16 as unpack_low,
+    };
+    use std::arch::x86_64::{
+        _mm512_mulhi_epi16 as multiply_high, _mm512_mullo_epi16 as multiply_low,
+        _mm512_slli_epi16 as shift_left, _mm512_srai_epi16 as shift_right_signed,
+        _mm512_srli_epi16 as shift_right, _mm512_srli_epi32 as shift_right_32,
     };
 
     pub(in crate::simd) const LANES: usize = 32;

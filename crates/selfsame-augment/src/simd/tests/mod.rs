@@ -147,7 +147,9 @@ fn kernel(radius: usize) -> BlurBox {
 #[test]
 fn blur_equals_the_scalar_one_and_stays_within_its_plane() {
     // Of the first six some are weighed by differences and some are not.
-    for radius in [0.0123, 0.1, 0.2718, 0.25, 0.314, 0.9, 1.0, 1.2, 1.9, 2.0, 3.5] {
+    for radius in [
+        0.0123, 0.1, 0.2718, 0.25, 0.314, 0.9, 1.0, 1.2, 1.9, 2.0, 3.5,
+    ] {
         let kernel = blur_box(radius);
         let mut buffers = BlurBuffers::default();
         for width in LENGTHS {
