@@ -49,12 +49,12 @@ impl Coefficients {
             support,
             inverse: 1.0 / filter_scale,
             start: window.start,
+            count: window.len(),
         };
-        let (count, stride) = (window.len(), support.ceil() as usize * 2 + 2);
-        self.stride = stride;
         let exact = &mut self.exact;
-        exact.resize(count, stride);
         exact.weigh(level, axis, interpolation);
+        let (count, stride) = (axis.count, exact.stride);
+        self.stride = stride;
 
         self.spans.clear();
         let ends = exact.first.iter().zip(&exact.end);
@@ -63,7 +63,7 @@ impl Coefficients {
         self.weights.clear();
         self.weights.resize(count * stride, 0);
         for (tap, row) in exact.fixed.chunks_exact(count.max(1)).enumerate() {
-            for (weights, &weight) in self.weights.chunks_exact_mut(stride).zip(row) {
+            for (weights, &weight) in self.weights.chunks_exact_mut(stride.max(1)).zip(row) {
                 weights[tap] = weight;
             }
         }

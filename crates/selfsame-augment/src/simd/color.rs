@@ -252,7 +252,7 @@ impl Extremes {
         let quotient = corrected_quotient(f32::from(self.to_middle[i]), range, per_range);
         let sextant = f32::from(self.place[i]) + quotient;
         let turn = corrected_quotient(sextant, 6.0, 1.0 / 6.0);
-        let turn = if turn < 0.0 { turn + 1.0 } else { turn };
+        let turn = turn + if turn < 0.0 { 1.0 } else { 0.0 };
         // The exact number is a whole one or at least 1/255 away from it.
         let saturation = (255.0 * range).mul_add(per_value, 1e-3);
         // SAFETY: 255 times a number within 0 and 1, and up to 255.001.

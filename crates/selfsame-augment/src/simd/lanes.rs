@@ -178,6 +178,44 @@ pub(super) fn store_64(bytes: &mut [u8], at: usize, value: __m512i) {
     unsafe { _mm512_storeu_si512(chunk.as_mut_ptr().cast(), value) }
 }
 
+/// Whether 16 rows of 16 elements, the first from `at` on, lie within so many elements.
+fn holds_16_rows(len: usize, at: usize, stride: usize) -> bool {
+    let end = stride
+        .checked_mul(15)
+        .and_then(|last| last.checked_add(at)?.checked_add(16));
+    end.is_some_and(|end| end <= len)
+}
+
+/// 16 bytes of each of 16 rows, the first from `at` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_16_rows(bytes: &[u8], at: usize, stride: usize) -> [__m128i; 16] {
+    assert!(
+        holds_16_rows(bytes.len(), at, stride),
+        "16 rows lie within the slice"
+    );
+    let mut rows = [_mm_setzero_si128(); 16];
+    for (i, row) in rows.iter_mut().enumerate() {
+        // SAFETY: the last row ends within the slice, and the others before it.
+        *row = unsafe { _mm_loadu_si128(bytes.as_ptr().add(at + i * stride).cast()) };
+    }
+    rows
+}
+
+/// Writes 16 bytes of each of 16 rows, the first from `at` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_16_rows(bytes: &mut [u8], at: usize, stride: usize, rows: [__m128i; 16]) {
+    assert!(
+        holds_16_rows(bytes.len(), at, stride),
+        "16 rows lie within the slice"
+    );
+    for (i, row) in rows.into_iter().enumerate() {
+        // SAFETY: the last row ends within the slice, and the others before it.
+        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().add(at + i * stride).cast(), row) };
+    }
+}
+
 /// The last vector of a row.
 #[inline(always)]
 pub(super) fn last<T, const N: usize>(row: &[T]) -> &[T; N] {

@@ -2,28 +2,28 @@
 
 use crate::simd::by_level;
 
-/// A number to divide by, and its reciprocal.
+/// A number to divide by: its reciprocal in two parts, which together have twice the precision.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Divisor {
-    value: f32,
-    reciprocal: f32,
+    high: f32,
+    low: f32,
 }
 
 impl Divisor {
     pub(crate) fn new(value: f32) -> Self {
+        let exact = 1.0 / f64::from(value);
+        let high = exact as f32;
         Self {
-            value,
-            reciprocal: 1.0 / value,
+            high,
+            low: (exact - f64::from(high)) as f32,
         }
     }
 
-    /// The quotient by multiplication and one correction (Markstein 1990), rounded as a division
-    /// unless numbers get out of hand; [`crate::Normalize`] compares before it relies on that.
+    /// The quotient, rounded as a division unless it lies all but halfway between two numbers;
+    /// [`crate::Normalize`] compares before it relies on that.
     #[inline(always)]
     fn divide(self, x: f32) -> f32 {
-        let quotient = x * self.reciprocal;
-        let rest = (-quotient).mul_add(self.value, x);
-        rest.mul_add(self.reciprocal, quotient)
+        x.mul_add(self.high, x * self.low)
     }
 }
 

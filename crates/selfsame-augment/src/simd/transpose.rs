@@ -89,13 +89,8 @@ fn avx2(
     }
     for y in blocks(height, 16) {
         for x in blocks(width, 16) {
-            let mut block = [_mm_setzero_si128(); 16];
-            for (i, row) in block.iter_mut().enumerate() {
-                *row = load_16(rows, (y + i) * stride + x);
-            }
-            for (i, column) in transpose_block(block).into_iter().enumerate() {
-                store_16(out, (x + i) * out_stride + y, column);
-            }
+            let block = load_16_rows(rows, y * stride + x, stride);
+            store_16_rows(out, x * out_stride + y, out_stride, transpose_block(block));
         }
     }
 }
@@ -151,24 +146,20 @@ fn avx2_rgb(
     }
     for y in blocks(height, 16) {
         for x in blocks(width, 16) {
-            let mut planes = [[_mm_setzero_si128(); 16]; 3];
-            for i in 0..16 {
-                let start = (y + i) * stride + 3 * x;
-                let a = load_16(rgb, start);
-                let b = load_16(rgb, start + 16);
-                let c = load_16(rgb, start + 32);
-                for (plane, pick) in planes.iter_mut().zip(&pick) {
-                    let a = _mm_shuffle_epi8(a, pick[0]);
-                    let b = _mm_shuffle_epi8(b, pick[1]);
-                    let c = _mm_shuffle_epi8(c, pick[2]);
-                    plane[i] = _mm_or_si128(_mm_or_si128(a, b), c);
+            let start = y * stride + 3 * x;
+            let a = load_16_rows(rgb, start, stride);
+            let b = load_16_rows(rgb, start + 16, stride);
+            let c = load_16_rows(rgb, start + 32, stride);
+            for (channel, pick) in pick.iter().enumerate() {
+                let mut plane = [_mm_setzero_si128(); 16];
+                for (i, row) in plane.iter_mut().enumerate() {
+                    let a = _mm_shuffle_epi8(a[i], pick[0]);
+                    let b = _mm_shuffle_epi8(b[i], pick[1]);
+                    let c = _mm_shuffle_epi8(c[i], pick[2]);
+                    *row = _mm_or_si128(_mm_or_si128(a, b), c);
                 }
-            }
-            for channel in 0..3 {
-                let columns = transpose_block(planes[channel]);
-                for (i, column) in columns.into_iter().enumerate() {
-                    store_16(out[channel], (x + i) * out_stride + y, column);
-                }
+                let columns = transpose_block(plane);
+                store_16_rows(out[channel], x * out_stride + y, out_stride, columns);
             }
         }
     }

@@ -13,6 +13,8 @@ pub(crate) struct ExactWeights {
     pub(crate) first: Vec<f64>,
     pub(crate) end: Vec<f64>,
     sum: Vec<f64>,
+    /// Taps of the output pixel that has the most, made even.
+    pub(crate) stride: usize,
     /// A row of weights for each tap.
     taps: Vec<f64>,
     pub(crate) fixed: Vec<i32>,
@@ -28,23 +30,13 @@ pub(crate) struct Axis {
     /// Half width of the filter in input pixels, and what brings it to scale 1.
     pub(crate) support: f64,
     pub(crate) inverse: f64,
-    /// First output pixel.
+    /// First output pixel, and their number.
     pub(crate) start: usize,
+    pub(crate) count: usize,
 }
 
 impl ExactWeights {
-    /// Room for `count` output pixels of `stride` taps; the sums are 0.
-    pub(crate) fn resize(&mut self, count: usize, stride: usize) {
-        for list in [&mut self.center, &mut self.first, &mut self.end] {
-            list.resize(count, 0.0);
-        }
-        self.sum.clear();
-        self.sum.resize(count, 0.0);
-        self.taps.resize(count * stride, 0.0);
-        self.fixed.resize(count * stride, 0);
-    }
-
-    /// Fills everything for the output pixels there is room for.
+    /// Fills everything for an axis.
     pub(crate) fn weigh(&mut self, level: Level, axis: Axis, interpolation: Interpolation) {
         match interpolation {
             Interpolation::Bilinear | Interpolation::BilinearPillow13 => {
@@ -89,17 +81,27 @@ fn weigh(exact: &mut ExactWeights, axis: Axis, filter: impl Fn(f64) -> f64) {
         first,
         end,
         sum,
+        stride,
         taps,
         fixed,
     } = exact;
-    let count = center.len();
+    let count = axis.count;
+    for list in [&mut *center, &mut *first, &mut *end, &mut *sum] {
+        list.resize(count, 0.0);
+    }
+    let mut most = 0.0f64;
     for i in 0..count {
         let place = ((axis.start + i) as f64 + 0.5) * axis.scale;
         center[i] = place;
         // Casts of C cut off towards zero.
         first[i] = (place - axis.support + 0.5).max(0.0).trunc();
         end[i] = (place + axis.support + 0.5).trunc().min(axis.input);
+        most = most.max(end[i] - first[i]);
     }
+    *stride = (most as usize).next_multiple_of(2);
+    taps.resize(count * *stride, 0.0);
+    fixed.resize(count * *stride, 0);
+    sum.fill(0.0);
     let (center, first) = (&center[..count], &first[..count]);
     let (end, sum) = (&end[..count], &mut sum[..count]);
     for (tap, row) in taps.chunks_exact_mut(count.max(1)).enumerate() {
