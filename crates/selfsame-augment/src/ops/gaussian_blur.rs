@@ -115,6 +115,10 @@ fn blur_row_in_place(row: &mut [u8], kernel: BlurBox, buffers: &mut BlurBuffers)
     }
 }
 
+/// Keeps two planes from lying a multiple of 4096 bytes apart, where a processor takes a load for one
+/// of what has just been stored (1.6 times the time).
+const APART: usize = 320;
+
 /// Any other radius: sums that move down the rows; along the rows, on the turned plane.
 fn blur_with_sums(
     plane: &mut [u8],
@@ -130,7 +134,7 @@ fn blur_with_sums(
         ..
     } = buffers;
     for buffer in [&mut *a, &mut *b] {
-        buffer.resize(plane.len().max(buffer.len()), 0);
+        buffer.resize((plane.len() + APART).max(buffer.len()), 0);
     }
     let (a, b) = (&mut a[..width * height], &mut b[..width * height]);
     transpose(level, a, height, plane, width, (width, height));

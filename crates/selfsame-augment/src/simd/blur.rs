@@ -2,7 +2,6 @@
 
 use crate::ops::kernels::BlurBox;
 use crate::simd::level::dispatch;
-use crate::simd::words::{Weight, WeightPair};
 use crate::simd::{Level, by_level};
 
 /// The largest radius of the box whose sums of bytes fit 16 bits with a sign: 127 · 255.
@@ -14,10 +13,10 @@ pub(crate) struct BlurRows {
     words: Vec<i16>,
 }
 
-/// All passes over a plane with a box of `N` whole pixels, at a level of vectors.
+/// All passes over a plane with a box of `N` whole pixels.
 ///
 /// # Panics
-/// If the level is the scalar one, `N` is not 2 · radius + 1, or the radius is above [`MAX_RADIUS`].
+/// If `N` is not 2 · radius + 1, or the radius is above [`MAX_RADIUS`].
 pub(crate) fn blur_few<const N: usize>(
     level: Level,
     plane: &mut [u8],
@@ -27,7 +26,7 @@ pub(crate) fn blur_few<const N: usize>(
 ) {
     assert!(N == 2 * kernel.radius + 1 && kernel.radius <= MAX_RADIUS);
     dispatch!(level, {
-        scalar: unreachable!("the scalar level has a blur of its own"),
+        scalar: passes::<N>(plane, width, rows, |out, inner, outer| row(out, inner, outer, kernel)),
         avx2: avx2::few::<N>(plane, width, kernel, rows),
         avx512: avx512::few::<N>(plane, width, kernel, rows),
     });
@@ -91,6 +90,9 @@ fn passes<const N: usize>(
     }
 }
 
+/// Rows of words are as long as a multiple of this.
+const PADDING: usize = 32;
+
 /// Rows that go through a pass together, so that what one row writes has settled before it is read.
 const BAND: usize = 16;
 
@@ -150,6 +152,7 @@ fn pass_across<'a, const N: usize>(
 ///
 /// It does if the weights add up to one; they can lack 2⁻²⁴, which counts only where a result is
 /// that close to being rounded up: all differences are tried.
+#[cfg(target_arch = "x86_64")]
 fn is_by_difference(kernel: BlurBox) -> bool {
     let one = 1 << 24;
     let is_one = kernel.whole + 2 * kernel.edge == one;
@@ -196,6 +199,19 @@ fn move_sums_body(sums: &mut [i16], gone: &[u8], come: &[u8]) {
     }
 }
 
+/// `out[x] = whole · Σ inner[i][x] + edge · (left[x] + right[x])`, rounded.
+fn row<const N: usize>(
+    out: &mut [i16],
+    inner: [&[i16]; N],
+    [left, right]: [&[i16]; 2],
+    kernel: BlurBox,
+) {
+    for (x, out) in out.iter_mut().enumerate() {
+        let sum: i16 = inner.iter().map(|row| row[x]).sum();
+        *out = i16::from(kernel.weigh(sum as u32, (left[x] + right[x]) as u32));
+    }
+}
+
 fn many(out: &mut [u8], sums: &[i16], [left, right]: [&[u8]; 2], kernel: BlurBox) {
     for (x, out) in out.iter_mut().enumerate() {
         *out = kernel.weigh(sums[x] as u32, u32::from(left[x]) + u32::from(right[x]));
@@ -207,7 +223,7 @@ macro_rules! rows {
         #[cfg(target_arch = "x86_64")]
         mod $level {
             use super::*;
-            use crate::simd::words::$level::*;
+            use crate::simd::words::{Weight, WeightPair, $level::*};
 
             fn vectors(row: &[i16]) -> std::slice::Iter<'_, [i16; LANES]> {
                 row.as_chunks().0.iter()
@@ -255,7 +271,6 @@ macro_rules! rows {
                 }
             }
 
-            /// `out[x] = whole · Σ inner[i][x] + edge · (left[x] + right[x])`, rounded.
             #[inline]
             #[target_feature(enable = $features)]
             fn row<const N: usize>(
@@ -312,10 +327,7 @@ macro_rules! rows {
 rows!(avx2, "avx2");
 rows!(avx512, "avx512f,avx512bw,avx512vl,avx512vnni");
 
-/// Rows of words are as long as a multiple of this.
-const PADDING: usize = 32;
-
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
     use crate::ops::gaussian_blur::blur_box;

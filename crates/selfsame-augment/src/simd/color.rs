@@ -8,48 +8,40 @@
 
 use crate::ops::{hue, kernels};
 use crate::simd::level::dispatch;
-use crate::simd::words::BlendWeight;
 use crate::simd::{Level, by_level};
 
 /// Blends each pixel with its luma.
 pub(crate) fn blend_with_luma(level: Level, planes: [&mut [u8]; 3], alpha: f32) {
-    let Some(weight) = BlendWeight::new(alpha) else {
-        return blend_with_luma_in_f32(level, planes, alpha);
-    };
-    let (blocks, rest) = whole_vectors(planes);
     dispatch!(level, {
-        scalar: kernels::blend_with_luma(blocks, alpha),
-        avx2: avx2::blend_with_luma(blocks, weight),
-        avx512: avx512::blend_with_luma(blocks, weight),
+        scalar: kernels::blend_with_luma(planes, alpha),
+        avx2: avx2::blend_with_luma(planes, alpha),
+        avx512: avx512::blend_with_luma(planes, alpha),
     });
-    kernels::blend_with_luma(rest, alpha);
-}
-
-/// Planes cut where the last whole vector ends.
-fn whole_vectors(planes: [&mut [u8]; 3]) -> ([&mut [u8]; 3], [&mut [u8]; 3]) {
-    let end = planes[0].len() - planes[0].len() % 32;
-    let [(r, red), (g, green), (b, blue)] = planes.map(|plane| plane.split_at_mut(end));
-    ([r, g, b], [red, green, blue])
 }
 
 macro_rules! blends {
     ($level:ident, $features:literal) => {
         #[cfg(target_arch = "x86_64")]
         mod $level {
-            use super::BlendWeight;
+            use crate::simd::words::BlendWeight;
             use crate::simd::words::$level::*;
 
             #[target_feature(enable = $features)]
-            pub(super) fn blend_with_luma([r, g, b]: [&mut [u8]; 3], weight: BlendWeight) {
-                let [r, g, b] = [r, g, b].map(|plane| plane.as_chunks_mut().0);
-                for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
-                    let pixels = [load_bytes(r), load_bytes(g), load_bytes(b)];
+            pub(super) fn blend_with_luma([r, g, b]: [&mut [u8]; 3], alpha: f32) {
+                let Some(weight) = BlendWeight::new(alpha) else {
+                    return super::blend_planes_with_luma([r, g, b], alpha);
+                };
+                let (red, r) = r.as_chunks_mut();
+                let (green, g) = g.as_chunks_mut();
+                let (blue, b) = b.as_chunks_mut();
+                for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
+                    let pixels = [load_bytes(red), load_bytes(green), load_bytes(blue)];
                     let grey = luma(pixels);
-                    let [red, green, blue] = pixels;
-                    store_bytes(r, saturated(blended(grey, red, weight)));
-                    store_bytes(g, saturated(blended(grey, green, weight)));
-                    store_bytes(b, saturated(blended(grey, blue, weight)));
+                    store_bytes(red, saturated(blended(grey, pixels[0], weight)));
+                    store_bytes(green, saturated(blended(grey, pixels[1], weight)));
+                    store_bytes(blue, saturated(blended(grey, pixels[2], weight)));
                 }
+                super::blend_planes_with_luma([r, g, b], alpha);
             }
         }
     };
@@ -57,19 +49,8 @@ macro_rules! blends {
 blends!(avx2, "avx2");
 blends!(avx512, "avx512f,avx512bw,avx512vl,avx512vnni");
 
-/// [`blend_with_luma`] for the weights that words do not reach.
-fn blend_with_luma_in_f32(level: Level, planes: [&mut [u8]; 3], alpha: f32) {
-    if level == Level::SCALAR {
-        kernels::blend_with_luma(planes, alpha);
-    } else {
-        blend_with_luma_unchecked(level, planes, alpha);
-    }
-}
-
-by_level! {
-    fn blend_with_luma_unchecked(planes: [&mut [u8]; 3], alpha: f32) = blend_planes_with_luma;
-}
-
+/// In `f32`: for the weights that words do not reach.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn blend_planes_with_luma([red, green, blue]: [&mut [u8]; 3], alpha: f32) {
     for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
@@ -81,6 +62,7 @@ fn blend_planes_with_luma([red, green, blue]: [&mut [u8]; 3], alpha: f32) {
 }
 
 /// [`kernels::blend`], whose saturating conversion the compiler does one by one.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn blend(from: u8, to: u8, alpha: f32) -> u8 {
     let distance = f32::from(to) - f32::from(from);
@@ -135,6 +117,9 @@ fn shift_hue_of_planes([red, green, blue]: [&mut [u8]; 3], shift: u8) {
         shift_hue_of_block([r, g, b], shift);
     }
     let n = red.len();
+    if n == 0 {
+        return;
+    }
     let mut rest = [[0; BLOCK]; 3];
     let [r, g, b] = &mut rest;
     r[..n].copy_from_slice(red);
@@ -156,13 +141,9 @@ fn shift_hue_of_block([red, green, blue]: [&mut [u8; BLOCK]; 3], shift: u8) {
     for i in 0..BLOCK {
         [hue[i], saturation[i]] = pixels.hue_and_saturation(i, shift);
     }
-    for i in 0..BLOCK {
+    for (saturation, range) in saturation.iter_mut().zip(pixels.range) {
         // Grey has a range of 0, which counts as 1 above.
-        saturation[i] = if pixels.range[i] == 0 {
-            0
-        } else {
-            saturation[i]
-        };
+        *saturation = if range == 0 { 0 } else { *saturation };
     }
     colours([red, green, blue], &hue, &saturation, &pixels.max);
 }
@@ -199,27 +180,12 @@ impl Extremes {
             let max = r.max(g).max(b);
             let range = max - r.min(g).min(b);
             // The other two channels in the direction of the circle, and the place of the largest.
-            let (is_red, is_green) = (r == max, g == max);
-            let next = if is_red {
-                g
-            } else if is_green {
-                b
+            let (next, previous, place) = if r == max {
+                (g, b, 0)
+            } else if g == max {
+                (b, r, 2)
             } else {
-                r
-            };
-            let previous = if is_red {
-                b
-            } else if is_green {
-                r
-            } else {
-                g
-            };
-            let place = if is_red {
-                0
-            } else if is_green {
-                2
-            } else {
-                4
+                (r, g, 4)
             };
             let (to_next, to_previous) = (max - next, max - previous);
             // One of the two is the range, whose quotient is 1, so that the other alone is rounded.

@@ -5,7 +5,9 @@ use crate::ops::coefficients::PRECISION_BITS;
 use crate::ops::coefficients::{Coefficients, HALF, clip8};
 use crate::simd::Level;
 use crate::simd::level::dispatch;
-use crate::simd::words::{LOW_BITS, Weight, WeightPair};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::words::Weight;
+use crate::simd::words::WeightPair;
 
 /// In which order the results of a pass are put down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,8 +206,8 @@ macro_rules! vectors {
                     b = add_products(b, unpack_high(*first, *second), weights);
                 }
                 (a, b) = (
-                    shift_right_signed_32::<12>(a),
-                    shift_right_signed_32::<12>(b),
+                    shift_right_signed_32::<LOW_BITS>(a),
+                    shift_right_signed_32::<LOW_BITS>(b),
                 );
                 for ([first, second], pair) in columns.iter().zip(pairs) {
                     let weights = splat_32(pair.rest);
@@ -213,8 +215,8 @@ macro_rules! vectors {
                     b = add_products(b, unpack_high(*first, *second), weights);
                 }
                 pack(
-                    shift_right_signed_32::<10>(a),
-                    shift_right_signed_32::<10>(b),
+                    shift_right_signed_32::<REST_BITS>(a),
+                    shift_right_signed_32::<REST_BITS>(b),
                 )
             }
 
@@ -244,8 +246,8 @@ macro_rules! vectors {
                         }
                     }
                     for half in 0..2 {
-                        let low = shift_right_signed_32::<12>(low[half]);
-                        rest[half] = shift_right_signed_32::<10>(add_32(low, rest[half]));
+                        let low = shift_right_signed_32::<LOW_BITS>(low[half]);
+                        rest[half] = shift_right_signed_32::<REST_BITS>(add_32(low, rest[half]));
                     }
                     saturated(pack(rest[0], rest[1]))
                 };
@@ -265,5 +267,3 @@ vectors!(
     "avx512f,avx512bw,avx512vl,avx512vnni",
     super::avx2::row
 );
-
-const _: () = assert!(LOW_BITS == 12 && PRECISION_BITS == 22, "the shifts above");

@@ -5,12 +5,14 @@
 //! carries. So everything is computed modulo 2¹⁶ in units of 2⁻⁸.
 
 /// A weight within 0 and 1 in units of 2⁻²⁴: `high · 2¹⁶ + low`.
+#[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Weight {
     high: i16,
     low: i16,
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Weight {
     pub(super) fn new(units: u32) -> Self {
         let low = units as i16;
@@ -31,7 +33,11 @@ pub(crate) struct WeightPair {
     pub(super) low: i32,
 }
 
-pub(super) const LOW_BITS: u32 = 12;
+const LOW_BITS: u32 = 12;
+
+/// Bits behind the point of a resize that the rests have.
+#[cfg(target_arch = "x86_64")]
+const REST_BITS: u32 = crate::ops::coefficients::PRECISION_BITS - LOW_BITS;
 
 impl WeightPair {
     pub(crate) fn new(first: i32, second: i32) -> Self {
@@ -50,12 +56,15 @@ impl WeightPair {
 }
 
 /// A weight of a blend that comes out as in `f32`, in units of 2⁻²¹.
+#[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct BlendWeight(Weight);
 
 /// Bits behind the point of a blend in words: 765 · 2⁵ < 2¹⁵.
+#[cfg(target_arch = "x86_64")]
 const BLEND_BITS: u32 = 5;
 
+#[cfg(target_arch = "x86_64")]
 impl BlendWeight {
     /// `None` if a blend of two bytes could be cut off otherwise than one in `f32`: if it comes as
     /// close to a whole number as both can be off.
@@ -76,6 +85,7 @@ impl BlendWeight {
 }
 
 /// The formulas, from operations by the same names of each width.
+#[cfg(target_arch = "x86_64")]
 macro_rules! formulas {
     ($features:literal) => {
         /// `base + difference · weight`, rounded, which must lie within 0..=255.
@@ -99,8 +109,8 @@ macro_rules! formulas {
         fn rounded_sums(pairs: Vector, weights: WeightPair) -> Vector {
             // ⌊(rest · 2¹² + low + 2²³) / 2²⁴⌋, the low bits dropped as soon as nothing depends on them.
             let low = add_products(splat_32(1 << 23), pairs, splat_32(weights.low));
-            let low = shift_right_32::<12>(low);
-            shift_right_32::<12>(add_products(low, pairs, splat_32(weights.rest)))
+            let low = shift_right_32::<LOW_BITS>(low);
+            shift_right_32::<{ 24 - LOW_BITS }>(add_products(low, pairs, splat_32(weights.rest)))
         }
 
         /// Luma of pixels, as [`crate::ops::kernels::luma`].
@@ -149,6 +159,7 @@ macro_rules! formulas {
 }
 
 /// 16 words.
+#[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
     use super::{BlendWeight, Weight, WeightPair};
     use crate::ops::kernels::LUMA;
@@ -170,6 +181,8 @@ pub(super) mod avx2 {
     };
 
     const BLEND_BITS: i32 = super::BLEND_BITS as i32;
+    pub(in crate::simd) const LOW_BITS: i32 = super::LOW_BITS as i32;
+    pub(in crate::simd) const REST_BITS: i32 = super::REST_BITS as i32;
 
     pub(in crate::simd) const LANES: usize = 16;
 
@@ -177,6 +190,7 @@ pub(super) mod avx2 {
 }
 
 /// 32 words.
+#[cfg(target_arch = "x86_64")]
 pub(super) mod avx512 {
     use super::{BLEND_BITS, BlendWeight, Weight, WeightPair};
     use crate::ops::kernels::LUMA;
@@ -198,12 +212,14 @@ pub(super) mod avx512 {
         _mm512_srli_epi16 as shift_right, _mm512_srli_epi32 as shift_right_32,
     };
 
+    pub(in crate::simd) const LOW_BITS: u32 = super::LOW_BITS;
+    pub(in crate::simd) const REST_BITS: u32 = super::REST_BITS;
     pub(in crate::simd) const LANES: usize = 32;
 
     formulas!("avx512f,avx512bw,avx512vl,avx512vnni");
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
 
