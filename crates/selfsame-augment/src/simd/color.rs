@@ -8,6 +8,7 @@
 
 use crate::ops::{hue, kernels};
 use crate::simd::level::dispatch;
+use crate::simd::normalize::Divisor;
 use crate::simd::{Level, by_level};
 
 /// Blends each pixel with its luma.
@@ -208,20 +209,16 @@ impl Extremes {
     /// Of the i-th pixel, as bytes; the hue is shifted.
     #[inline(always)]
     fn hue_and_saturation(&self, i: usize, shift: u8) -> [u8; 2] {
-        // One division for both quotients; what it lacks in precision one correction brings back.
         let (range, value) = (
             f32::from(self.range[i].max(1)),
             f32::from(self.max[i].max(1)),
         );
-        let inverse = 1.0 / (range * value);
-        let (per_range, per_value) = (inverse * value, inverse * range);
-        let quotient = corrected_quotient(f32::from(self.to_middle[i]), range, per_range);
+        let quotient = f32::from(self.to_middle[i]) / range;
         let sextant = f32::from(self.place[i]) + quotient;
-        let turn = corrected_quotient(sextant, 6.0, 1.0 / 6.0);
+        let turn = Divisor::new(6.0).divide(sextant);
         let turn = turn + if turn < 0.0 { 1.0 } else { 0.0 };
-        // The exact number is a whole one or at least 1/255 away from it.
-        let saturation = (255.0 * range).mul_add(per_value, 1e-3);
-        // SAFETY: 255 times a number within 0 and 1, and up to 255.001.
+        let saturation = 255.0 * range / value;
+        // SAFETY: 255 times numbers within 0 and 1.
         let (hue, saturation): (i32, i32) = unsafe {
             (
                 (turn * 255.0).to_int_unchecked(),
@@ -230,13 +227,6 @@ impl Extremes {
         };
         [(hue as u8).wrapping_add(shift), saturation as u8]
     }
-}
-
-/// `a / b` from a reciprocal of `b` that may be off in its last bits.
-#[inline(always)]
-fn corrected_quotient(a: f32, b: f32, reciprocal: f32) -> f32 {
-    let quotient = a * reciprocal;
-    (-quotient).mul_add(b, a).mul_add(reciprocal, quotient)
 }
 
 /// The colours of hues, saturations and values.

@@ -22,7 +22,7 @@ impl Divisor {
     /// The quotient, rounded as a division unless it lies all but halfway between two numbers;
     /// [`crate::Normalize`] compares before it relies on that.
     #[inline(always)]
-    fn divide(self, x: f32) -> f32 {
+    pub(super) fn divide(self, x: f32) -> f32 {
         x.mul_add(self.high, x * self.low)
     }
 }
