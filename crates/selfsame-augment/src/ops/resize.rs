@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use image::RgbImage;
 
-use super::coefficients::Coefficients;
+use super::coefficients::{AxisResize, Coefficients, Tables};
 use super::flip;
 use super::kernels::{self, Planes};
 use super::turned::{self, Turned, TurnedBuffers};
@@ -19,12 +19,16 @@ use crate::simd::resample::Order;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ResizeBuffers {
-    horizontal: Coefficients,
-    vertical: Coefficients,
+    tables: Tables,
+    scalar: ScalarBuffers,
+    turned: TurnedBuffers,
+}
+
+#[derive(Debug, Clone, Default)]
+struct ScalarBuffers {
     /// What the first pass leaves for the second.
     between: Vec<u8>,
     sums: Vec<i32>,
-    turned: TurnedBuffers,
 }
 
 /// An image to cut from, and the part of it that several crops share.
@@ -90,16 +94,18 @@ pub(crate) fn resize_box(
         rows,
         order,
     } = window;
-    buffers
-        .horizontal
-        .prepare(level, crop.width, full_width, columns, interpolation);
-    buffers
-        .vertical
-        .prepare(level, crop.height, full_height, rows, interpolation);
+    let axis = |input, output, window| AxisResize {
+        input,
+        output,
+        window,
+        interpolation,
+    };
+    let horizontal = axis(crop.width, full_width, columns);
+    let vertical = axis(crop.height, full_height, rows);
+    let tables = buffers.tables.of(level, [horizontal, vertical]);
 
     let is_vertical_first = vertical_first(interpolation, crop, full_width, full_height);
     if level != Level::SCALAR {
-        let tables = [&buffers.horizontal, &buffers.vertical];
         let turned = &mut buffers.turned;
         let resize = match is_vertical_first {
             true => turned::shortened_then_narrowed,
@@ -113,9 +119,9 @@ pub(crate) fn resize_box(
         crop,
     };
     if is_vertical_first {
-        shortened_then_narrowed(source, planes, buffers);
+        shortened_then_narrowed(source, tables, planes, &mut buffers.scalar);
     } else {
-        narrowed_then_shortened(source, planes, buffers);
+        narrowed_then_shortened(source, tables, planes, &mut buffers.scalar);
     }
     if order == Order::Mirrored {
         flip::horizontal_flip_planes(planes);
@@ -168,14 +174,12 @@ impl<'a> Source<'a> {
 }
 
 /// Horizontal pass, then vertical pass: the usual way.
-fn narrowed_then_shortened(source: Source, planes: &mut Planes, buffers: &mut ResizeBuffers) {
-    let ResizeBuffers {
-        horizontal,
-        vertical,
-        between,
-        sums,
-        ..
-    } = buffers;
+fn narrowed_then_shortened(
+    source: Source,
+    [horizontal, vertical]: [Coefficients; 2],
+    planes: &mut Planes,
+    ScalarBuffers { between, sums }: &mut ScalarBuffers,
+) {
     let width = planes.width;
     // Rows that the vertical pass will read, narrowed to the window's columns, in three planes.
     let rows = vertical.input_range();
@@ -201,14 +205,12 @@ fn narrowed_then_shortened(source: Source, planes: &mut Planes, buffers: &mut Re
 }
 
 /// Vertical pass, then horizontal pass: where [`vertical_first`] says so.
-fn shortened_then_narrowed(source: Source, planes: &mut Planes, buffers: &mut ResizeBuffers) {
-    let ResizeBuffers {
-        horizontal,
-        vertical,
-        between,
-        sums,
-        ..
-    } = buffers;
+fn shortened_then_narrowed(
+    source: Source,
+    [horizontal, vertical]: [Coefficients; 2],
+    planes: &mut Planes,
+    ScalarBuffers { between, sums }: &mut ScalarBuffers,
+) {
     let width = planes.width;
     between.resize(3 * source.crop.width, 0);
     for (i, (first, _, weights)) in vertical.iter().enumerate() {
@@ -220,7 +222,7 @@ fn shortened_then_narrowed(source: Source, planes: &mut Planes, buffers: &mut Re
 }
 
 /// The horizontal pass of one row of interleaved bytes.
-fn narrow_row(row: &[u8], horizontal: &Coefficients, [red, green, blue]: [&mut [u8]; 3]) {
+fn narrow_row(row: &[u8], horizontal: Coefficients, [red, green, blue]: [&mut [u8]; 3]) {
     for (x, (first, count, weights)) in horizontal.iter().enumerate() {
         let taps = &row[3 * first..3 * (first + count)];
         [red[x], green[x], blue[x]] = kernels::resample_pixel(taps, weights);

@@ -108,7 +108,7 @@ pub(crate) struct TurnedBuffers {
 pub(crate) fn narrowed_then_shortened(
     picture: Picture,
     crop: CropBox,
-    [horizontal, vertical]: [&Coefficients; 2],
+    [horizontal, vertical]: [Coefficients; 2],
     order: Order,
     level: Level,
     planes: &mut Planes,
@@ -175,7 +175,7 @@ pub(crate) fn narrowed_then_shortened(
 pub(crate) fn shortened_then_narrowed(
     picture: Picture,
     crop: CropBox,
-    [horizontal, vertical]: [&Coefficients; 2],
+    [horizontal, vertical]: [Coefficients; 2],
     order: Order,
     level: Level,
     planes: &mut Planes,

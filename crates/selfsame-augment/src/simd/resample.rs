@@ -62,7 +62,7 @@ pub(crate) fn resample(
     out: &mut [u8],
     out_stride: usize,
     rows: Rows,
-    table: &Coefficients,
+    table: Coefficients,
     order: Order,
 ) {
     dispatch!(level, {
@@ -77,7 +77,7 @@ fn pass(
     out: &mut [u8],
     out_stride: usize,
     rows: Rows,
-    table: &Coefficients,
+    table: Coefficients,
     order: Order,
     sum_row: impl Fn(&mut [u8], Sum),
 ) {
@@ -121,7 +121,7 @@ macro_rules! vectors {
                 out: &mut [u8],
                 out_stride: usize,
                 rows: Rows,
-                table: &Coefficients,
+                table: Coefficients,
                 order: Order,
             ) {
                 super::pass(out, out_stride, rows, table, order, |out, sum| {

@@ -8,7 +8,7 @@ use super::blur::{MAX_RADIUS, blur_many};
 use super::resample::{Order, Rows, resample};
 use super::{Level, bytes, color, normalize, transpose};
 use crate::config::Interpolation;
-use crate::ops::coefficients::Coefficients;
+use crate::ops::coefficients::{AxisResize, Tables};
 use crate::ops::gaussian_blur::{BlurBuffers, blur_box, blur_plane};
 use crate::ops::kernels::BlurBox;
 
@@ -68,8 +68,14 @@ fn planes(bytes: &mut [u8]) -> [&mut [u8]; 3] {
 fn resample_stays_within_its_rows() {
     for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
         for (input, output) in [(5, 9), (9, 5), (40, 3), (7, 7), (1, 4), (3, 1)] {
-            let mut table = Coefficients::default();
-            table.prepare(Level::SCALAR, input, output, 0..output, interpolation);
+            let mut tables = Tables::default();
+            let axis = AxisResize {
+                input,
+                output,
+                window: 0..output,
+                interpolation,
+            };
+            let [table, _] = tables.of(Level::SCALAR, [axis.clone(), axis]);
             for len in LENGTHS {
                 for (stride, order) in [(len, Order::Forward), (len + 3, Order::Mirrored)] {
                     // The last row holds no more than what is read.
@@ -82,7 +88,7 @@ fn resample_stays_within_its_rows() {
                             stride,
                             len,
                         };
-                        resample(level, out, stride, rows, &table, order);
+                        resample(level, out, stride, rows, table, order);
                     });
                 }
             }
@@ -93,8 +99,14 @@ fn resample_stays_within_its_rows() {
 #[test]
 fn resample_saturates_like_the_scalar_routine() {
     // Extremes side by side make a bicubic sum leave 0..=255 on both ends.
-    let mut table = Coefficients::default();
-    table.prepare(Level::SCALAR, 8, 31, 0..31, Interpolation::Bicubic);
+    let mut tables = Tables::default();
+    let axis = AxisResize {
+        input: 8,
+        output: 31,
+        window: 0..31,
+        interpolation: Interpolation::Bicubic,
+    };
+    let [table, _] = tables.of(Level::SCALAR, [axis.clone(), axis]);
     let source: Vec<u8> = (0..8 * 64)
         .map(|i| if (i / 64 + i) % 3 == 0 { 255 } else { 0 })
         .collect();
@@ -108,7 +120,7 @@ fn resample_saturates_like_the_scalar_routine() {
                 stride: 64,
                 len: 64,
             };
-            resample(level, out, 64, rows, &table, Order::Forward);
+            resample(level, out, 64, rows, table, Order::Forward);
         },
     );
 }
