@@ -48,16 +48,17 @@ fn blend_avx2(bytes: &mut [u8], constant: u8, alpha: f32) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 fn map_bytes_avx512(bytes: &mut [u8], table: &[u8; 256]) {
-    let [a, b] = [load_64(table, 0), load_64(table, 64)];
-    let [c, d] = [load_64(table, 128), load_64(table, 192)];
-    let end = bytes.len() - bytes.len() % 64;
-    for at in (0..end).step_by(64) {
-        let index = load_64(bytes, at);
+    let [a, b, c, d] = table.as_chunks().0 else {
+        unreachable!("256 bytes are four times 64");
+    };
+    let (a, b, c, d) = (load_64(a), load_64(b), load_64(c), load_64(d));
+    let (vectors, rest) = bytes.as_chunks_mut();
+    for bytes in vectors {
+        let index = load_64(bytes);
         let lower = _mm512_permutex2var_epi8(a, index, b);
         let upper = _mm512_permutex2var_epi8(c, index, d);
         let is_upper = _mm512_movepi8_mask(index);
-        let mapped = _mm512_mask_blend_epi8(is_upper, lower, upper);
-        store_64(bytes, at, mapped);
+        store_64(bytes, _mm512_mask_blend_epi8(is_upper, lower, upper));
     }
-    kernels::map_bytes(&mut bytes[end..], table);
+    kernels::map_bytes(rest, table);
 }

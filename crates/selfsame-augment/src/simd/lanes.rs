@@ -5,37 +5,46 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// The elements `at..at + N`; the slice check is the proof the loads below rest on.
-#[inline(always)]
-fn chunk<T, const N: usize>(elements: &[T], at: usize) -> &[T; N] {
-    elements[at..]
-        .first_chunk()
-        .expect("a vector lies within its slice")
-}
-
-#[inline(always)]
-fn chunk_mut<const N: usize>(bytes: &mut [u8], at: usize) -> &mut [u8; N] {
-    bytes[at..]
-        .first_chunk_mut()
-        .expect("a vector lies within its slice")
-}
-
-/// 16 bytes from `at` on.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load_16(bytes: &[u8], at: usize) -> __m128i {
-    let chunk: &[u8; 16] = chunk(bytes, at);
+pub(super) fn load_16(bytes: &[u8; 16]) -> __m128i {
     // SAFETY: the array holds the 16 bytes that are read; any alignment will do.
-    unsafe { _mm_loadu_si128(chunk.as_ptr().cast()) }
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
-/// 32 bytes from `at` on.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load_32(bytes: &[u8], at: usize) -> __m256i {
-    let chunk: &[u8; 32] = chunk(bytes, at);
+pub(super) fn load_32(bytes: &[u8; 32]) -> __m256i {
     // SAFETY: the array holds the 32 bytes that are read; any alignment will do.
-    unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) }
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load_64(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: the array holds the 64 bytes that are read; any alignment will do.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_16(bytes: &mut [u8; 16], value: __m128i) {
+    // SAFETY: the array holds the 16 bytes that are written, borrowed exclusively.
+    unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), value) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_32(bytes: &mut [u8; 32], value: __m256i) {
+    // SAFETY: the array holds the 32 bytes that are written, borrowed exclusively.
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), value) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn store_64(bytes: &mut [u8; 64], value: __m512i) {
+    // SAFETY: the array holds the 64 bytes that are written, borrowed exclusively.
+    unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), value) }
 }
 
 #[inline]
@@ -91,14 +100,14 @@ pub(super) fn opaque_32(mut words: __m512i) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn load_16_as_words(bytes: &[u8; 16]) -> __m256i {
-    _mm256_cvtepu8_epi16(load_16(bytes, 0))
+    _mm256_cvtepu8_epi16(load_16(bytes))
 }
 
 /// 32 bytes as words.
 #[inline]
 #[target_feature(enable = "avx512bw")]
 pub(super) fn load_32_as_words(bytes: &[u8; 32]) -> __m512i {
-    _mm512_cvtepu8_epi16(load_32(bytes, 0))
+    _mm512_cvtepu8_epi16(load_32(bytes))
 }
 
 /// 16 words within 0..=255 as bytes.
@@ -130,89 +139,63 @@ pub(super) fn saturated_32(words: __m512i) -> __m256i {
     _mm512_cvtusepi16_epi8(_mm512_max_epi16(words, _mm512_setzero_si512()))
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn store_16_bytes(bytes: &mut [u8; 16], value: __m128i) {
-    store_16(bytes, 0, value);
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn store_32_bytes(bytes: &mut [u8; 32], value: __m256i) {
-    store_32(bytes, 0, value);
-}
-
-/// Writes 16 bytes from `at` on.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn store_16(bytes: &mut [u8], at: usize, value: __m128i) {
-    let chunk: &mut [u8; 16] = chunk_mut(bytes, at);
-    // SAFETY: the array holds the 16 bytes that are written, borrowed exclusively.
-    unsafe { _mm_storeu_si128(chunk.as_mut_ptr().cast(), value) }
-}
-
-/// Writes 32 bytes from `at` on.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn store_32(bytes: &mut [u8], at: usize, value: __m256i) {
-    let chunk: &mut [u8; 32] = chunk_mut(bytes, at);
-    // SAFETY: the array holds the 32 bytes that are written, borrowed exclusively.
-    unsafe { _mm256_storeu_si256(chunk.as_mut_ptr().cast(), value) }
-}
-
-/// 64 bytes from `at` on.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn load_64(bytes: &[u8], at: usize) -> __m512i {
-    let chunk: &[u8; 64] = chunk(bytes, at);
-    // SAFETY: the array holds the 64 bytes that are read; any alignment will do.
-    unsafe { _mm512_loadu_si512(chunk.as_ptr().cast()) }
-}
-
-/// Writes 64 bytes from `at` on.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn store_64(bytes: &mut [u8], at: usize, value: __m512i) {
-    let chunk: &mut [u8; 64] = chunk_mut(bytes, at);
-    // SAFETY: the array holds the 64 bytes that are written, borrowed exclusively.
-    unsafe { _mm512_storeu_si512(chunk.as_mut_ptr().cast(), value) }
-}
-
-/// Whether 16 rows of 16 elements, the first from `at` on, lie within so many elements.
-fn holds_16_rows(len: usize, at: usize, stride: usize) -> bool {
-    let end = stride
-        .checked_mul(15)
-        .and_then(|last| last.checked_add(at)?.checked_add(16));
-    end.is_some_and(|end| end <= len)
-}
-
-/// 16 bytes of each of 16 rows, the first from `at` on.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn load_16_rows(bytes: &[u8], at: usize, stride: usize) -> [__m128i; 16] {
+/// Panics unless so many rows of `width` bytes, the first from `at` on, lie within `len` bytes.
+#[inline(always)]
+fn assert_rows(len: usize, count: usize, width: usize, at: usize, stride: usize) {
+    let last = stride.checked_mul(count - 1);
+    let end = last.and_then(|last| last.checked_add(at)?.checked_add(width));
     assert!(
-        holds_16_rows(bytes.len(), at, stride),
-        "16 rows lie within the slice"
+        end.is_some_and(|end| end <= len),
+        "the rows lie within the slice"
     );
-    let mut rows = [_mm_setzero_si128(); 16];
+}
+
+/// 32 bytes of each of 16 rows, the first from `at` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_16_rows(bytes: &[u8], at: usize, stride: usize) -> [__m256i; 16] {
+    assert_rows(bytes.len(), 16, 32, at, stride);
+    let mut rows = [_mm256_setzero_si256(); 16];
     for (i, row) in rows.iter_mut().enumerate() {
         // SAFETY: the last row ends within the slice, and the others before it.
-        *row = unsafe { _mm_loadu_si128(bytes.as_ptr().add(at + i * stride).cast()) };
+        *row = unsafe { _mm256_loadu_si256(bytes.as_ptr().add(at + i * stride).cast()) };
     }
     rows
 }
 
-/// Writes 16 bytes of each of 16 rows, the first from `at` on.
+/// 16 bytes of each of 16 rows, the first from `at` on, and 16 that begin `apart` bytes on from them.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn store_16_rows(bytes: &mut [u8], at: usize, stride: usize, rows: [__m128i; 16]) {
-    assert!(
-        holds_16_rows(bytes.len(), at, stride),
-        "16 rows lie within the slice"
-    );
-    for (i, row) in rows.into_iter().enumerate() {
+pub(super) fn load_16_rows_twice(
+    bytes: &[u8],
+    at: usize,
+    apart: usize,
+    stride: usize,
+) -> [__m256i; 16] {
+    assert_rows(bytes.len(), 16, apart + 16, at, stride);
+    let mut rows = [_mm256_setzero_si256(); 16];
+    for (i, row) in rows.iter_mut().enumerate() {
         // SAFETY: the last row ends within the slice, and the others before it.
-        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().add(at + i * stride).cast(), row) };
+        *row = unsafe {
+            let start = bytes.as_ptr().add(at + i * stride);
+            _mm256_loadu2_m128i(start.add(apart).cast(), start.cast())
+        };
+    }
+    rows
+}
+
+/// Writes 32 columns of 16 bytes as rows, the first from `at` on: the lower halves, then the upper
+/// ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_32_columns(bytes: &mut [u8], at: usize, stride: usize, columns: [__m256i; 16]) {
+    assert_rows(bytes.len(), 32, 16, at, stride);
+    for (i, column) in columns.into_iter().enumerate() {
+        // SAFETY: the last row ends within the slice, and the others before it.
+        unsafe {
+            let lower = bytes.as_mut_ptr().add(at + i * stride);
+            _mm256_storeu2_m128i(lower.add(16 * stride).cast(), lower.cast(), column);
+        }
     }
 }
 

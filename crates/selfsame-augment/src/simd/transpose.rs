@@ -22,7 +22,6 @@ pub(crate) fn transpose(
     dispatch!(level, {
         scalar: scalar(out, out_stride, rows, stride, (width, height)),
         avx2: avx2(out, out_stride, rows, stride, (width, height)),
-        // Shuffles of 16 bytes are what this is made of; wider ones need more of them.
         avx512: avx2(out, out_stride, rows, stride, (width, height)),
     });
 }
@@ -84,31 +83,33 @@ fn avx2(
     stride: usize,
     (width, height): (usize, usize),
 ) {
-    if width.min(height) < 16 {
+    if width < 32 || height < 16 {
         return scalar(out, out_stride, rows, stride, (width, height));
     }
     for y in blocks(height, 16) {
-        for x in blocks(width, 16) {
-            let block = load_16_rows(rows, y * stride + x, stride);
-            store_16_rows(out, x * out_stride + y, out_stride, transpose_block(block));
+        for x in blocks(width, 32) {
+            let columns = transpose_blocks(load_16_rows(rows, y * stride + x, stride));
+            store_32_columns(out, x * out_stride + y, out_stride, columns);
         }
     }
 }
 
+/// Two blocks of 16 rows and 16 columns side by side: the i-th result holds the i-th column of each.
+///
 /// Four rounds, each of which interleaves row i with row i + 8: after it the index of a byte
 /// within its row has become one bit longer at the cost of the index of its row.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
-fn transpose_block(mut block: [__m128i; 16]) -> [__m128i; 16] {
+fn transpose_blocks(mut rows: [__m256i; 16]) -> [__m256i; 16] {
     for _ in 0..4 {
-        let from = block;
+        let from = rows;
         for i in 0..8 {
-            block[2 * i] = _mm_unpacklo_epi8(from[i], from[i + 8]);
-            block[2 * i + 1] = _mm_unpackhi_epi8(from[i], from[i + 8]);
+            rows[2 * i] = _mm256_unpacklo_epi8(from[i], from[i + 8]);
+            rows[2 * i + 1] = _mm256_unpackhi_epi8(from[i], from[i + 8]);
         }
     }
-    block
+    rows
 }
 
 /// For each channel and each 16 of 48 bytes: which of them are that channel's, and where they go.
@@ -137,29 +138,29 @@ fn avx2_rgb(
     stride: usize,
     (width, height): (usize, usize),
 ) {
-    if width.min(height) < 16 {
+    if width < 32 || height < 16 {
         return scalar_rgb(out, out_stride, rgb, stride, (width, height));
     }
-    let mut pick = [[_mm_setzero_si128(); 3]; 3];
+    let mut pick = [[_mm256_setzero_si256(); 3]; 3];
     for (pick, parts) in pick.iter_mut().flatten().zip(PICK.iter().flatten()) {
-        *pick = load_16(parts, 0);
+        *pick = _mm256_broadcastsi128_si256(load_16(parts));
     }
     for y in blocks(height, 16) {
-        for x in blocks(width, 16) {
+        for x in blocks(width, 32) {
+            // 16 pixels in each half: three parts of 16 bytes, the other half 48 bytes on.
             let start = y * stride + 3 * x;
-            let a = load_16_rows(rgb, start, stride);
-            let b = load_16_rows(rgb, start + 16, stride);
-            let c = load_16_rows(rgb, start + 32, stride);
+            let part = |i: usize| load_16_rows_twice(rgb, start + 16 * i, 48, stride);
+            let (a, b, c) = (part(0), part(1), part(2));
             for (channel, pick) in pick.iter().enumerate() {
-                let mut plane = [_mm_setzero_si128(); 16];
+                let mut plane = [_mm256_setzero_si256(); 16];
                 for (i, row) in plane.iter_mut().enumerate() {
-                    let a = _mm_shuffle_epi8(a[i], pick[0]);
-                    let b = _mm_shuffle_epi8(b[i], pick[1]);
-                    let c = _mm_shuffle_epi8(c[i], pick[2]);
-                    *row = _mm_or_si128(_mm_or_si128(a, b), c);
+                    let a = _mm256_shuffle_epi8(a[i], pick[0]);
+                    let b = _mm256_shuffle_epi8(b[i], pick[1]);
+                    let c = _mm256_shuffle_epi8(c[i], pick[2]);
+                    *row = _mm256_or_si256(_mm256_or_si256(a, b), c);
                 }
-                let columns = transpose_block(plane);
-                store_16_rows(out[channel], x * out_stride + y, out_stride, columns);
+                let columns = transpose_blocks(plane);
+                store_32_columns(out[channel], x * out_stride + y, out_stride, columns);
             }
         }
     }

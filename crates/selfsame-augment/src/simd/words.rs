@@ -166,7 +166,7 @@ pub(super) mod avx2 {
     pub(in crate::simd) use crate::simd::lanes::{
         add_products_16 as add_products, last, last_mut, load_16_as_words as load_bytes,
         load_16_words as load, opaque_16 as opaque, saturated_16 as saturated,
-        store_16_bytes as store_bytes, store_16_words as store, words_16_as_bytes as narrowed,
+        store_16 as store_bytes, store_16_words as store, words_16_as_bytes as narrowed,
     };
     pub(in crate::simd) use std::arch::x86_64::{
         __m256i as Vector, _mm256_add_epi16 as add, _mm256_add_epi32 as add_32,
@@ -196,7 +196,7 @@ pub(super) mod avx512 {
     use crate::ops::kernels::LUMA;
     pub(in crate::simd) use crate::simd::lanes::{
         last, last_mut, load_32_as_words as load_bytes, load_32_words as load, opaque_32 as opaque,
-        saturated_32 as saturated, store_32_bytes as store_bytes, store_32_words as store,
+        saturated_32 as saturated, store_32 as store_bytes, store_32_words as store,
         words_32_as_bytes as narrowed,
     };
     pub(in crate::simd) use std::arch::x86_64::{
