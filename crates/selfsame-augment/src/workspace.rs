@@ -8,7 +8,8 @@ use crate::simd::Level;
 
 /// Buffers that the operations use again and again; keep one per thread.
 ///
-/// They grow to the largest image seen and hold nothing that a later result depends on. Once grown,
+/// They grow to the largest image seen and hold nothing that a later result depends on; 3 MiB of them
+/// are weights of resizes, kept for other crops of the same sides. Once grown,
 /// [`crate::MultiCrop::write_crops`] allocates nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Workspace {
