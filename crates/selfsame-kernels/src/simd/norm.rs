@@ -20,8 +20,8 @@ fn layer_norm_body<const FMA: bool>(
         .zip(ys.chunks_exact_mut(n))
         .zip(stats.chunks_exact_mut(2));
     for ((x, y), stats) in rows {
-        let mean = lane_sum(n, |i| x[i]) / n as f32;
-        let var = lane_sum(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f32;
+        let mean = lane_sum(x, |x| x) / n as f32;
+        let var = lane_sum(x, |x| (x - mean) * (x - mean)) / n as f32;
         let inv_std = 1.0 / (var + eps).sqrt();
         stats.copy_from_slice(&[mean, inv_std]);
         for (((x, y), w), b) in x.iter().zip(y).zip(weight).zip(bias) {

@@ -6,23 +6,46 @@ use super::math::fma;
 /// Sums in this many lanes, whatever the instruction set, so that the order is always the same.
 pub(super) const LANES: usize = 32;
 
-/// Sum of `term(0..n)`: lane by lane, the tail last.
+/// Sum of a term of each element: lane by lane, the tail last.
 #[inline(always)]
-pub(super) fn lane_sum(n: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub(super) fn lane_sum(xs: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
-    let whole = n / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (j, lane) in lanes.iter_mut().enumerate() {
-            *lane += term(start + j);
+    let (whole, tail) = xs.as_chunks::<LANES>();
+    for chunk in whole {
+        for j in 0..LANES {
+            lanes[j] += term(chunk[j]);
         }
     }
-    let tail: f32 = (whole..n).map(term).sum();
-    fold_lanes(lanes) + tail
+    let mut rest = 0f32;
+    for x in tail {
+        rest += term(*x);
+    }
+    fold_lanes(lanes) + rest
+}
+
+/// Sum of products, in the order of [`lane_sum`].
+#[inline(always)]
+pub(super) fn lane_dot(xs: &[f32], ys: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (whole, tail) = xs.as_chunks::<LANES>();
+    let (whole_y, tail_y) = ys.as_chunks::<LANES>();
+    for (xs, ys) in whole.iter().zip(whole_y) {
+        for j in 0..LANES {
+            lanes[j] += xs[j] * ys[j];
+        }
+    }
+    let mut rest = 0f32;
+    for (x, y) in tail.iter().zip(tail_y) {
+        rest += x * y;
+    }
+    fold_lanes(lanes) + rest
 }
 
 /// Sum of the lanes, halves onto halves.
 #[inline(always)]
-pub(super) fn fold_lanes(mut lanes: [f32; LANES]) -> f32 {
+pub(super) fn fold_lanes(lanes: [f32; LANES]) -> f32 {
+    // Without a look at what follows the compiler sums in whole vectors, otherwise by twos.
+    let mut lanes = std::hint::black_box(lanes);
     let mut width = LANES / 2;
     while width > 0 {
         for j in 0..width {
@@ -114,7 +137,7 @@ fn normalize_rows_body<const FMA: bool>(
     ys: &mut [std::mem::MaybeUninit<f32>],
 ) {
     for (x, y) in xs.chunks_exact(n).zip(ys.chunks_exact_mut(n)) {
-        let norm = lane_sum(n, |i| x[i] * x[i]).sqrt();
+        let norm = lane_dot(x, x).sqrt();
         let norm = if norm < eps { eps } else { norm };
         for (x, y) in x.iter().zip(y) {
             y.write(x / norm);
@@ -144,7 +167,7 @@ fn normalize_rows_grad_body<const FMA: bool>(
         .zip(grad.chunks_exact(n))
         .zip(dx.chunks_exact_mut(n))
     {
-        let norm = lane_sum(n, |i| x[i] * x[i]).sqrt();
+        let norm = lane_dot(x, x).sqrt();
         if norm < eps {
             for (g, d) in g.iter().zip(d) {
                 d.write(g / eps);
@@ -153,7 +176,7 @@ fn normalize_rows_grad_body<const FMA: bool>(
         }
         // dx = (g − y (y·g)) / |x| with y = x / |x|
         let inverse = 1.0 / norm;
-        let along = -lane_sum(n, |i| x[i] * g[i]) * inverse * inverse;
+        let along = -lane_dot(x, g) * inverse * inverse;
         for ((x, g), d) in x.iter().zip(g).zip(d) {
             d.write(fma::<FMA>(*x, along, *g) * inverse);
         }

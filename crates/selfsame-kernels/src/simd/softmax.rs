@@ -124,7 +124,7 @@ fn log_softmax_grad_body<const FMA: bool>(log_probs: &[f32], grad: &mut [f32], n
     for (p, g) in log_probs.chunks_exact(n).zip(grad.chunks_exact_mut(n)) {
         let mut sum = 0f64;
         for block in g.chunks(BLOCK) {
-            sum += f64::from(super::reduce::lane_sum(block.len(), |i| block[i]));
+            sum += f64::from(super::reduce::lane_sum(block, |x| x));
         }
         let sum = sum as f32;
         for (p, g) in p.iter().zip(g) {
