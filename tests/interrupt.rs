@@ -32,24 +32,25 @@ mod signals {
         tiny_run(run, &["train.epochs=100000"])
     }
 
-    /// A started run that has done its first step.
+    /// A started run that has said what was waited for.
     struct Running {
         child: Child,
         stderr: BufReader<ChildStderr>,
     }
 
     fn begin(run: &Path) -> Running {
-        let mut child = command(&endless(run))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        begin_with(&endless(run), |line| line.starts_with("step "))
+    }
+
+    fn begin_with(args: &[String], is_it: impl Fn(&str) -> bool) -> Running {
+        let mut child = command(args).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
-        while !line.starts_with("step ") {
+        while !is_it(&line) {
             line.clear();
             assert!(
                 stderr.read_line(&mut line).unwrap() > 0,
-                "it ended before its first step"
+                "it ended before that"
             );
         }
         Running { child, stderr }
@@ -84,7 +85,7 @@ mod signals {
             panic!("{:?}: {stderr}", checkpoints(&run));
         };
         assert!(
-            stderr.contains(&format!("stopped after step {}", step - 1)),
+            stderr.contains(&format!("stopped after {step} steps")),
             "{stderr}"
         );
         assert!(
@@ -120,6 +121,49 @@ mod signals {
     #[test]
     fn sigterm_ends_a_run_after_a_checkpoint_that_resumes_to_the_same_bits() {
         stops_and_goes_on("TERM", 143);
+    }
+
+    #[test]
+    fn a_signal_is_heard_within_a_score_which_is_taken_when_the_run_goes_on() {
+        let dir = scratch("stopped-in-a-score");
+        // Scores of 3,000 pictures take long beside steps of eight.
+        let sets = [
+            "data.train=synthetic:portraits?count=3000&seed=3",
+            "train.knn_every_epochs=1",
+            "train.max_steps=2",
+        ];
+        let (run, whole) = (dir.join("run"), dir.join("whole"));
+        let running = begin_with(&tiny_run(&run, &sets), |line| {
+            line.contains("steps an epoch")
+        });
+        running.signal(&["TERM"]);
+        let (status, stderr) = running.end();
+        assert_eq!(status, 143, "{stderr}");
+        assert!(stderr.contains("stopped after 0 steps"), "{stderr}");
+        assert!(metrics(&run).is_empty(), "{stderr}");
+        assert_eq!(checkpoints(&run), [0]);
+
+        let answer = resume(&run, &[]);
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        done(&tiny_run(&whole, &sets));
+        assert!(checkpoint_bytes(&run, 2) == checkpoint_bytes(&whole, 2));
+        let scores = |run: &Path| -> Vec<_> {
+            let lines = metrics(run).into_iter();
+            lines.filter(|line| line.get("knn").is_some()).collect()
+        };
+        assert_eq!(scores(&run), scores(&whole));
+        assert_eq!(scores(&run).len(), 1);
+    }
+
+    #[test]
+    fn a_run_outlives_whoever_reads_its_words() {
+        let run = scratch("unread").join("run");
+        let sets = ["train.epochs=40"];
+        let running = begin_with(&tiny_run(&run, &sets), |line| line.starts_with("step "));
+        let Running { mut child, stderr } = running;
+        drop(stderr);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert_eq!(checkpoints(&run).last(), Some(&200));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use selfsame_models::{Backbone, Mode};
 
 use crate::device_batch::{upload_eval, upload_picture};
 use crate::error::TrainError;
+use crate::stop::StopFlag;
 
 /// What turns evaluation images into features.
 #[derive(Clone, Copy)]
@@ -71,8 +72,30 @@ pub fn embed(
     options: &EmbedOptions,
     device: &Device,
     ledger: &Arc<Ledger>,
-    mut progress: impl FnMut(usize),
+    progress: impl FnMut(usize),
 ) -> Result<Embedded, TrainError> {
+    let never = StopFlag::default();
+    let done = embed_unless(
+        &never, dataset, samples, extractor, options, device, ledger, progress,
+    )?;
+    Ok(done.expect("nobody asks it to stop"))
+}
+
+/// [`embed`], given up with `None` before the next batch once a stop is requested.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "those of `embed`, and the request"
+)]
+pub(crate) fn embed_unless(
+    stop: &StopFlag,
+    dataset: &Arc<dyn Dataset>,
+    samples: &[usize],
+    extractor: Extractor<'_>,
+    options: &EmbedOptions,
+    device: &Device,
+    ledger: &Arc<Ledger>,
+    mut progress: impl FnMut(usize),
+) -> Result<Option<Embedded>, TrainError> {
     let loader = EvalLoader {
         dataset: dataset.clone(),
         transform: options.transform.clone(),
@@ -84,6 +107,9 @@ pub fn embed(
     let mut data = Vec::new();
     let mut d = 0;
     for batch in loader.batches(samples.to_vec())? {
+        if stop.requested().is_some() {
+            return Ok(None);
+        }
         let batch = batch?;
         let rows = extractor.extract(&upload_eval(&batch, device)?)?;
         d = rows.dims2()?.1;
@@ -91,14 +117,14 @@ pub fn embed(
         done.extend(batch.samples);
         progress(done.len());
     }
-    Ok(Embedded {
+    Ok(Some(Embedded {
         features: Features {
             n: done.len(),
             d,
             data,
         },
         samples: done,
-    })
+    }))
 }
 
 /// Features of one prepared picture.

@@ -14,6 +14,7 @@ use selfsame_optim::{GradSum, Grads, Optimizer, WholeStep};
 use crate::config::{NonFinite, RunConfig};
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
+use crate::stop::StopFlag;
 
 pub use figures::{Pending, StepFigures};
 use figures::{Sum, Sums};
@@ -125,6 +126,22 @@ impl Learner {
         epoch: usize,
         step: u64,
     ) -> Result<Pending, TrainError> {
+        let done = self.step_unless(&StopFlag::default(), micro_batches, now, epoch, step)?;
+        Ok(done.expect("nobody asks it to stop"))
+    }
+
+    /// [`Self::step`], given up as soon as a stop is requested: `None`, and nothing has changed.
+    ///
+    /// The request is looked at before each part of the student's work; the shorter ones at the end
+    /// of a step, which change things, are always done together.
+    pub(crate) fn step_unless(
+        &mut self,
+        stop: &StopFlag,
+        micro_batches: &[DeviceBatch],
+        now: &Now,
+        epoch: usize,
+        step: u64,
+    ) -> Result<Option<Pending>, TrainError> {
         let share = 1.0 / micro_batches.len() as f64;
         let trainable = self.student_params.trainable();
         let mut grads = GradSum::default();
@@ -144,6 +161,9 @@ impl Learner {
             let targets = teacher_probs(&teacher_logits, self.center.tensor(), now.teacher_temp)?; // Eq. 1
 
             for part in self.student_parts(crops)? {
+                if stop.requested().is_some() {
+                    return Ok(None);
+                }
                 let mode = Mode::Train(Draws {
                     first_row: part.first_row,
                     ..draws
@@ -187,10 +207,11 @@ impl Learner {
             batch_stats,
             sums,
         };
-        match self.defers {
-            true => self.hand_over(passed, now, epoch, step),
-            false => self.apply(passed, now, epoch, step),
-        }
+        let pending = match self.defers {
+            true => self.hand_over(passed, now, epoch, step)?,
+            false => self.apply(passed, now, epoch, step)?,
+        };
+        Ok(Some(pending))
     }
 
     /// Clips, updates weights, teacher, running statistics and centre, looking at the norm in
@@ -468,6 +489,23 @@ mod tests {
             bits(&learner) == before,
             "a weight that is NaN moved something"
         );
+    }
+
+    #[test]
+    fn a_step_that_is_given_up_changes_nothing() {
+        let [mut asked, mut whole] =
+            [(), ()].map(|()| Learner::new(&config(), &Device::Cpu).unwrap());
+        let before = bits(&asked);
+        let stop = StopFlag::default();
+        stop.request(15);
+        let given_up = asked.step_unless(&stop, &[crops(0.5)], &now(), 0, 0);
+        assert!(given_up.unwrap().is_none());
+        assert!(bits(&asked) == before);
+        for learner in [&mut asked, &mut whole] {
+            learner.step(&[crops(0.5)], &now(), 0, 0).unwrap();
+        }
+        assert!(bits(&asked) == bits(&whole));
+        assert!(bits(&asked) != before);
     }
 
     /// With batch norm and without, by each rule.

@@ -11,8 +11,9 @@ use selfsame_eval::{KnnConfig, LabelEncoder, knn};
 use selfsame_models::Backbone;
 
 use crate::config::RunConfig;
-use crate::embed::{EmbedOptions, Extractor, embed};
+use crate::embed::{EmbedOptions, Extractor, embed_unless};
 use crate::error::TrainError;
+use crate::stop::StopFlag;
 
 /// Most images used, so that the evaluation stays short beside an epoch.
 const MAX_IMAGES: usize = 10_000;
@@ -124,7 +125,8 @@ impl Monitor {
         self.bank.samples.len() + queries.map_or(0, |queries| queries.samples.len())
     }
 
-    /// k-NN accuracy in percent, by k: bank and queries, or leave-one-out within the bank.
+    /// k-NN accuracy in percent, by k: bank and queries, or leave-one-out within the bank; `None` if
+    /// a stop was requested meanwhile.
     ///
     /// # Errors
     /// [`TrainError::Data`] and [`TrainError::Tensor`].
@@ -133,10 +135,12 @@ impl Monitor {
         backbone: &dyn Backbone,
         device: &Device,
         ledger: &Arc<Ledger>,
-    ) -> Result<BTreeMap<String, f64>, TrainError> {
+        stop: &StopFlag,
+    ) -> Result<Option<BTreeMap<String, f64>>, TrainError> {
         let embedded = |set: &Labelled| {
             let extractor = Extractor::Backbone(backbone);
-            let done = embed(
+            let done = embed_unless(
+                stop,
                 &set.dataset,
                 &set.samples,
                 extractor,
@@ -145,11 +149,22 @@ impl Monitor {
                 ledger,
                 |_| (),
             )?;
-            let labels: Vec<String> = done.samples.iter().map(|i| set.labels[i].clone()).collect();
-            Ok::<_, TrainError>((done.features.l2_normalized(), labels))
+            Ok::<_, TrainError>(done.map(|done| {
+                let labels = done.samples.iter().map(|i| set.labels[i].clone());
+                let labels: Vec<String> = labels.collect();
+                (done.features.l2_normalized(), labels)
+            }))
         };
-        let (bank, bank_labels) = embedded(&self.bank)?;
-        let queries = self.queries.as_ref().map(embedded).transpose()?;
+        let Some((bank, bank_labels)) = embedded(&self.bank)? else {
+            return Ok(None);
+        };
+        let queries = match &self.queries {
+            Some(queries) => match embedded(queries)? {
+                Some(queries) => Some(queries),
+                None => return Ok(None),
+            },
+            None => None,
+        };
         let all = bank_labels
             .iter()
             .chain(queries.iter().flat_map(|(_, labels)| labels));
@@ -176,7 +191,7 @@ impl Monitor {
             let percent = 100.0 * accuracy(&truth, &answers.predictions)?;
             scores.insert(answers.k.to_string(), percent);
         }
-        Ok(scores)
+        Ok(Some(scores))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
@@ -20,8 +19,10 @@ use crate::feed::Feed;
 use crate::learner::{Learner, Pending};
 use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine, read_metrics};
 use crate::monitor::Monitor;
+use crate::pace::Pace;
 use crate::run_length::RunLength;
 use crate::snapshot::save_snapshot;
+use crate::stop::StopFlag;
 use crate::verdict::Watch;
 
 /// Name of the list of unusable pictures in a run directory.
@@ -53,24 +54,8 @@ pub struct Run<'a> {
     pub init: Option<&'a Init<'a>>,
     /// Go on although the pictures are not those the run began with (`--accept-data-change`).
     pub accept_data_change: bool,
-    /// Set to a signal's number to stop after the current step.
+    /// Set to a signal's number to stop.
     pub stop: &'a StopFlag,
-}
-
-/// A request to stop after the current step.
-#[derive(Debug, Default)]
-pub struct StopFlag(AtomicI32);
-
-impl StopFlag {
-    /// Asks for a stop; `signal` is handed back in [`Outcome::Interrupted`].
-    pub fn request(&self, signal: i32) {
-        self.0.store(signal, Ordering::SeqCst);
-    }
-
-    /// The signal asked for, if any.
-    pub fn requested(&self) -> Option<i32> {
-        Some(self.0.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
-    }
 }
 
 /// How a run ended.
@@ -128,6 +113,8 @@ pub struct Progress {
     pub images_per_s: f64,
     /// Share of that span spent waiting for data.
     pub data_wait_frac: f64,
+    /// How long the step took.
+    pub step_time: Duration,
 }
 
 /// Trains until the epochs are done, `max_steps` is reached or a stop is requested; continues from
@@ -176,6 +163,10 @@ fn run_epochs(
     };
     let mut metrics = MetricsFile::open(run.run_dir, step)?;
     let logged = read_metrics(run.run_dir)?;
+    let is_scored = logged.iter().any(|line| match line {
+        MetricsLine::Eval(line) => line.step.map_or(0, |last| last + 1) == step,
+        MetricsLine::Step(_) => false,
+    });
     let logged = logged.into_iter().filter_map(MetricsLine::into_step);
     let mut watch = Watch::new(logged.collect(), config);
     observer.started(&RunFacts {
@@ -194,17 +185,29 @@ fn run_epochs(
     {
         observer.note(&format!("warning: {slow}"));
     }
-    if step == 0 && last_step > 0 {
+    let is_due = |step: u64| {
+        let epochs = config.train.knn_every_epochs;
+        step == total_steps
+            || step.is_multiple_of(steps_per_epoch)
+                && due((step / steps_per_epoch) as usize, epochs)
+    };
+    // Before the first step, and where a stop came between a step and its score.
+    if step < last_step && !is_scored && is_due(step) {
         evaluate(
             run,
             &monitor,
             &learner,
-            None,
-            0,
+            step,
+            (step / steps_per_epoch) as usize,
             ledger,
             &mut metrics,
             observer,
         )?;
+    }
+    if let Some(signal) = run.stop.requested().filter(|_| step < last_step) {
+        let epochs_done = (step / steps_per_epoch) as usize;
+        save(run, &learner, step, epochs_done, &data, &skips, ledger)?;
+        return Ok(stopped(signal, step, observer));
     }
 
     let mut saved_at = Instant::now();
@@ -223,6 +226,7 @@ fn run_epochs(
                 break 'run;
             }
             let now = schedules.at(step); // lr, weight decay, momentum, teacher temperature
+            let began = Instant::now();
             let (micro_batches, waited) = feed.take()?;
             pace.waited(waited);
             if run.capture_step == Some(step) {
@@ -238,7 +242,11 @@ fn run_epochs(
 
             let is_last = step + 1 == last_step;
             let due_line = step.is_multiple_of(config.train.log_every_steps) || is_last;
-            let result = learner.step(&micro_batches, &now, epoch, step);
+            let result = learner.step_unless(run.stop, &micro_batches, &now, epoch, step);
+            let result = match result.transpose() {
+                None => break 'run,
+                Some(result) => result,
+            };
             let result = match result {
                 // The device works on while the next step is prepared.
                 Ok(pending) if pending.waits() && !due_line => {
@@ -287,6 +295,7 @@ fn run_epochs(
             };
 
             pace.stepped(length.images_per_step);
+            let (images_per_s, data_wait_frac) = (pace.images_per_s(), pace.data_wait_frac());
             if let (Some(figures), true) = (figures, due_line) {
                 let figures = StepLine {
                     step,
@@ -300,8 +309,8 @@ fn run_epochs(
                     teacher_temp: now.teacher_temp,
                     grad_norm: figures.grad_norm,
                     feature_std: figures.feature_std,
-                    images_per_s: pace.images_per_s(),
-                    data_wait_frac: pace.data_wait_frac(),
+                    images_per_s,
+                    data_wait_frac,
                 };
                 if let Some(judgement) = watch.line(&figures, config) {
                     observer.note(&judgement.to_string());
@@ -317,19 +326,20 @@ fn run_epochs(
                 total_steps: last_step,
                 epoch,
                 loss: last_loss,
-                images_per_s: pace.images_per_s(),
-                data_wait_frac: pace.data_wait_frac(),
+                images_per_s,
+                data_wait_frac,
+                step_time: began.elapsed(),
             });
 
             let epoch_done = step_in_epoch + 1 == steps_per_epoch;
             let epochs_done = epoch + usize::from(epoch_done);
             if epoch_done {
-                if due(epochs_done, config.train.knn_every_epochs) || step == total_steps {
+                if is_due(step) {
                     evaluate(
                         run,
                         &monitor,
                         &learner,
-                        Some(step - 1),
+                        step,
                         epochs_done,
                         ledger,
                         &mut metrics,
@@ -352,19 +362,32 @@ fn run_epochs(
                 saved_at = Instant::now();
             }
             if let (Some(signal), false) = (stop, is_last) {
-                observer.note(&format!(
-                    "stopped after step {}; a checkpoint was written",
-                    step - 1
-                ));
-                return Ok(Outcome::Interrupted(signal));
+                return Ok(stopped(signal, step, observer));
             }
         }
+    }
+    if let Some(signal) = run.stop.requested().filter(|_| step < last_step) {
+        // Within a step, which is left for the next time.
+        if let Some(pending) = unread.take() {
+            pending.read().inspect_err(|_| observer.note(UNREAD))?;
+        }
+        let epochs_done = (step / steps_per_epoch) as usize;
+        save(run, &learner, step, epochs_done, &data, &skips, ledger)?;
+        return Ok(stopped(signal, step, observer));
     }
     Ok(if last_step == total_steps {
         Outcome::Finished
     } else {
         Outcome::MaxSteps
     })
+}
+
+/// Says that a run was stopped, after a checkpoint.
+fn stopped(signal: i32, steps_done: u64, observer: &mut dyn Observer) -> Outcome {
+    observer.note(&format!(
+        "stopped after {steps_done} steps; a checkpoint was written"
+    ));
+    Outcome::Interrupted(signal)
 }
 
 /// The folder of a captured step.
@@ -516,17 +539,20 @@ fn evaluate(
     run: &Run<'_>,
     monitor: &Result<Monitor, String>,
     learner: &Learner,
-    step: Option<u64>,
+    steps_done: u64,
     epochs_done: usize,
     ledger: &Arc<Ledger>,
     metrics: &mut MetricsFile,
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
     let Ok(monitor) = monitor else { return Ok(()) };
-    let knn = monitor.evaluate(learner.teacher.backbone(), run.device, ledger)?;
+    let backbone = learner.teacher.backbone();
+    let Some(knn) = monitor.evaluate(backbone, run.device, ledger, run.stop)? else {
+        return Ok(());
+    };
     let label = monitor.label().to_owned();
     let line = MetricsLine::Eval(EvalLine {
-        step,
+        step: steps_done.checked_sub(1),
         epoch: epochs_done,
         knn,
         label,
@@ -534,39 +560,6 @@ fn evaluate(
     metrics.write(&line)?;
     observer.logged(&line);
     Ok(())
-}
-
-/// Rate and data wait since the previous metrics line.
-struct Pace {
-    since: Instant,
-    waited: Duration,
-    images: usize,
-}
-
-impl Pace {
-    fn start() -> Self {
-        Self {
-            since: Instant::now(),
-            waited: Duration::ZERO,
-            images: 0,
-        }
-    }
-
-    fn waited(&mut self, time: Duration) {
-        self.waited += time;
-    }
-
-    fn stepped(&mut self, images: usize) {
-        self.images += images;
-    }
-
-    fn images_per_s(&self) -> f64 {
-        self.images as f64 / self.since.elapsed().as_secs_f64().max(1e-9)
-    }
-
-    fn data_wait_frac(&self) -> f64 {
-        self.waited.as_secs_f64() / self.since.elapsed().as_secs_f64().max(1e-9)
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use candle_core::Device;
 use selfsame_train::{Precision, RunConfig};
 
 use crate::exit::usage;
+use crate::stderr::tell;
 
 /// Opens `auto`, `cpu`, `cuda` or `cuda:N`.
 ///
@@ -15,7 +16,7 @@ pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
         "cpu" => Ok(Device::Cpu),
         "auto" if !cfg!(feature = "cuda") => Ok(Device::Cpu),
         "auto" => Ok(open_cuda(0).unwrap_or_else(|error| {
-            eprintln!("note: {error:#}; running on the CPU");
+            tell!("note: {error:#}; running on the CPU");
             Device::Cpu
         })),
         _ => {

@@ -9,6 +9,7 @@ use selfsame_train::{Embedded, embed};
 use crate::cli::WeightsArgs;
 use crate::memory;
 use crate::progress::CountProgress;
+use crate::stderr::tell;
 use crate::weights::Weights;
 
 /// Features of some pictures of `set`; those that cannot be used are named on stderr.
@@ -40,6 +41,6 @@ pub(crate) fn embed_all(
 /// Names on stderr what could not be used.
 pub(crate) fn name_left_out(ledger: &Ledger) {
     for entry in ledger.entries() {
-        eprintln!("left out: {}: {}", entry.file, entry.reason);
+        tell!("left out: {}: {}", entry.file, entry.reason);
     }
 }

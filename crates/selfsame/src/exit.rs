@@ -8,6 +8,7 @@ use selfsame_models::ModelError;
 use selfsame_train::{Outcome, TrainError};
 
 use crate::memory;
+use crate::stderr::tell;
 
 /// How a command that did not fail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ pub(crate) fn code(result: anyhow::Result<Done>) -> ExitCode {
         Ok(Done::No) => ExitCode::from(1),
         Ok(Done::Interrupted(signal)) => ExitCode::from((128 + signal).clamp(0, 255) as u8),
         Err(error) => {
-            eprintln!("error: {error:#}{}", memory::hint(&error));
+            tell!("error: {error:#}{}", memory::hint(&error));
             ExitCode::from(if is_usage(&error) { 2 } else { 1 })
         }
     }

@@ -1,5 +1,7 @@
 //! `selfsame`: self-supervised pretraining of image backbones on your own pictures (DINO).
 
+#![warn(clippy::print_stderr, reason = "`tell` does not end the process")]
+
 mod cli;
 mod commands;
 mod config;
@@ -13,6 +15,7 @@ mod progress;
 mod run_dir;
 mod scores;
 mod signals;
+mod stderr;
 mod weights;
 
 use std::process::ExitCode;

@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use selfsame_train::{MetricsLine, Observer, Progress, RunFacts};
 
+use crate::stderr::tell;
+
 /// Seconds between plain lines, so that a log file stays readable.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Writes the progress of a run to stderr.
 pub(crate) struct TrainProgress {
     bar: Option<ProgressBar>,
-    began: Instant,
+    /// When the first step here began; the score before it is not part of the pace.
+    began: Option<Instant>,
     began_at_step: u64,
     told: Option<Instant>,
     rate: f64,
@@ -25,7 +28,7 @@ impl TrainProgress {
     pub(crate) fn new(epochs: usize) -> Self {
         Self {
             bar: None,
-            began: Instant::now(),
+            began: None,
             began_at_step: 0,
             told: None,
             rate: 0.0,
@@ -48,7 +51,6 @@ impl Observer for TrainProgress {
             facts.trainable_parameters as f64 / 1e6,
             facts.uniform_loss
         ));
-        self.began = Instant::now();
         self.began_at_step = facts.steps_done;
         if std::io::stderr().is_terminal() {
             self.bar = Some(bar(facts.total_steps, facts.steps_done));
@@ -62,7 +64,10 @@ impl Observer for TrainProgress {
         }
         let done_here = progress.steps_done - self.began_at_step;
         let left = progress.total_steps.saturating_sub(progress.steps_done);
-        let seconds = self.began.elapsed().as_secs_f64() / done_here.max(1) as f64 * left as f64;
+        let began = *self
+            .began
+            .get_or_insert_with(|| Instant::now() - progress.step_time);
+        let seconds = began.elapsed().as_secs_f64() / done_here.max(1) as f64 * left as f64;
         let text = format!(
             "epoch {}/{}  loss {:.4}  {:.1} images/s  data wait {:.0} %  {} left",
             progress.epoch + 1,
@@ -76,9 +81,10 @@ impl Observer for TrainProgress {
             bar.set_position(progress.steps_done);
             bar.set_message(text);
         } else if left == 0 || self.told.is_none_or(|told| told.elapsed() >= PLAIN_EVERY) {
-            eprintln!(
+            tell!(
                 "step {}/{}  {text}",
-                progress.steps_done, progress.total_steps
+                progress.steps_done,
+                progress.total_steps
             );
             self.told = Some(Instant::now());
         }
@@ -107,7 +113,7 @@ impl Observer for TrainProgress {
 fn say(bar: Option<&ProgressBar>, text: &str) {
     match bar {
         Some(bar) => bar.println(text),
-        None => eprintln!("{text}"),
+        None => tell!("{text}"),
     }
 }
 
@@ -156,7 +162,7 @@ impl CountProgress {
                 bar.finish_and_clear();
             }
         } else if self.told.elapsed() >= PLAIN_EVERY {
-            eprintln!("{done}/{} {text}", self.total);
+            tell!("{done}/{} {text}", self.total);
             self.told = Instant::now();
         }
     }

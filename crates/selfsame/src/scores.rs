@@ -15,6 +15,7 @@ use crate::cli::Labelled;
 use crate::embedding::name_left_out;
 use crate::exit::usage;
 use crate::progress::CountProgress;
+use crate::stderr::tell;
 use crate::weights::Weights;
 use crate::{data, device};
 
@@ -64,7 +65,7 @@ impl Sets {
                 .collect();
             let without = set.len() - labels.len();
             if without > 0 {
-                eprintln!(
+                tell!(
                     "{spec}: {without} of {} pictures lack the label {label}",
                     set.len()
                 );
@@ -243,7 +244,7 @@ pub(crate) fn print_json(value: &serde_json::Value) {
 pub(crate) fn print_text(text: &str) {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            eprintln!("error: writing to standard output: {error}");
+            tell!("error: writing to standard output: {error}");
             std::process::exit(1);
         }
         _ => {}

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::{WeightsArgs, Which};
 use crate::exit::usage;
 use crate::run_dir;
+use crate::stderr::tell;
 use beside::Beside;
 
 /// Side in pixels of the `pixels` baseline.
@@ -366,7 +367,7 @@ fn of_run(dir: &Path, which: Which, device: &Device) -> anyhow::Result<Loaded> {
     let (partial, warnings) = selfsame_checkpoint::load_newest_files(dir, &[file], device)?
         .ok_or_else(|| usage(format!("{}: the run has no checkpoint yet", dir.display())))?;
     for warning in warnings {
-        eprintln!("warning: {warning}");
+        tell!("warning: {warning}");
     }
     let tensors = partial
         .files
@@ -410,7 +411,7 @@ fn of_file(
         (None, None) => infer(&weights.tensors)?.model,
     };
     for difference in beside.differences() {
-        eprintln!("warning: {difference}");
+        tell!("warning: {difference}");
     }
     let native = if model.arch.is_vit() {
         model.image_size
@@ -449,12 +450,15 @@ pub(crate) fn resample_aloud(
     model: &ModelConfig,
 ) -> anyhow::Result<()> {
     if let Some((from, to)) = fit_patches(tensors, model)? {
-        eprintln!("note: the kernel of patches of {from}x{from} pixels was resampled to {to}x{to}");
+        tell!("note: the kernel of patches of {from}x{from} pixels was resampled to {to}x{to}");
     }
     if let Some((from, to)) = fit_positions(tensors, model)? {
-        eprintln!(
+        tell!(
             "note: position embeddings of {}x{} patches were resampled to {}x{}",
-            from.0, from.1, to.0, to.1
+            from.0,
+            from.1,
+            to.0,
+            to.1
         );
     }
     Ok(())

@@ -19,6 +19,7 @@ use crate::figures::attention::{Prepared, heads};
 use crate::figures::cell;
 use crate::figures::grown::Grown;
 use crate::scores::print_json;
+use crate::stderr::tell;
 use crate::weights::{Loaded, Weights};
 use crate::{data, device};
 
@@ -88,7 +89,7 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     let heading = format!("{what}: {}", newest.describe());
     let png = encode_png(&Sheet { heading, rows }.draw())?;
     write_bytes(&args.out, &png)?;
-    eprintln!("wrote {}", args.out.display());
+    tell!("wrote {}", args.out.display());
     if args.json {
         print_json(&json!({
             "attention": told,
@@ -196,7 +197,7 @@ pub(crate) fn pictures(
         }
         match set.decode(sample) {
             Ok(picture) => found.push((set.name(sample).to_owned(), picture)),
-            Err(error) => eprintln!("left out: {}: {error}", set.name(sample)),
+            Err(error) => tell!("left out: {}: {error}", set.name(sample)),
         }
     }
     anyhow::ensure!(!found.is_empty(), "{spec}: not one picture could be used");

@@ -22,6 +22,7 @@ use crate::config::{Merged, PRESETS, to_toml};
 use crate::exit::{Done, usage};
 use crate::progress::duration;
 use crate::scores::print_text;
+use crate::stderr::tell;
 use crate::weights::Weights;
 use crate::{data, device, run_dir, signals};
 
@@ -65,7 +66,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
     let device = device::open("cpu")?;
     let stop = signals::stop_flag()?;
 
-    eprintln!(
+    tell!(
         "Portraits are drawn, {TRAIN_COUNT} to learn from and {TEST_COUNT} of other people to \
          test on; a small vision transformer learns from pixels alone, without labels."
     );

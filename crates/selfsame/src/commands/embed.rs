@@ -10,6 +10,7 @@ use selfsame_eval::Features;
 use crate::cli::Embed;
 use crate::embedding::embed_all;
 use crate::exit::{Done, extension};
+use crate::stderr::tell;
 use crate::weights::Weights;
 use crate::{data, device};
 
@@ -39,7 +40,7 @@ pub(crate) fn run(args: &Embed) -> anyhow::Result<Done> {
         "npy" => write_bytes(&args.out, &npy(&features))?,
         _ => write_bytes(&args.out, csv(&features, &files).as_bytes())?,
     }
-    eprintln!(
+    tell!(
         "{} × {} features in {}; {} pictures left out",
         features.n,
         features.d,

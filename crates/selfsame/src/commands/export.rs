@@ -15,6 +15,7 @@ pub(super) use timm::timm;
 
 use crate::cli::{Export, Format};
 use crate::exit::Done;
+use crate::stderr::tell;
 use crate::weights::{Loaded, Weights, refuse_reference};
 
 pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
@@ -27,7 +28,7 @@ pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
         Format::Dino => dino(loaded, &args.out)?,
         Format::Onnx => onnx::onnx(loaded, &args.out)?,
     }
-    eprintln!("{} written to {}", weights.describe(), args.out.display());
+    tell!("{} written to {}", weights.describe(), args.out.display());
     Ok(Done::Well)
 }
 
@@ -37,7 +38,7 @@ fn dino(loaded: &Loaded, out: &Path) -> anyhow::Result<()> {
     if loaded.head.contains_key("head.last_layer.weight_v") {
         tensors.extend(loaded.head.clone());
     } else if !loaded.head.is_empty() {
-        eprintln!("note: the notebook's head has no counterpart in the official code; left out");
+        tell!("note: the notebook's head has no counterpart in the official code; left out");
     }
     create(out)?;
     save(out, "model.safetensors", &tensors, &loaded.metadata()?)

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::cli::{Knn, Labelled, VoteArg};
 use crate::exit::{Done, usage};
 use crate::scores::{NumberScore, Sets, Side, print_json, print_text};
+use crate::stderr::tell;
 use crate::weights::Weights;
 
 pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
@@ -32,7 +33,7 @@ pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
     }
     sets.need_classes(&args.data.label)?;
     if sets.encoder.suggests_regression() {
-        eprintln!(
+        tell!(
             "{} has {} different numbers; --regress gives errors instead of hits",
             args.data.label,
             sets.encoder.num_classes()

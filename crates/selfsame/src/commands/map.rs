@@ -18,6 +18,7 @@ use crate::figures::attention::{Prepared, patch_components};
 use crate::figures::map::{coloring, tsne_chart};
 use crate::progress::CountProgress;
 use crate::scores::{label_or_usage, print_json};
+use crate::stderr::tell;
 use crate::weights::Weights;
 use crate::{data, device};
 
@@ -73,7 +74,7 @@ pub(crate) fn tsne(args: &Tsne) -> anyhow::Result<Done> {
     }
     chart.x_label = format!("perplexity {}, KL {:.3}", config.perplexity, map.kl);
     write(&args.map, kind, &chart, &embedded)?;
-    eprintln!(
+    tell!(
         "{} points, KL {:.3} after {} iterations; wrote {}",
         map.points.len(),
         map.kl,
@@ -126,7 +127,7 @@ pub(crate) fn pca(args: &Pca) -> anyhow::Result<Done> {
         ticks: true,
     };
     write(&args.map, kind, &chart, &embedded)?;
-    eprintln!("wrote {}", args.map.out.display());
+    tell!("wrote {}", args.map.out.display());
     if args.map.json {
         let figures = json!({"variances": pca.variances, "shares": pca.shares});
         print_json(&embedded.json(&args.map, "pca", figures));
@@ -162,7 +163,7 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
         weights.describe()
     );
     write_bytes(&map.out, &encode_png(&Sheet { heading, rows }.draw())?)?;
-    eprintln!("wrote {}", map.out.display());
+    tell!("wrote {}", map.out.display());
     if map.json {
         let files: Vec<&str> = prepared.iter().map(|(name, _)| name.as_str()).collect();
         print_json(&json!({

@@ -14,6 +14,7 @@ use crate::embedding::embed_all;
 use crate::exit::{Done, usage};
 use crate::figures::neighbors::{found, labels, query};
 use crate::scores::print_json;
+use crate::stderr::tell;
 use crate::weights::Weights;
 use crate::{data, device};
 
@@ -77,7 +78,7 @@ pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
         weights.describe()
     );
     write_bytes(&args.out, &encode_png(&Sheet { heading, rows }.draw())?)?;
-    eprintln!("wrote {}", args.out.display());
+    tell!("wrote {}", args.out.display());
     if args.json {
         let one = |(sample, similarity): &(usize, f32)| {
             json!({

@@ -12,6 +12,7 @@ use crate::exit::{Done, usage};
 use crate::memory::{Budget, budget, in_words};
 use crate::progress::duration;
 use crate::scores::{print_json, print_text};
+use crate::stderr::tell;
 use crate::{cli, data, device};
 
 pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
     let limit = budget(&config);
     let fits = !device.is_cpu() || plan.memory.total() as u64 <= limit.bytes;
     let trial = if fits && !args.no_trial {
-        eprintln!("trying a few steps over a handful of pictures");
+        tell!("trying a few steps over a handful of pictures");
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let trial = Trial::run(&config, &train, &device, cores);
         Some(trial.context("trying a few steps (--no-trial leaves that out)")?)

@@ -14,6 +14,7 @@ use crate::cli::Preview;
 use crate::config::Merged;
 use crate::data;
 use crate::exit::{Done, usage};
+use crate::stderr::tell;
 
 /// Longest side of the pictures of the first sheet, in pixels.
 const SINGLE: usize = 256;
@@ -77,7 +78,7 @@ pub(crate) fn run(args: &Preview) -> anyhow::Result<Done> {
     ];
     let png = encode_png(&stack(&sheets))?;
     std::fs::write(&args.out, png).with_context(|| format!("writing {}", args.out.display()))?;
-    eprintln!("wrote {}", args.out.display());
+    tell!("wrote {}", args.out.display());
     Ok(Done::Well)
 }
 

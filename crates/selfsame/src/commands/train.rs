@@ -15,6 +15,7 @@ use crate::cli::{Train, Which};
 use crate::config::{Merged, refuse_changes, to_toml};
 use crate::exit::{Done, usage};
 use crate::progress::TrainProgress;
+use crate::stderr::tell;
 use crate::weights::{Weights, refuse_reference};
 use crate::{data, device, memory, run_dir, signals};
 
@@ -141,12 +142,12 @@ pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
         .map_err(|error| memory::explain(error, config, execution.device))?;
     let steps_per_epoch = (images / config.effective_batch()) as f64;
     let curves = run_dir::draw_curves(run_dir, config, steps_per_epoch)?;
-    eprintln!("curves: {}", curves.display());
+    tell!("curves: {}", curves.display());
     if execution.report && !matches!(outcome, Outcome::Interrupted(_)) {
         write_report(execution);
     }
     if matches!(outcome, Outcome::Interrupted(_)) {
-        eprintln!("continue with: selfsame resume {}", run_dir.display());
+        tell!("continue with: selfsame resume {}", run_dir.display());
     }
     Ok(outcome)
 }
@@ -162,7 +163,7 @@ fn write_report(execution: &Execution<'_>) {
     };
     let out = execution.run_dir.join(REPORT_FILE);
     match report::write(&facts, &out) {
-        Ok(_) => eprintln!("report: {}", out.display()),
-        Err(error) => eprintln!("warning: no report was written: {error:#}"),
+        Ok(_) => tell!("report: {}", out.display()),
+        Err(error) => tell!("warning: no report was written: {error:#}"),
     }
 }

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "hub")]
+use crate::stderr::tell;
+
 /// The folder with the configuration and the weights of a repository.
 ///
 /// # Errors
@@ -38,7 +41,7 @@ pub(super) fn folder(name: &str) -> anyhow::Result<PathBuf> {
             return;
         }
         if bar.as_ref().is_none_or(|(file, _)| file != now.file) {
-            eprintln!("fetching {} of hf:{name}, {total} MiB", now.file);
+            tell!("fetching {} of hf:{name}, {total} MiB", now.file);
             let new = crate::progress::CountProgress::new("MiB", total);
             bar = Some((now.file.to_owned(), new));
         }
@@ -51,10 +54,10 @@ pub(super) fn folder(name: &str) -> anyhow::Result<PathBuf> {
         .map_err(as_usage)?;
     let commit = &fetched.commit[..fetched.commit.len().min(12)];
     match fetched.unasked {
-        true => eprintln!(
-            "note: hf:{name}: the hub was not asked; this is commit {commit} from the cache"
-        ),
-        false => eprintln!("hf:{name}: commit {commit}"),
+        true => {
+            tell!("note: hf:{name}: the hub was not asked; this is commit {commit} from the cache")
+        }
+        false => tell!("hf:{name}: commit {commit}"),
     }
     Ok(fetched.folder)
 }

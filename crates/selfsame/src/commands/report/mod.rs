@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::cli::{Report, Which};
 use crate::exit::{Done, usage};
 use crate::scores::print_json;
+use crate::stderr::tell;
 use crate::weights::Weights;
 use crate::{data, device, run_dir};
 use subjects::Subjects;
@@ -34,7 +35,7 @@ pub(crate) fn run(args: &Report) -> anyhow::Result<Done> {
         spec => match data::of_run(spec, &config.data) {
             Ok(set) => Some(set),
             Err(error) => {
-                eprintln!("warning: without pictures of {spec}: {error:#}");
+                tell!("warning: without pictures of {spec}: {error:#}");
                 None
             }
         },
@@ -51,7 +52,7 @@ pub(crate) fn run(args: &Report) -> anyhow::Result<Done> {
         val,
     };
     let mut told = write(&facts, &out)?;
-    eprintln!("wrote {}", out.display());
+    tell!("wrote {}", out.display());
     if args.json {
         told["out"] = json!(out);
         print_json(&told);
