@@ -206,6 +206,40 @@ mod signals {
 }
 
 #[test]
+fn moved_pictures_and_a_lost_configuration_are_told_with_what_to_do() {
+    let dir = scratch("moved");
+    let (run, pictures) = (dir.join("a run"), dir.join("pictures"));
+    std::fs::create_dir_all(&pictures).unwrap();
+    for i in 0..8 {
+        std::fs::write(
+            pictures.join(format!("{i}.bmp")),
+            bmp(40, [i * 20, 80, 120]),
+        )
+        .unwrap();
+    }
+    let data = format!("data.train={}", text(&pictures));
+    done(&tiny_run(&run, &[&data, "train.max_steps=1"]));
+    std::fs::rename(&pictures, dir.join("elsewhere")).unwrap();
+    let answer = resume(&run, &["train.max_steps=2"]);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    for word in ["pictures: no such", "data.train", "config.toml"] {
+        assert!(answer.stderr.contains(word), "{word}: {}", answer.stderr);
+    }
+
+    let config = run.join("config.toml");
+    let said = std::fs::read_to_string(&config).unwrap();
+    let elsewhere = said.replace(&text(&pictures), &text(&dir.join("elsewhere")));
+    std::fs::write(&config, elsewhere).unwrap();
+    let answer = resume(&run, &["train.max_steps=2"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+
+    std::fs::write(&config, "").unwrap();
+    let answer = resume(&run, &[]);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains("manifest.json"), "{}", answer.stderr);
+}
+
+#[test]
 fn a_loss_that_is_not_finite_stops_before_the_update_and_is_captured() {
     let run = scratch("not-finite").join("run");
     // Step 0 has learning rate 0; the update of step 1 is absurd; step 2 meets its result.

@@ -105,6 +105,30 @@ fn a_directory_that_holds_something_else_is_refused() {
 }
 
 #[test]
+fn a_run_within_its_pictures_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let pictures = dir.path().to_str().unwrap();
+    let pixels = image::RgbImage::new(40, 40);
+    for i in 0..9 {
+        pixels.save(dir.path().join(format!("{i}.png"))).unwrap();
+    }
+    let batch = ["--set", "train.batch_size=8"];
+    let (code, text) = train(dir.path(), &[&["--data", pictures], &batch[..]].concat());
+    assert_eq!(code, 2, "{text}");
+    assert!(
+        text.contains("--run") && text.contains("lies within --data"),
+        "{text}"
+    );
+    assert!(!dir.path().join("run").exists());
+}
+
+#[test]
+fn a_learning_rate_is_shown_as_it_was_typed() {
+    let set = ["--set", "optim.lr=-1", "--set", "train.batch_size=8"];
+    refused(&[&DATA[..], &set].concat(), &["optim.lr: -1 is negative"]);
+}
+
+#[test]
 fn a_label_that_does_not_exist_is_named_beside_those_that_do() {
     let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
         .args([

@@ -74,7 +74,7 @@ pub enum DataError {
     /// More files failed to decode than the configuration tolerates.
     #[error(
         "{bad} of {len} images cannot be decoded, more than the tolerated {max_bad_fraction} \
-         (data.max_bad_fraction); the last one: {name}: {reason}"
+         (data.max_bad_fraction; `selfsame check-data` lists them); the last one: {name}: {reason}"
     )]
     TooManyBad {
         /// Different images that failed so far.

@@ -363,7 +363,13 @@ impl RunConfig {
         problems.extend(self.model.check());
         problems.extend(self.head.check());
         self.check_crop_sizes(&mut problems);
-        problems.extend(self.schedule().check());
+        let (lr, mut schedule) = (self.optim.lr, self.schedule());
+        if !(lr >= 0.0 && lr.is_finite()) {
+            // As it was typed, not as it is scaled.
+            problems.push(format!("optim.lr: {lr} is negative or not a number"));
+            schedule.lr = 0.0;
+        }
+        problems.extend(schedule.check());
         self.check_objective(&mut problems);
         self.check_train(&mut problems);
         problems

@@ -47,6 +47,16 @@ pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Usage(text.into()))
 }
 
+/// A path as a shell takes it, for commands that are to be pasted.
+pub(crate) fn pasteable(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Prints an error to stderr and gives the process's exit code.
 pub(crate) fn code(result: anyhow::Result<Done>) -> ExitCode {
     match result {
@@ -96,6 +106,13 @@ pub(crate) fn extension(out: &Path, allowed: &[&'static str]) -> anyhow::Result<
 mod tests {
     use super::*;
     use anyhow::Context;
+
+    #[test]
+    fn paths_can_be_pasted() {
+        assert_eq!(pasteable(Path::new("runs/mine-2")), "runs/mine-2");
+        assert_eq!(pasteable(Path::new("my run")), "'my run'");
+        assert_eq!(pasteable(Path::new("it's")), r"'it'\''s'");
+    }
 
     #[test]
     fn the_users_mistakes_are_told_from_failures() {

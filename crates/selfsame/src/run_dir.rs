@@ -8,7 +8,7 @@ use selfsame_report::{LossPoint, curves, render_png};
 use selfsame_train::{MetricsLine, RunConfig, read_metrics};
 
 use crate::config::Merged;
-use crate::exit::usage;
+use crate::exit::{pasteable, usage};
 
 /// Name of the resolved configuration in a run directory.
 pub(crate) const CONFIG_FILE: &str = "config.toml";
@@ -19,11 +19,16 @@ pub(crate) const CONFIG_FILE: &str = "config.toml";
 /// A usage error if something else is in it or another process runs there.
 pub(crate) fn claim_new(dir: &Path) -> anyhow::Result<RunLock> {
     if dir.exists() && !is_empty_run_dir(dir)? {
+        let or_continue = match dir.join(CONFIG_FILE).exists() {
+            true => format!(
+                ", or continue the run in it with `selfsame resume {}`",
+                pasteable(dir)
+            ),
+            false => String::new(),
+        };
         return Err(usage(format!(
-            "--run {}: the directory is not empty; name another, or continue the run in it with \
-             `selfsame resume {}`",
+            "--run {}: the directory is not empty; name another{or_continue}",
             dir.display(),
-            dir.display()
         )));
     }
     claim(dir)
@@ -53,6 +58,14 @@ pub(crate) fn read_config(dir: &Path) -> anyhow::Result<Merged> {
             path.display()
         ))
     })?;
+    if text.trim().is_empty() {
+        return Err(usage(format!(
+            "{} is empty; what stood in it is the value of \"config\" in manifest.json of every \
+             checkpoint of {}",
+            path.display(),
+            dir.display()
+        )));
+    }
     Merged::from_text(&text, &path.display().to_string())
 }
 

@@ -127,9 +127,9 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
     print_text(&summary);
     print_text(
         "Next, with your own pictures:\n\
-         \x20 selfsame check-data PICTURES                                     what can be used\n\
-         \x20 selfsame train --data PICTURES --preset cpu-hour --run runs/mine an hour on 2 cores\n\
-         \x20 selfsame knn --weights runs/mine --train A --test B --label NAME how good it is",
+         \x20 selfsame check-data PICTURES                                      # what can be used\n\
+         \x20 selfsame train --data PICTURES --preset cpu-hour --run runs/mine  # an hour on 2 cores\n\
+         \x20 selfsame knn --weights runs/mine --train A --test B --label NAME  # how good it is",
     );
     Ok(Done::Well)
 }

@@ -1,11 +1,14 @@
 //! `selfsame resume`
 
+use std::path::Path;
+
+use selfsame_data::DataError;
 use toml::Value;
 
 use super::train::{Execution, check_room, execute};
 use crate::cli::Resume;
 use crate::config::{refuse_changes, to_toml};
-use crate::exit::Done;
+use crate::exit::{Done, usage};
 use crate::{data, device, run_dir, signals};
 
 pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
@@ -26,7 +29,8 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
     refuse_changes(&before, &config)?;
     device::set_threads(config.train.threads)?;
     let device = device::open_for_training(&config)?;
-    let train_data = data::of_run(&config.data.train, &config.data)?;
+    let train_data = data::of_run(&config.data.train, &config.data)
+        .map_err(|error| where_to_say_it(error, &args.run))?;
     check_room(&config, train_data.as_ref(), &device)?;
     let val_data = match config.data.val.as_str() {
         "" => None,
@@ -52,4 +56,16 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
         report: !args.no_report,
     })?;
     Ok(outcome.into())
+}
+
+/// Adds what to do if the pictures of a run are no longer where they were.
+fn where_to_say_it(error: anyhow::Error, run: &Path) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(DataError::NotFound { .. }) => usage(format!(
+            "{error:#}: the pictures that the run began with; if they have moved, write the new \
+             place to data.train in {}, and it will be seen whether they are the same",
+            run.join(run_dir::CONFIG_FILE).display()
+        )),
+        _ => error,
+    }
 }

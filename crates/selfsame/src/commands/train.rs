@@ -13,7 +13,7 @@ use selfsame_train::{
 use super::report::{self, Facts, REPORT_FILE};
 use crate::cli::{Train, Which};
 use crate::config::{Merged, refuse_changes, to_toml};
-use crate::exit::{Done, usage};
+use crate::exit::{Done, pasteable, usage};
 use crate::progress::TrainProgress;
 use crate::stderr::tell;
 use crate::weights::{Weights, refuse_reference};
@@ -24,6 +24,9 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     let config = merged.resolve()?;
     if config.data.train.is_empty() {
         return Err(usage("--data SPEC: say which pictures to train on"));
+    }
+    for (flag, spec) in [("--data", &config.data.train), ("--val", &config.data.val)] {
+        refuse_inside(&args.run, flag, spec)?;
     }
     let continues = args.resume && args.run.join(run_dir::CONFIG_FILE).exists();
     if continues {
@@ -65,6 +68,28 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     })?;
     drop(lock);
     Ok(outcome.into())
+}
+
+/// Refuses a run directory within a folder of pictures: its curves and checkpoints would be taken
+/// for pictures from then on.
+fn refuse_inside(run: &Path, flag: &str, spec: &str) -> anyhow::Result<()> {
+    let folder = Path::new(spec);
+    let (Ok(run_at), Ok(at)) = (std::path::absolute(run), std::path::absolute(folder)) else {
+        return Ok(());
+    };
+    // Where links lead: of the run, as much as there is already.
+    let existing = run_at.ancestors().find_map(|at| at.canonicalize().ok());
+    let is_inside = folder.is_dir()
+        && (run_at.starts_with(&at)
+            || existing.is_some_and(|run| at.canonicalize().is_ok_and(|at| run.starts_with(at))));
+    if !is_inside {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "--run {} lies within {flag} {spec}: what is written there would be taken for pictures; \
+         name a folder outside",
+        run.display()
+    )))
 }
 
 /// Opens the weights to start from, if they fit, before a run directory exists.
@@ -147,7 +172,7 @@ pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
         write_report(execution);
     }
     if matches!(outcome, Outcome::Interrupted(_)) {
-        tell!("continue with: selfsame resume {}", run_dir.display());
+        tell!("continue with: selfsame resume {}", pasteable(run_dir));
     }
     Ok(outcome)
 }
