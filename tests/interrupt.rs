@@ -206,6 +206,42 @@ mod signals {
 }
 
 #[test]
+fn a_damaged_checkpoint_is_set_aside_and_told_once() {
+    let run = scratch("flipped-bit").join("run");
+    let sets = [
+        "train.keep_checkpoints=2",
+        "train.checkpoint_every_epochs=1",
+    ];
+    done(&tiny_run(
+        &run,
+        &[&sets[..], &["train.max_steps=10"]].concat(),
+    ));
+    assert_eq!(checkpoints(&run), [5, 10]);
+    let whole = checkpoint_bytes(&run, 10);
+    let student = run.join("checkpoints/step-00000010/student.safetensors");
+    let mut bytes = std::fs::read(&student).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&student, bytes).unwrap();
+
+    let answer = resume(&run, &[]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("damaged-step-00000010"),
+        "{}",
+        answer.stderr
+    );
+    assert!(run.join("checkpoints/damaged-step-00000010").is_dir());
+    assert!(
+        checkpoint_bytes(&run, 10) == whole,
+        "done again from step 5"
+    );
+    let again = resume(&run, &["train.max_steps=11"]);
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    assert!(!again.stderr.contains("damaged"), "{}", again.stderr);
+    assert_eq!(checkpoints(&run), [10, 11]);
+}
+
+#[test]
 fn moved_pictures_and_a_lost_configuration_are_told_with_what_to_do() {
     let dir = scratch("moved");
     let (run, pictures) = (dir.join("a run"), dir.join("pictures"));

@@ -38,6 +38,18 @@ impl fmt::Display for Warning {
     }
 }
 
+impl Warning {
+    /// Gives the damaged checkpoint a name under which it is neither read nor counted any more, and
+    /// tells it; `None` if that cannot be done, which harms nothing.
+    ///
+    /// Only for who holds the [`crate::RunLock`].
+    pub fn set_aside(&self) -> Option<PathBuf> {
+        let name = self.skipped.file_name()?.to_str()?;
+        let aside = self.skipped.with_file_name(format!("damaged-{name}"));
+        (!aside.exists() && fs::rename(&self.skipped, &aside).is_ok()).then_some(aside)
+    }
+}
+
 /// Some files of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Partial {

@@ -474,7 +474,10 @@ fn restore(
         return Ok(None);
     };
     for warning in warnings {
-        observer.note(&warning.to_string());
+        let kept_as = warning.set_aside().map_or(String::new(), |aside| {
+            format!("; it is kept as {}", aside.display())
+        });
+        observer.note(&format!("{warning}{kept_as}"));
     }
     let accepted = data.go_on(
         &checkpoint.extra,
