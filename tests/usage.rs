@@ -123,6 +123,15 @@ fn a_run_within_its_pictures_is_refused() {
 }
 
 #[test]
+fn a_step_that_never_comes_cannot_be_captured() {
+    let set = ["--capture-step", "500", "--set", "train.batch_size=8"];
+    refused(
+        &[&DATA[..], &set].concat(),
+        &["--capture-step 500", "500 steps"],
+    );
+}
+
+#[test]
 fn a_learning_rate_is_shown_as_it_was_typed() {
     let set = ["--set", "optim.lr=-1", "--set", "train.batch_size=8"];
     refused(&[&DATA[..], &set].concat(), &["optim.lr: -1 is negative"]);

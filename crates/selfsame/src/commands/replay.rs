@@ -8,10 +8,20 @@ use selfsame_train::{Capture, TrainError, replay, write_state};
 use crate::cli::Replay;
 use crate::config::Merged;
 use crate::device;
-use crate::exit::Done;
+use crate::exit::{Done, usage};
 use crate::run_dir::CONFIG_FILE;
 
+/// What every capture holds.
+const DESCRIPTION: &str = "capture.json";
+
 pub(crate) fn run(args: &Replay) -> anyhow::Result<Done> {
+    if !args.capture.join(DESCRIPTION).is_file() {
+        return Err(usage(format!(
+            "{} is not a capture: there is no {DESCRIPTION} in it; `train --capture-step N` makes \
+             one, and so does a step that was not finite, in RUN/captures",
+            args.capture.display()
+        )));
+    }
     device::set_threads(args.threads)?;
     let device = device::open(&args.device)?;
     let capture = Capture::open(&args.capture)?;

@@ -37,6 +37,12 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     let device = device::open_for_training(&config)?;
     let train_data = data::of_run(&config.data.train, &config.data)?;
     check_room(&config, train_data.as_ref(), &device)?;
+    let steps = RunLength::of(&config, train_data.len())?.steps;
+    if let Some(step) = args.capture_step.filter(|step| *step >= steps) {
+        return Err(usage(format!(
+            "--capture-step {step}: the run has {steps} steps, counted from 0"
+        )));
+    }
     let val_data = match config.data.val.as_str() {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),
