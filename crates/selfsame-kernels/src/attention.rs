@@ -50,6 +50,16 @@ pub fn attention_weights(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
     host::tensor(weights, &shape.into())
 }
 
+/// The first token's row of [`attention_weights`] alone, without the others in memory.
+///
+/// # Shape
+/// `qkv` as in [`attention`]; the result is `[B, H, N]`, rows summing to 1.
+/// # Errors
+/// As [`attention_weights`].
+pub fn first_token_attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
+    composed::first_token_attention(&qkv.detach(), num_heads)
+}
+
 #[derive(Clone, Copy)]
 struct Sizes {
     batch: usize,
@@ -256,13 +266,34 @@ impl Heads {
         out.len() / (self.heads * self.head_dim)
     }
 
-    /// Writes the attention weights `[H, queries, N]` and the output `[queries, H·D]`.
+    /// Writes the output `[queries, H·D]` and the attention weights `[H, queries, N]`.
+    ///
+    /// `probs` may have room for fewer queries: these are then taken that many at a time, and the
+    /// weights of the last ones stay.
     pub(crate) fn forward(&self, level: Level, qkv: &[f32], probs: &mut [f32], out: &mut [f32]) {
+        let of_a_query = self.heads * self.tokens;
+        let some = (probs.len() / of_a_query).max(1);
+        let width = self.heads * self.head_dim;
+        for (index, out) in out.chunks_mut(some * width).enumerate() {
+            let asking = &qkv[index * some * 3 * width..];
+            let probs = &mut probs[..self.queries(out) * of_a_query];
+            self.some_forward(level, [asking, qkv], probs, out);
+        }
+    }
+
+    /// The same for the queries with which `asking` starts.
+    fn some_forward(
+        &self,
+        level: Level,
+        [asking, qkv]: [&[f32]; 2],
+        probs: &mut [f32],
+        out: &mut [f32],
+    ) {
         let (sizes, queries) = (self.sizes(), self.queries(out));
         let square = View::row_major(queries, self.tokens);
         let size = queries * self.tokens;
         for (head, probs) in probs.chunks_exact_mut(size).enumerate() {
-            let (q, k) = (sizes.part(qkv, 0, head), sizes.part(qkv, 1, head));
+            let (q, k) = (sizes.part(asking, 0, head), sizes.part(qkv, 1, head));
             let q = Mat(q.0, View::strided(queries, self.head_dim, q.1.row_stride));
             multiply_into(probs, square, q, Mat(k.0, k.1.t()), Threads::One);
         }

@@ -19,7 +19,7 @@ use crate::gemm::Precision;
 use crate::host::{self, fused, slice, with_slice, with_slices};
 use crate::sink;
 use pass::{Pass, Weights};
-use saved::Saved;
+use saved::{Room, Saved};
 
 /// The weights of one block, under timm's names; each pair is a weight and a bias.
 #[derive(Clone, Debug)]
@@ -122,6 +122,46 @@ pub fn transformer_blocks(
         mailbox,
     };
     xs.contiguous()?.apply_op2(&token, op)
+}
+
+/// Bytes that [`transformer_blocks`] takes on the CPU beside its input and its output if no gradient
+/// is asked for: those of the chunks that so many threads have in hand.
+///
+/// # Shape
+/// `[images, tokens, width]`, and the width inside the MLP.
+pub fn transformer_blocks_bytes(
+    [images, tokens, width]: [usize; 3],
+    hidden: usize,
+    options: BlockOptions,
+    threads: usize,
+) -> usize {
+    if images == 0 || tokens == 0 {
+        return 0;
+    }
+    let pass = Pass {
+        images,
+        tokens,
+        width,
+        hidden,
+        options,
+    };
+    let size = pass.chunk_images();
+    let at_once = images.div_ceil(size).min(threads.max(1));
+    // A block and, if only the class token leaves the last one, that one's input beside it.
+    let numbers = [false, true].map(|class_only| {
+        let room = Room {
+            class_only,
+            ..Room::default()
+        };
+        let lens = Saved::lens(&pass, size, room);
+        if class_only && !options.class_token_only {
+            return 0;
+        }
+        lens.iter().sum()
+    });
+    numbers[0]
+        .saturating_add(numbers[1])
+        .saturating_mul(4 * at_once)
 }
 
 /// The hidden width, after all shapes were found to fit.

@@ -93,6 +93,15 @@ pub fn attention_weights(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
     softmax_last_dim(&(q.matmul(&k.t()?)? * scale)?)
 }
 
+/// See [`crate::first_token_attention`].
+pub fn first_token_attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
+    let heads = split_heads(qkv, num_heads)?;
+    let scale = 1.0 / (heads.dim(D::Minus1)? as f64).sqrt();
+    let q = heads.get(0)?.narrow(2, 0, 1)?.contiguous()?;
+    let k = heads.get(1)?.contiguous()?;
+    softmax_last_dim(&(q.matmul(&k.t()?)? * scale)?)?.squeeze(2)
+}
+
 /// See [`crate::patchify`].
 pub fn patchify(xs: &Tensor, patch: usize) -> Result<Tensor> {
     let (b, c, h, w) = xs.dims4()?;

@@ -58,11 +58,13 @@ mod softmax;
 mod testing;
 mod upload;
 
-pub use attention::{attention, attention_weights};
+pub use attention::{attention, attention_weights, first_token_attention};
 pub use batch_norm::{
     AfterNorm, batch_norm_eval, batch_norm_eval_then, batch_norm_train, batch_norm_train_then,
 };
-pub use blocks::{BlockOptions, BlockWeights, BranchFactors, transformer_blocks};
+pub use blocks::{
+    BlockOptions, BlockWeights, BranchFactors, transformer_blocks, transformer_blocks_bytes,
+};
 pub use conv_block::{ConvNorm, Shortcut, conv_block_eval, conv_block_train};
 pub use conv_blocks::{ConvBlock, MaxPool, conv_blocks_eval, conv_blocks_train};
 pub use conv2d::conv2d;

@@ -49,6 +49,17 @@ pub trait Backbone: std::fmt::Debug + Send + Sync {
     /// [`candle_core::Error`] if there is no such block.
     fn attention_maps(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>>;
 
+    /// The class token's row of [`Backbone::attention_maps`], `[B, heads, T]`, without the others in
+    /// memory: they grow with the square of the number of tokens.
+    ///
+    /// # Errors
+    /// [`candle_core::Error`] if there is no such block.
+    fn class_attention(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>> {
+        let maps = self.attention_maps(xs, block)?;
+        maps.map(|maps| maps.narrow(2, 0, 1)?.squeeze(2))
+            .transpose()
+    }
+
     /// Computes the products of the transformer blocks, or on CUDA devices of the convolutions, in
     /// `precision` from now on; everything else stays f32, and so does a backbone with neither.
     fn use_precision(&mut self, _precision: Precision) {}
@@ -61,6 +72,10 @@ pub trait Backbone: std::fmt::Debug + Send + Sync {
     fn bytes_per_image_on_cuda(&self, height: usize, width: usize) -> usize {
         self.bytes_per_image(height, width)
     }
+
+    /// About how many bytes the evaluation of so many images `[3, H, W]` needs at its peak on a CPU
+    /// with so many threads, the images themselves left out.
+    fn bytes_to_evaluate(&self, images: usize, size: [usize; 2], threads: usize) -> usize;
 
     /// Whether the images of a batch do not depend on one another, so that they may be run part by
     /// part; with batch norm they do.

@@ -87,6 +87,30 @@ impl Dinov2 {
         let patches = ys.narrow(1, first, ys.dim(1)? - first)?.contiguous()?;
         Ok((ys.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?, patches))
     }
+
+    /// Those of a block in evaluation mode.
+    fn queries_keys_values(&self, xs: &Tensor, block: usize) -> Result<Tensor> {
+        let depth = self.blocks.len();
+        if block >= depth {
+            bail!("asked for the attention of block {block} of {depth}")
+        }
+        let mut xs = self.tokens(xs)?;
+        for earlier in &self.blocks[..block] {
+            xs = earlier.forward(&xs, &Mode::Eval, 0)?;
+        }
+        let block = &self.blocks[block];
+        block.qkv.forward(&block.norm1.forward(&xs)?)
+    }
+
+    /// Attention without what the registers give or get along a dimension.
+    fn without_registers(&self, maps: Tensor, dim: usize) -> Result<Tensor> {
+        let first = 1 + self.num_registers()?;
+        if first == 1 {
+            return Ok(maps);
+        }
+        let patches = maps.narrow(dim, first, maps.dim(dim)? - first)?;
+        Tensor::cat(&[&maps.narrow(dim, 0, 1)?, &patches], dim)
+    }
 }
 
 impl Backbone for Dinov2 {
@@ -121,23 +145,18 @@ impl Backbone for Dinov2 {
 
     /// As the trait says, without the registers: a row sums to 1 less what they get.
     fn attention_maps(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>> {
-        let depth = self.blocks.len();
-        if block >= depth {
-            bail!("asked for the attention of block {block} of {depth}")
-        }
-        let mut xs = self.tokens(xs)?;
-        for earlier in &self.blocks[..block] {
-            xs = earlier.forward(&xs, &Mode::Eval, 0)?;
-        }
-        let mut maps = self.blocks[block].attention_weights(&xs)?;
-        let first = 1 + self.num_registers()?;
-        if first > 1 {
-            for dim in [2, 3] {
-                let patches = maps.narrow(dim, first, maps.dim(dim)? - first)?;
-                maps = Tensor::cat(&[&maps.narrow(dim, 0, 1)?, &patches], dim)?;
-            }
+        let qkv = self.queries_keys_values(xs, block)?;
+        let mut maps = kernels::attention_weights(&qkv, self.blocks[block].num_heads)?;
+        for dim in [2, 3] {
+            maps = self.without_registers(maps, dim)?;
         }
         Ok(Some(maps))
+    }
+
+    fn class_attention(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>> {
+        let qkv = self.queries_keys_values(xs, block)?;
+        let row = kernels::first_token_attention(&qkv, self.blocks[block].num_heads)?;
+        self.without_registers(row, 2).map(Some)
     }
 
     fn bytes_per_image(&self, height: usize, width: usize) -> usize {
@@ -150,6 +169,26 @@ impl Backbone for Dinov2 {
         (4 * tokens)
             .saturating_mul(floats)
             .saturating_mul(self.blocks.len())
+    }
+
+    fn bytes_to_evaluate(
+        &self,
+        images: usize,
+        [height, width]: [usize; 2],
+        threads: usize,
+    ) -> usize {
+        let (d, p) = (self.dims.embed_dim, self.patch_embed.patch_size);
+        let registers = self.num_registers().unwrap_or(0);
+        let tokens = 1 + registers + (height / p) * (width / p);
+        let product =
+            |factors: &[usize]| factors.iter().fold(4, |a: usize, b| a.saturating_mul(*b));
+        // Between two operations of the MLP: before it, its hidden layer and what is made of it.
+        let batch = product(&[images, tokens, 12 * d]).max(product(&[images, 3, height, width]));
+        // The heads of an image, on each thread.
+        let at_once = images.min(threads.max(1));
+        let attention = product(&[at_once, self.dims.num_heads, tokens, tokens]);
+        let positions = product(&[tokens, self.pos_embed.num_patches()]);
+        batch.saturating_add(attention).saturating_add(positions)
     }
 
     fn num_blocks(&self) -> usize {
@@ -240,11 +279,6 @@ impl Block {
         };
         let ys = self.fc2.forward(&ys)?;
         &xs + drop(scaled(ys, &self.ls2)?, Branch::Mlp)?
-    }
-
-    fn attention_weights(&self, xs: &Tensor) -> Result<Tensor> {
-        let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?;
-        kernels::attention_weights(&qkv, self.num_heads)
     }
 }
 

@@ -232,6 +232,17 @@ impl Backbone for Reference {
             .saturating_mul(self.dims.depth)
     }
 
+    fn bytes_to_evaluate(
+        &self,
+        images: usize,
+        [height, width]: [usize; 2],
+        _threads: usize,
+    ) -> usize {
+        self.bytes_per_image(height, width)
+            .saturating_mul(images)
+            .div_ceil(self.dims.depth.max(1))
+    }
+
     fn num_blocks(&self) -> usize {
         0
     }

@@ -203,6 +203,21 @@ impl Backbone for ResNet {
         bytes * self.numbers_kept([height, width], Rectified::Last)
     }
 
+    fn bytes_to_evaluate(
+        &self,
+        images: usize,
+        [height, width]: [usize; 2],
+        _threads: usize,
+    ) -> usize {
+        // The stem's output is the largest map, as large as that of the first stage of bottlenecks.
+        let stem = self.stem.branch[0].0.num_outputs();
+        let map = stem.saturating_mul(height.div_ceil(2).saturating_mul(width.div_ceil(2)));
+        // Four maps of a group of images, which takes some 64 MiB each or is a single image, and
+        // where the maximum of each window of the pool was.
+        let group = map.saturating_mul(images).min(map.max(1 << 24));
+        group.saturating_mul(4 * 5)
+    }
+
     fn is_row_wise(&self) -> bool {
         false
     }

@@ -89,6 +89,16 @@ impl VisionTransformer {
         kernels::patch_tokens(xs, &weight, &offsets, *patch_size, self.precision)
     }
 
+    /// What goes into a block in evaluation mode, `[B, N, D]`.
+    fn before(&self, xs: &Tensor, block: usize) -> Result<Tensor> {
+        let depth = self.blocks.len();
+        if block >= depth {
+            bail!("asked for the attention of block {block} of {depth}")
+        }
+        let xs = self.tokens(xs)?;
+        self.through(&self.blocks[..block], &xs, &Mode::Eval, 0, false)
+    }
+
     /// Tokens `[B, N, D]` after some of the blocks; with `class_token_only` just the first,
     /// `[B, D]`.
     fn through(
@@ -153,13 +163,15 @@ impl Backbone for VisionTransformer {
     }
 
     fn attention_maps(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>> {
-        let depth = self.blocks.len();
-        if block >= depth {
-            bail!("asked for the attention of block {block} of {depth}")
-        }
-        let xs = self.tokens(xs)?;
-        let xs = self.through(&self.blocks[..block], &xs, &Mode::Eval, 0, false)?;
-        self.blocks[block].attention_weights(&xs).map(Some)
+        let xs = self.before(xs, block)?;
+        let block = &self.blocks[block];
+        kernels::attention_weights(&block.queries_keys_values(&xs)?, block.num_heads).map(Some)
+    }
+
+    fn class_attention(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>> {
+        let xs = self.before(xs, block)?;
+        let block = &self.blocks[block];
+        kernels::first_token_attention(&block.queries_keys_values(&xs)?, block.num_heads).map(Some)
     }
 
     fn use_precision(&mut self, precision: Precision) {
@@ -174,6 +186,33 @@ impl Backbone for VisionTransformer {
         (4 * tokens)
             .saturating_mul(floats)
             .saturating_mul(self.blocks.len())
+    }
+
+    fn bytes_to_evaluate(
+        &self,
+        images: usize,
+        [height, width]: [usize; 2],
+        threads: usize,
+    ) -> usize {
+        let (d, p) = (self.dims.embed_dim, self.patch_embed.patch_size);
+        let tokens = 1 + (height / p) * (width / p);
+        let product =
+            |factors: &[usize]| factors.iter().fold(4, |a: usize, b| a.saturating_mul(*b));
+        // The images as rows of patches, what the product makes of them, and with positions.
+        let embedding =
+            product(&[images, 3, height, width]).saturating_add(product(&[images, tokens, 2 * d]));
+        let options = BlockOptions {
+            num_heads: self.dims.num_heads,
+            eps: LAYER_NORM_EPS,
+            class_token_only: true,
+            precision: self.precision,
+        };
+        let in_hand =
+            kernels::transformer_blocks_bytes([images, tokens, d], 4 * d, options, threads);
+        // Input and output, or queries, keys and values of a whole block for attention maps.
+        let blocks = product(&[images, tokens, 2 * d]).saturating_add(in_hand);
+        let positions = product(&[tokens, self.pos_embed.num_patches()]);
+        embedding.max(blocks).saturating_add(positions)
     }
 
     fn num_blocks(&self) -> usize {
@@ -263,6 +302,12 @@ impl PosEmbed {
         Tensor::cat(&[&self.values.narrow(1, 0, 1)?, &patches], 1)
     }
 
+    /// Patches that the embeddings were learned for: a matrix that resamples them has as many
+    /// columns.
+    pub(crate) fn num_patches(&self) -> usize {
+        self.grid.0 * self.grid.1
+    }
+
     fn matrix(&self, grid: Grid) -> Result<Tensor> {
         let mut matrices = self.matrices.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(matrix) = matrices.get(&grid) {
@@ -315,10 +360,9 @@ impl Block {
         })
     }
 
-    fn attention_weights(&self, xs: &Tensor) -> Result<Tensor> {
+    fn queries_keys_values(&self, xs: &Tensor) -> Result<Tensor> {
         let (norm, qkv) = (&self.weights.norm1, &self.weights.qkv);
         let xs = kernels::layer_norm(xs, &norm.0, &norm.1, LAYER_NORM_EPS)?;
-        let qkv = kernels::linear(&xs, &qkv.0, Some(&qkv.1))?;
-        kernels::attention_weights(&qkv, self.num_heads)
+        kernels::linear(&xs, &qkv.0, Some(&qkv.1))
     }
 }

@@ -145,6 +145,9 @@ fn intermediate_layers_and_attention_equal_timms() {
     }
     let maps = vit.attention_maps(&xs, 1).unwrap().unwrap();
     assert_eq!(maps.dims(), [2, 2, 17, 17]);
+    let class = vit.class_attention(&xs, 1).unwrap().unwrap();
+    let row = values(&maps.narrow(2, 0, 1).unwrap());
+    assert_close("the class token's row", &values(&class), &row.into(), 1e-6);
     let row = maps.narrow(2, 0, 1).unwrap();
     assert_close(
         "attention",

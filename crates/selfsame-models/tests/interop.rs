@@ -240,6 +240,11 @@ fn attention_leaves_the_registers_out_and_layers_give_patches() {
     let xs = tensor("images32", &[2, 3, 32, 32], 1.0);
     let maps = backbone.attention_maps(&xs, 1).unwrap().unwrap();
     assert_eq!(maps.dims(), [2, 2, 17, 17]);
+    let class = backbone.class_attention(&xs, 1).unwrap().unwrap();
+    let row = values(&maps.narrow(2, 0, 1).unwrap());
+    for (found, expected) in values(&class).iter().zip(&row) {
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
     let row: f64 = values(&maps.narrow(2, 0, 1).unwrap()).iter().take(17).sum();
     assert!(row > 0.0 && row < 1.0 - 1e-4, "{row}");
     let layers = backbone.intermediate_layers(&xs, 2).unwrap();

@@ -58,7 +58,7 @@ pub fn attention(
 ) -> Result<CellMaps, TrainError> {
     let picture = upload_picture(pixels, [height, width], device)?;
     let last = backbone.num_blocks().saturating_sub(1);
-    let Some(weights) = backbone.attention_maps(&picture, block.unwrap_or(last))? else {
+    let Some(of_class_token) = backbone.class_attention(&picture, block.unwrap_or(last))? else {
         let (features, [rows, columns]) =
             patch_features(backbone, pixels, [height, width], device)?;
         let norm = |row: &[f32]| row.iter().map(|x| x * x).sum::<f32>().sqrt();
@@ -70,12 +70,12 @@ pub fn attention(
         });
     };
     let patch = backbone.patch_size();
-    let of_class_token = weights.i((0, .., 0, 1..))?; // [heads, patches]
+    let of_patches = of_class_token.i((0, .., 1..))?; // [heads, patches]
     Ok(CellMaps {
         kind: MapKind::Attention,
         rows: height / patch,
         columns: width / patch,
-        maps: of_class_token.to_vec2::<f32>()?,
+        maps: of_patches.to_vec2::<f32>()?,
     })
 }
 

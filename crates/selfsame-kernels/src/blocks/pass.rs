@@ -5,7 +5,7 @@
 
 use candle_core::Shape;
 
-use super::saved::{Parts, Saved};
+use super::saved::{Parts, Room, Saved};
 use super::{BlockOptions, BranchFactors};
 use crate::attention;
 use crate::buffers::Buffer;
@@ -126,7 +126,7 @@ impl Pass {
         }
     }
 
-    fn chunk_images(&self) -> usize {
+    pub(super) fn chunk_images(&self) -> usize {
         let most = CHUNK_ROWS.div_ceil(self.tokens).max(1);
         let chunks = self.images.div_ceil(most).next_multiple_of(2);
         // An even number of chunks of equal size, if there is one nearby.
@@ -194,8 +194,12 @@ impl Pass {
         ys: &mut [f32],
     ) -> Vec<Saved> {
         let new = |block: usize| {
-            let class_only = self.is_class_only(block, weights.len());
-            Saved::new(self, chunk.images, class_only, !factors.is_empty())
+            let room = Room {
+                class_only: self.is_class_only(block, weights.len()),
+                scaled: !factors.is_empty(),
+                keep,
+            };
+            Saved::new(self, chunk.images, room)
         };
         let mut saved: Vec<Saved> = Vec::with_capacity(if keep { weights.len() } else { 1 });
         let mut current = new(0);

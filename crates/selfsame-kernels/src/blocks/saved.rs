@@ -17,6 +17,20 @@ pub(super) struct Saved {
 
 const PARTS: usize = 12;
 
+/// Attention weights of an image that are in memory at a time where nothing is kept (64 MiB).
+const PROBS: usize = 1 << 24;
+
+/// What of a block there must be room for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Room {
+    /// Only the class token leaves the block.
+    pub(super) class_only: bool,
+    /// It has branch factors.
+    pub(super) scaled: bool,
+    /// A backward pass follows.
+    pub(super) keep: bool,
+}
+
 /// Mutable views of all parts.
 pub(super) struct Parts<'a> {
     /// `[R, D]`: the block's input → its gradient.
@@ -27,7 +41,8 @@ pub(super) struct Parts<'a> {
     pub(super) y1: &'a mut [f32],
     /// `[R, 3·D]` → gradient.
     pub(super) qkv: &'a mut [f32],
-    /// Per image `[H, Q/images, N]`: attention weights.
+    /// Per image `[H, Q/images, N]`: attention weights; fewer queries at a time where nothing is
+    /// kept and they are many.
     pub(super) probs: &'a mut [f32],
     /// `[Q, D]`: what the heads mixed.
     pub(super) mixed: &'a mut [f32],
@@ -59,15 +74,28 @@ pub(super) struct Inputs<'a> {
 }
 
 impl Saved {
-    /// Room for `images` images of a pass; `class_only` for a block that only the class token
-    /// leaves, `scaled` for one with branch factors.
-    pub(super) fn new(pass: &Pass, images: usize, class_only: bool, scaled: bool) -> Self {
+    /// Room for `images` images of a pass.
+    pub(super) fn new(pass: &Pass, images: usize, room: Room) -> Self {
+        let lens = Self::lens(pass, images, room);
+        Self {
+            buffer: Buffer::take(lens.iter().sum()),
+            lens,
+        }
+    }
+
+    /// Numbers of each part.
+    pub(super) fn lens(pass: &Pass, images: usize, room: Room) -> [usize; PARTS] {
         let (d, n, f) = (pass.width, pass.tokens, pass.hidden);
         let rows = images * n;
-        let out = if class_only { images } else { rows };
-        let probs = out * pass.options.num_heads * n;
-        let branches = if scaled { 2 * out * d } else { 0 };
-        let lens = [
+        let out = if room.class_only { images } else { rows };
+        let of_a_query = pass.options.num_heads * n;
+        let queries = match room.keep {
+            true => out / images,
+            false => (out / images).min((PROBS / of_a_query).max(1)),
+        };
+        let probs = images * queries * of_a_query;
+        let branches = if room.scaled { 2 * out * d } else { 0 };
+        [
             rows * d,
             rows * 2,
             rows * d,
@@ -80,11 +108,7 @@ impl Saved {
             out * f,
             out * f,
             branches,
-        ];
-        Self {
-            buffer: Buffer::take(lens.iter().sum()),
-            lens,
-        }
+        ]
     }
 
     pub(super) fn parts(&mut self) -> Parts<'_> {

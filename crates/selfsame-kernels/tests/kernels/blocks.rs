@@ -248,3 +248,42 @@ fn misfits_are_refused() {
     assert!(run(&xs, &[BranchFactors::default()], options).is_err());
     assert!(flat(&xs).iter().all(|x| x.is_finite()));
 }
+
+/// 3,000 tokens and two heads have more weights than are held at a time.
+#[test]
+fn many_tokens_are_evaluated_some_queries_at_a_time() {
+    let case = Case {
+        images: 1,
+        tokens: 3000,
+        width: 8,
+        heads: 2,
+        class_token_only: false,
+        drop: false,
+    };
+    let xs = values(&[case.images, case.tokens, case.width], 1, 1.0);
+    let vars = variables(case.width, DType::F32);
+    let detached = |(weight, bias): &(Tensor, Tensor)| (weight.detach(), bias.detach());
+    let weights = weights(&vars).into_iter().map(|of| BlockWeights {
+        norm1: detached(&of.norm1),
+        qkv: detached(&of.qkv),
+        proj: detached(&of.proj),
+        norm2: detached(&of.norm2),
+        fc1: detached(&of.fc1),
+        fc2: detached(&of.fc2),
+    });
+    let weights: Vec<BlockWeights> = weights.collect();
+    let options = BlockOptions {
+        num_heads: case.heads,
+        eps: 1e-6,
+        class_token_only: case.class_token_only,
+        precision: Precision::F32,
+    };
+    let ys = kernels::transformer_blocks(&xs, &weights, &[], options).unwrap();
+    let expected = kernels::composed::transformer_blocks(&xs, &weights, &[], options).unwrap();
+    assert!(apart(&ys, &expected) < 1e-5, "{}", apart(&ys, &expected));
+    let bytes = kernels::transformer_blocks_bytes([1, 3000, 8], 32, options, 2);
+    assert!(
+        bytes < 2 * 3000 * 3000 * 4,
+        "{bytes}: less than all weights"
+    );
+}

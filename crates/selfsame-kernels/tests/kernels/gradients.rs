@@ -125,6 +125,9 @@ fn attention_has_the_right_gradient() {
         let expected = composed::attention_weights(&qkv, heads).unwrap();
         assert!(apart(&weights, &expected) < 2e-6);
         assert_eq!(weights.dims(), [batch, heads, tokens, tokens]);
+        let first = kernels::first_token_attention(&qkv, heads).unwrap();
+        let expected = weights.narrow(2, 0, 1).unwrap().squeeze(2).unwrap();
+        assert!(apart(&first, &expected) < 2e-6);
     }
 }
 
