@@ -7,7 +7,7 @@ use selfsame_data::{Dataset, Ledger};
 use selfsame_train::{Embedded, embed};
 
 use crate::cli::WeightsArgs;
-use crate::memory;
+use crate::memory::Evaluation;
 use crate::progress::CountProgress;
 use crate::stderr::tell;
 use crate::weights::Weights;
@@ -15,7 +15,7 @@ use crate::weights::Weights;
 /// Features of some pictures of `set`; those that cannot be used are named on stderr.
 ///
 /// # Errors
-/// As [`Weights::embed_options`] and [`memory::check_crops`]; if not one of the pictures could be used, naming `spec`.
+/// As [`Weights::embed_options`] and [`Evaluation::check`]; if not one of the pictures could be used, naming `spec`.
 pub(crate) fn embed_all(
     set: &Arc<dyn Dataset>,
     spec: &str,
@@ -25,8 +25,18 @@ pub(crate) fn embed_all(
     device: &Device,
 ) -> anyhow::Result<Embedded> {
     let options = weights.embed_options(flags)?;
-    let size = weights.eval_crop(flags)?.image_size;
-    memory::check_crops(size, options.batch_size.min(samples.len()))?;
+    let evaluation = Evaluation {
+        weights,
+        size: weights.eval_crop(flags)?.image_size,
+        batch_size: options.batch_size,
+        batch_flag: Some("--batch-size"),
+        workers: options.workers,
+        pictures: samples.len(),
+        // What is written or scaled is a copy.
+        rows: 2 * samples.len(),
+        trains: false,
+    };
+    evaluation.check(device)?;
     let ledger = Arc::new(Ledger::default());
     let mut progress = CountProgress::new("pictures", samples.len());
     let extractor = weights.extractor();

@@ -1,9 +1,13 @@
 //! What memory a run may take, and refusing one that would need more.
 
+mod evaluation;
+
 use candle_core::Device;
 use selfsame_models::device_memory;
 use selfsame_train::{MemoryEstimate, RunConfig, TrainError};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+pub(crate) use evaluation::{Evaluation, check_preview, check_whole};
 
 use crate::exit::usage;
 
@@ -63,29 +67,6 @@ pub(crate) fn check(config: &RunConfig, device: &Device) -> anyhow::Result<()> {
         in_words(budget.bytes),
         largest[..3].join(", "),
         remedy(config, device)
-    )))
-}
-
-/// Refuses an evaluation whose crops alone will not fit: a batch of `images` of `size` pixels a side
-/// at work, and one made ahead.
-///
-/// # Errors
-/// A usage error with the flags that make them smaller.
-pub(crate) fn check_crops(size: usize, images: usize) -> anyhow::Result<()> {
-    let budget = of_machine();
-    let side = size as u64;
-    let bytes = [2 * 3 * 4, side, side, images as u64]
-        .into_iter()
-        .fold(1, u64::saturating_mul);
-    if budget.bytes == 0 || bytes <= budget.bytes {
-        return Ok(());
-    }
-    Err(usage(format!(
-        "two batches of {images} pictures of {size} x {size} pixels need {} of memory, {} allows \
-         {}; a smaller --batch-size or --image-size needs less",
-        in_words(bytes),
-        budget.whose,
-        in_words(budget.bytes),
     )))
 }
 
@@ -165,13 +146,6 @@ pub(crate) fn in_words(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn crops_that_no_machine_holds_are_refused_with_the_flags() {
-        assert!(check_crops(224, 64).is_ok());
-        let error = check_crops(16_384, 1 << 40).unwrap_err().to_string();
-        assert!(error.contains("--batch-size"), "{error}");
-    }
 
     #[test]
     fn a_device_without_memory_is_told_of_with_what_to_set() {

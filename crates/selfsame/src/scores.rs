@@ -11,9 +11,10 @@ use selfsame_eval::metrics::{BootstrapConfig, Interval, bootstrap, bootstrap_mea
 use selfsame_eval::{Features, LabelEncoder};
 use selfsame_train::{Extractor, embed};
 
-use crate::cli::Labelled;
+use crate::cli::{Labelled, WeightsArgs};
 use crate::embedding::name_left_out;
 use crate::exit::usage;
+use crate::memory::Evaluation;
 use crate::progress::CountProgress;
 use crate::stderr::tell;
 use crate::weights::Weights;
@@ -98,6 +99,8 @@ impl Sets {
         args: &Labelled,
     ) -> anyhow::Result<(Side, Side)> {
         let options = weights.embed_options(&args.weights)?;
+        self.evaluation(weights, &args.weights)?
+            .check(&self.device)?;
         let run = |set: &Arc<dyn Dataset>, labels: &BTreeMap<usize, String>, what| {
             let samples: Vec<usize> = labels.keys().copied().collect();
             let mut progress = CountProgress::new(what, samples.len());
@@ -129,6 +132,29 @@ impl Sets {
             run(&self.test, &self.test_labels, "test features")?
         };
         Ok((train, test))
+    }
+
+    /// What it takes to embed both sides.
+    ///
+    /// # Errors
+    /// As [`Weights::eval_crop`].
+    pub(crate) fn evaluation<'a>(
+        &self,
+        weights: &'a Weights,
+        flags: &WeightsArgs,
+    ) -> anyhow::Result<Evaluation<'a>> {
+        let (train, test) = (self.train_labels.len(), self.test_labels.len());
+        Ok(Evaluation {
+            weights,
+            size: weights.eval_crop(flags)?.image_size,
+            batch_size: flags.batch_size.max(1),
+            batch_flag: Some("--batch-size"),
+            workers: flags.workers,
+            pictures: train.max(test),
+            // Scaled to length 1 one after the other.
+            rows: train + test + train.max(test),
+            trains: false,
+        })
     }
 
     /// Class numbers of label texts.

@@ -18,6 +18,7 @@ use crate::exit::{Done, usage};
 use crate::figures::attention::{Prepared, heads};
 use crate::figures::cell;
 use crate::figures::grown::Grown;
+use crate::memory::{Evaluation, check_whole};
 use crate::scores::print_json;
 use crate::stderr::tell;
 use crate::weights::{Loaded, Weights};
@@ -56,10 +57,13 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
         return Err(usage(format!("--block: the backbone has {blocks}, from 0")));
     }
 
+    if !args.whole {
+        evaluation(&newest, &args.pictures, flags)?.check(&device)?;
+    }
     let mut rows: Vec<Vec<SheetCell>> = Vec::new();
     let mut told = Vec::new();
     for (name, picture) in pictures(&args.pictures, flags)? {
-        let (prepared, mut notes) = prepare(args, &newest, &picture)?;
+        let (prepared, mut notes) = prepare(args, &newest, &picture, &device)?;
         if !columns.is_empty() {
             let mut row = vec![cell(&name, notes, prepared.image.clone())];
             let mut seen = Vec::new();
@@ -142,11 +146,33 @@ fn open(spec: &str, flags: &WeightsArgs, device: &Device) -> anyhow::Result<Weig
     Weights::open(spec, flags.which, flags.arch.as_deref(), device)
 }
 
+/// What it takes to prepare pictures and to run them one by one; they are not loaded in batches.
+pub(crate) fn evaluation<'a>(
+    weights: &'a Weights,
+    pictures: &Pictures,
+    flags: &WeightsArgs,
+) -> anyhow::Result<Evaluation<'a>> {
+    Ok(Evaluation {
+        weights,
+        size: weights.image_size(flags.image_size),
+        batch_size: 1,
+        batch_flag: None,
+        workers: 0,
+        pictures: match pictures.image {
+            Some(_) => 1,
+            None => pictures.count,
+        },
+        rows: 0,
+        trains: false,
+    })
+}
+
 /// A picture for the network, and what is to be said about it.
 fn prepare(
     args: &Attention,
     weights: &Weights,
     picture: &RgbImage,
+    device: &Device,
 ) -> anyhow::Result<(Prepared, Vec<String>)> {
     let loaded = weights.backbone()?;
     let patch = match loaded.backbone.patch_size() {
@@ -154,6 +180,8 @@ fn prepare(
         patch => patch,
     };
     if args.whole {
+        let size = [picture.height(), picture.width()].map(|side| side as usize);
+        check_whole(loaded.backbone.as_ref(), size, device)?;
         let (prepared, note) =
             Prepared::whole(picture, patch, &loaded.input).with_context(|| {
                 let (w, h) = picture.dimensions();

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::cli::Finetune;
 use crate::exit::{Done, usage};
+use crate::memory::Evaluation;
 use crate::progress::CountProgress;
 use crate::run_dir;
 use crate::scores::{Sets, print_json, print_text};
@@ -39,7 +40,6 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         interpolation: eval_crop.interpolation,
         ..StandardCrop::default()
     };
-    let _lock = run_dir::claim_new(&args.run)?;
     let config = FinetuneConfig {
         epochs: args.epochs,
         lr: args.lr,
@@ -48,6 +48,15 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         workers: flags.workers,
         ..FinetuneConfig::default()
     };
+    let evaluation = Evaluation {
+        batch_size: config.batch_size,
+        batch_flag: None,
+        rows: 0,
+        trains: !args.freeze,
+        ..sets.evaluation(&weights, flags)?
+    };
+    evaluation.check(&sets.device)?;
+    let _lock = run_dir::claim_new(&args.run)?;
     let (train, test) = (
         sets.classes(&sets.train_labels),
         sets.classes(&sets.test_labels),

@@ -100,6 +100,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 sets.classes(&sets.train_labels),
                 sets.classes(&sets.test_labels),
             );
+            sets.evaluation(&weights, flags)?.check(&sets.device)?;
             let mut progress = CountProgress::new("epochs", args.epochs);
             let done = official_linear(
                 extractor,

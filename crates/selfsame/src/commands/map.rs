@@ -9,7 +9,7 @@ use selfsame_eval::{Features, TsneConfig, tsne as descend};
 use selfsame_report::{Scatter, Sheet, encode_png, render_png};
 use serde_json::json;
 
-use super::attention::pictures;
+use super::attention::{evaluation, pictures};
 use super::embed::quoted;
 use crate::cli::{MapArgs, Pca, Pictures, Tsne};
 use crate::embedding::embed_all;
@@ -149,6 +149,7 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
         count: args.count.max(1),
         seed: map.seed,
     };
+    evaluation(&weights, &chosen, flags)?.check(&device)?;
     let prepared = pictures(&chosen, flags)?.into_iter();
     let prepared: Vec<(String, Prepared)> = prepared
         .map(|(name, picture)| (name, Prepared::evaluated(&picture, &crop)))

@@ -14,6 +14,7 @@ use crate::cli::Preview;
 use crate::config::Merged;
 use crate::data;
 use crate::exit::{Done, usage};
+use crate::memory::check_preview;
 use crate::stderr::tell;
 
 /// Longest side of the pictures of the first sheet, in pixels.
@@ -37,6 +38,7 @@ pub(crate) fn run(args: &Preview) -> anyhow::Result<Done> {
         merged.put("seed", seed.into(), "--seed")?;
     }
     let config = merged.resolve()?;
+    check_preview(&config.augment)?;
     let (name, picture) = match &args.image {
         Some(path) => {
             let picture = decode_file(path, &Limits::default())
