@@ -1,5 +1,6 @@
 //! `--weights`: a run, a file or a baseline, opened as something that turns pictures into features.
 
+mod arch;
 mod beside;
 mod hub;
 
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use selfsame_data::EvalTransform;
 use selfsame_data::augment::{AugmentConfig, EvalCrop};
 use selfsame_models::interop::{Layout, fit_patches, fit_positions, is_pth};
@@ -22,6 +23,7 @@ use crate::cli::{WeightsArgs, Which};
 use crate::exit::usage;
 use crate::run_dir;
 use crate::stderr::tell;
+use arch::{asked, parse_arch};
 use beside::Beside;
 
 /// Side in pixels of the `pixels` baseline.
@@ -120,6 +122,22 @@ impl Loaded {
         Ok(true)
     }
 
+    /// Tensors of the backbone with a value that is NaN or infinite.
+    pub(crate) fn not_finite(&self) -> anyhow::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for (name, tensor) in self.params.tensors() {
+            if !name.starts_with("backbone.") {
+                continue;
+            }
+            // Zero times a number is zero, of which a sum cannot overflow; all others stay NaN.
+            let sum = (tensor.to_dtype(DType::F32)? * 0.0)?.sum_all()?;
+            if !sum.to_scalar::<f32>()?.is_finite() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
     /// Counts element types, keeps the head of what was read with the backbone, lists the rest.
     fn take_rest(&mut self, tensors: BTreeMap<String, Tensor>) {
         for (name, tensor) in tensors {
@@ -137,16 +155,50 @@ impl Loaded {
 }
 
 impl Weights {
-    /// Opens what `spec` names.
+    /// Opens what `spec` names, for use.
     ///
     /// # Errors
-    /// A usage error if there is no such thing; the models' list of names that do not fit.
+    /// As [`Weights::read`]; if a value is not finite, with the first tensor that has one.
     pub(crate) fn open(
         spec: &str,
         which: Which,
         arch: Option<&str>,
         device: &Device,
     ) -> anyhow::Result<Self> {
+        let weights = Self::read(spec, which, arch, device)?;
+        if let Self::Backbone(loaded) = &weights
+            && let [first, others @ ..] = loaded.not_finite()?.as_slice()
+        {
+            let others = match others.len() {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            anyhow::bail!(
+                "--weights {spec}: {first}{others} has values that are not finite: nothing comes of \
+                 such a network"
+            );
+        }
+        Ok(weights)
+    }
+
+    /// Opens what `spec` names, whatever its values are.
+    ///
+    /// # Errors
+    /// A usage error if there is no such thing; the models' list of names that do not fit.
+    pub(crate) fn read(
+        spec: &str,
+        which: Which,
+        arch: Option<&str>,
+        device: &Device,
+    ) -> anyhow::Result<Self> {
+        let drawn = spec.strip_prefix("random:");
+        if let Some(arch) = arch
+            && Self::is_baseline(spec)
+        {
+            return Err(usage(format!(
+                "--arch {arch}: {spec} takes none; random:ARCH/PATCH@SIZE says its own"
+            )));
+        }
         if spec == "pixels" {
             return Ok(Self::Pixels);
         }
@@ -156,16 +208,16 @@ impl Weights {
         }
         if let Some(name) = spec.strip_prefix(HUB) {
             let folder = hub::folder(name)?;
-            return Self::open(&folder.to_string_lossy(), which, arch, device);
+            return Self::read(&folder.to_string_lossy(), which, arch, device);
         }
-        let loaded = if let Some(text) = spec.strip_prefix("random:") {
+        let loaded = if let Some(text) = drawn {
             random(text, device)?
         } else {
             let path = Path::new(spec);
-            let loaded = if let Some(file) = file_in_folder(path) {
+            let loaded = if let Some(file) = file_in_folder(path, which) {
                 of_file(&file, which, arch, device)
             } else if path.is_dir() {
-                of_run(path, which, device)
+                of_run(path, which, arch, device)
             } else if path.exists() {
                 of_file(path, which, arch, device)
             } else {
@@ -176,6 +228,11 @@ impl Weights {
             loaded.with_context(|| format!("reading weights from {spec}"))?
         };
         Ok(Self::Backbone(Box::new(loaded)))
+    }
+
+    /// Whether `spec` is a baseline and no file.
+    pub(crate) fn is_baseline(spec: &str) -> bool {
+        spec == "pixels" || spec.starts_with("random:")
     }
 
     /// Makes the backbone that of `model`: position embeddings are resampled, all else must fit.
@@ -298,7 +355,7 @@ fn by_reference(
     arch: Option<&str>,
     device: &Device,
 ) -> anyhow::Result<Weights> {
-    let mut weights = Weights::open(spec, which, arch, device)?;
+    let mut weights = Weights::read(spec, which, arch, device)?;
     match &mut weights {
         Weights::Pixels => return Err(usage("reference:pixels: pixels need no network")),
         Weights::Backbone(loaded) => {
@@ -339,31 +396,18 @@ fn random(text: &str, device: &Device) -> anyhow::Result<Loaded> {
     finish(model, params, input)
 }
 
-/// `ARCH[/PATCH][@SIZE]`.
-fn parse_arch(text: &str) -> Option<ModelConfig> {
-    let (text, size) = match text.split_once('@') {
-        Some((text, size)) => (text, size.parse().ok()?),
-        None => (text, 224),
-    };
-    let (arch, patch) = match text.split_once('/') {
-        Some((arch, patch)) => (arch, patch.parse().ok()?),
-        None => (text, 16),
-    };
-    let arch = arch.parse().ok()?;
-    Some(ModelConfig {
-        arch,
-        patch_size: patch,
-        image_size: size,
-        ..ModelConfig::default()
-    })
-}
-
-fn of_run(dir: &Path, which: Which, device: &Device) -> anyhow::Result<Loaded> {
-    let file = match which {
-        Which::Teacher => "teacher",
-        Which::Student => "student",
-    };
+fn of_run(dir: &Path, which: Which, arch: Option<&str>, device: &Device) -> anyhow::Result<Loaded> {
+    let file = file_of(which);
+    if !dir.join(run_dir::CONFIG_FILE).exists()
+        && let Some(hint) = weights_inside(dir)
+    {
+        return Err(usage(format!("{} is not a run{hint}", dir.display())));
+    }
     let config = run_dir::read_config(dir)?.typed()?;
+    let model = match arch {
+        Some(text) => asked(text, Some(config.model))?,
+        None => config.model,
+    };
     let (partial, warnings) = selfsame_checkpoint::load_newest_files(dir, &[file], device)?
         .ok_or_else(|| usage(format!("{}: the run has no checkpoint yet", dir.display())))?;
     for warning in warnings {
@@ -373,18 +417,32 @@ fn of_run(dir: &Path, which: Which, device: &Device) -> anyhow::Result<Loaded> {
         .files
         .get(file)
         .context("the checkpoint lacks the file asked for")?;
-    let params = draw_backbone(&config.model, 0, device)?;
-    params.load_part(tensors, "backbone.")?;
-    let mut loaded = finish(config.model, params, Input::of(&config.augment))?;
+    let mut own = tensors.clone();
+    resample_aloud(&mut own, &model)?;
+    let params = draw_backbone(&model, 0, device)?;
+    params.load_part(&own, "backbone.")?;
+    let mut loaded = finish(model, params, Input::of(&config.augment))?;
     loaded.layout = "run";
     loaded.take_rest(tensors.clone());
     Ok(loaded)
 }
 
-/// The weights file of a folder that another program wrote; `None` for a run.
-fn file_in_folder(dir: &Path) -> Option<PathBuf> {
+fn file_of(which: Which) -> &'static str {
+    match which {
+        Which::Teacher => "teacher",
+        Which::Student => "student",
+    }
+}
+
+/// The weights file of a folder that another program wrote, or of a single checkpoint; `None` for
+/// a run.
+fn file_in_folder(dir: &Path, which: Which) -> Option<PathBuf> {
     if dir.join(run_dir::CONFIG_FILE).exists() || dir.join("checkpoints").exists() {
         return None;
+    }
+    if dir.join("manifest.json").exists() {
+        let file = dir.join(format!("{}.safetensors", file_of(which)));
+        return file.exists().then_some(file);
     }
     // timm's and transformers' names, the newer first.
     let names = ["model.safetensors", "pytorch_model.bin"];
@@ -404,10 +462,14 @@ fn of_file(
         .get(MODEL_KEY)
         .and_then(|text| serde_json::from_str(text).ok());
     let beside = Beside::read(path);
-    let model = match (arch, stored.or_else(|| beside.model())) {
-        (Some(text), _) => parse_arch(text)
-            .ok_or_else(|| usage(format!("--arch {text}: write it as vit_small/16@224")))?,
-        (None, Some(model)) => model,
+    let told = stored.or_else(|| beside.model());
+    let model = match (arch, told) {
+        (Some(text), Some(told)) => asked(text, Some(told))?,
+        (Some(text), None) => {
+            let inferred = infer(&weights.tensors).ok();
+            asked(text, inferred.map(|inferred| inferred.model))?
+        }
+        (None, Some(told)) => told,
         (None, None) => infer(&weights.tensors)?.model,
     };
     for difference in beside.differences() {
@@ -427,7 +489,11 @@ fn of_file(
     let mut tensors = weights.tensors;
     resample_aloud(&mut tensors, &model)?;
     let params = draw_backbone(&model, 0, device)?;
-    params.load_part(&tensors, "backbone.")?;
+    let fits = params.load_part(&tensors, "backbone.");
+    fits.map_err(|error| match arch {
+        Some(text) => usage(format!("--arch {text}: {error}")),
+        None => error.into(),
+    })?;
     let mut loaded = finish(model, params, input)?;
     loaded.layout = if is_pth(path)? && weights.layout == Layout::Selfsame {
         "dino"
@@ -438,6 +504,19 @@ fn of_file(
     loaded.file_metadata = weights.metadata;
     loaded.take_rest(tensors);
     Ok(loaded)
+}
+
+/// What a folder that is no run holds instead, with what to write.
+fn weights_inside(dir: &Path) -> Option<String> {
+    let entries = std::fs::read_dir(dir).ok()?;
+    let mut inside: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+    inside.retain(|path| {
+        let kind = path.extension().and_then(|kind| kind.to_str());
+        matches!(kind, Some("safetensors" | "pth")) || path.join("manifest.json").exists()
+    });
+    inside.sort();
+    let newest = inside.last()?;
+    Some(format!("; to use what is in it: {}", newest.display()))
 }
 
 /// Resamples a patch kernel of another size and position embeddings that were learned on another
@@ -477,17 +556,4 @@ fn finish(model: ModelConfig, params: ParamStore, input: Input) -> anyhow::Resul
         dtypes: BTreeMap::new(),
         file_metadata: BTreeMap::new(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn baselines_are_read_from_their_names() {
-        let model = parse_arch("vit_tiny/8@64").unwrap();
-        assert_eq!((model.patch_size, model.image_size), (8, 64));
-        assert_eq!(parse_arch("resnet18").unwrap().image_size, 224);
-        assert!(parse_arch("vit_huge").is_none() && parse_arch("vit_tiny/x").is_none());
-    }
 }

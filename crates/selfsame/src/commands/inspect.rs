@@ -13,7 +13,7 @@ use crate::scores::{print_json, print_text};
 use crate::weights::{Loaded, Weights};
 
 pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
-    let weights = Weights::open(&args.weights, args.which, None, &Device::Cpu)?;
+    let weights = Weights::read(&args.weights, args.which, None, &Device::Cpu)?;
     let loaded = weights.backbone()?;
     let tensors = loaded.params.tensors();
     let parameters: usize = loaded
@@ -26,6 +26,7 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
         .iter()
         .map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
     let head = head(loaded);
+    let not_finite = loaded.not_finite()?;
     if args.json {
         let shapes: serde_json::Map<_, _> =
             shapes.map(|(name, dims)| (name, json!(dims))).collect();
@@ -39,7 +40,8 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
             "dtypes": loaded.dtypes,
             "metadata": loaded.file_metadata,
             "head": head,
-            "usable_by": usable_by(loaded),
+            "not_finite": not_finite,
+            "usable_by": usable_by(loaded, &not_finite),
             "tensors": shapes,
             "other_tensors": loaded.others,
         }));
@@ -66,7 +68,16 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
     if let Some(head) = &head {
         print_text(&format!("projection head: {head}"));
     }
-    print_text(&format!("usable by: {}", usable_by(loaded).join(", ")));
+    if !not_finite.is_empty() {
+        print_text(&format!(
+            "NOT FINITE, and so of no use: {}",
+            not_finite.join(", ")
+        ));
+    }
+    let usable_by = usable_by(loaded, &not_finite);
+    if !usable_by.is_empty() {
+        print_text(&format!("usable by: {}", usable_by.join(", ")));
+    }
     for (key, value) in &loaded.file_metadata {
         print_text(&format!("metadata {key}: {value}"));
     }
@@ -99,7 +110,10 @@ fn head(loaded: &Loaded) -> Option<String> {
 }
 
 /// The commands of this program that take such weights.
-fn usable_by(loaded: &Loaded) -> Vec<&'static str> {
+fn usable_by(loaded: &Loaded, not_finite: &[String]) -> Vec<&'static str> {
+    if !not_finite.is_empty() {
+        return Vec::new();
+    }
     let program = Cli::command();
     let mut commands = vec![
         "train --init",

@@ -29,7 +29,8 @@ pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
     }
     let (weights, train, test) = features(&sets, &args.data, &args.data.weights.weights)?;
     if args.regress {
-        return regress(args, &sets, &config, &train, &test);
+        let protocol = protocol(args, &sets, &weights)?;
+        return regress(args, &sets, &config, (&train, &test), &protocol);
     }
     sets.need_classes(&args.data.label)?;
     if sets.encoder.suggests_regression() {
@@ -113,7 +114,10 @@ pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
 
 fn features(sets: &Sets, args: &Labelled, spec: &str) -> anyhow::Result<(Weights, Side, Side)> {
     let flags = &args.weights;
-    let weights = Weights::open(spec, flags.which, flags.arch.as_deref(), &sets.device)?;
+    // A baseline to compare with takes no --arch.
+    let arch = flags.arch.as_deref();
+    let arch = arch.filter(|_| spec == flags.weights || !Weights::is_baseline(spec));
+    let weights = Weights::open(spec, flags.which, arch, &sets.device)?;
     let (train, test) = sets.embed(&weights, weights.extractor(), args)?;
     let normalized = |side: Side| Side {
         features: side.features.l2_normalized(),
@@ -126,8 +130,8 @@ fn regress(
     args: &Knn,
     sets: &Sets,
     config: &KnnConfig,
-    train: &Side,
-    test: &Side,
+    (train, test): (&Side, &Side),
+    protocol: &serde_json::Value,
 ) -> anyhow::Result<Done> {
     let numbers = |side: &Side| -> anyhow::Result<Vec<f64>> {
         side.labels
@@ -163,6 +167,7 @@ fn regress(
             "n_train": bank.len(),
             "n_test": truth.len(),
             "skipped": skipped,
+            "protocol": protocol,
         }));
     }
     Ok(Done::Well)
@@ -170,7 +175,7 @@ fn regress(
 
 fn protocol(args: &Knn, sets: &Sets, weights: &Weights) -> anyhow::Result<serde_json::Value> {
     let crop = weights.eval_crop(&args.data.weights)?;
-    Ok(json!({
+    let mut protocol = json!({
         "weights": weights.describe(),
         "label": args.data.label,
         "vote": format!("{:?}", args.vote).to_lowercase(),
@@ -179,6 +184,9 @@ fn protocol(args: &Knn, sets: &Sets, weights: &Weights) -> anyhow::Result<serde_
         "image_size": crop.image_size,
         "resize": crop.resize_ratio,
         "interpolation": args.data.weights.interpolation,
-        "classes": sets.encoder.classes(),
-    }))
+    });
+    if !args.regress {
+        protocol["classes"] = json!(sets.encoder.classes());
+    }
+    Ok(protocol)
 }

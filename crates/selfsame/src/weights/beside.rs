@@ -1,11 +1,14 @@
-//! The JSON files that timm and Hugging Face keep beside weights.
+//! The JSON files that lie beside weights: timm's, Hugging Face's and a checkpoint's.
 
 use std::path::Path;
 
+use selfsame_checkpoint::Manifest;
 use selfsame_models::{Arch, MlpKind, ModelConfig, PosEmbedResample};
+use selfsame_train::RunConfig;
 use serde_json::Value;
 
 use super::Input;
+use crate::config::Merged;
 
 /// What lies beside a weights file.
 pub(super) struct Beside {
@@ -13,6 +16,8 @@ pub(super) struct Beside {
     config: Option<Value>,
     /// `preprocessor_config.json`, Hugging Face's.
     preprocessor: Option<Value>,
+    /// The configuration of the checkpoint that the weights are a file of.
+    run: Option<RunConfig>,
 }
 
 impl Beside {
@@ -25,17 +30,24 @@ impl Beside {
         Self {
             config: json("config.json"),
             preprocessor: json("preprocessor_config.json"),
+            run: run_config(weights),
         }
     }
 
     /// The architecture, if it is one of ours.
     pub(super) fn model(&self) -> Option<ModelConfig> {
+        if let Some(run) = &self.run {
+            return Some(run.model.clone());
+        }
         let config = self.config.as_ref()?;
         timm_model(config).or_else(|| hf_model(config))
     }
 
     /// Size and normalisation; `native` is the model's own size.
     pub(super) fn input(&self, native: usize) -> Option<Input> {
+        if let Some(run) = &self.run {
+            return Some(Input::of(&run.augment));
+        }
         let timm = self.config.as_ref().and_then(timm_input);
         timm.or_else(|| hf_input(self.preprocessor.as_ref()?, native))
     }
@@ -60,6 +72,17 @@ impl Beside {
         }
         differences
     }
+}
+
+/// What the manifest of a checkpoint says of the run, if `weights` is a file of it.
+fn run_config(weights: &Path) -> Option<RunConfig> {
+    let manifest = Manifest::read(weights.parent()?).ok()?;
+    let name = weights.file_name()?.to_str()?;
+    manifest.files.contains_key(name).then_some(())?;
+    Merged::from_text(&manifest.config, "manifest.json")
+        .ok()?
+        .typed()
+        .ok()
 }
 
 /// The architecture in timm's `config.json`: a name like `vit_tiny_patch16_224` or `resnet50`, and
@@ -198,6 +221,7 @@ mod tests {
         let beside = |config| Beside {
             config: Some(config),
             preprocessor: None,
+            run: None,
         };
         assert!(beside(config).differences().is_empty());
         let old = json!({"layer_norm_eps": 1e-12, "hidden_act": "gelu_new"});

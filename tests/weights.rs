@@ -1,0 +1,140 @@
+//! What `--weights` opens, what `--arch` changes, and what is refused.
+
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use candle_core::{Device, Tensor};
+use common::{Answer, checkpoints, done, scratch, selfsame, text, tiny_run};
+use selfsame_checkpoint::read_tensor_file;
+
+const DATA: &str = "synthetic:portraits?count=12&seed=1";
+
+/// A run whose heads are not 64 wide, which shapes do not tell.
+static RUN: LazyLock<PathBuf> = LazyLock::new(|| {
+    let run = scratch("weights").join("run");
+    let narrow = ["model.embed_dim=48", "model.num_heads=3", "train.epochs=2"];
+    done(&tiny_run(&run, &narrow));
+    run
+});
+
+fn run() -> &'static str {
+    RUN.to_str().unwrap()
+}
+
+fn newest() -> PathBuf {
+    let step = *checkpoints(&RUN).last().unwrap();
+    RUN.join(format!("checkpoints/step-{step:08}"))
+}
+
+fn embed(out: &Path, weights: &str, extra: &[&str]) -> Answer {
+    let out = text(out);
+    let args = ["embed", "--weights", weights, "--data", DATA, "--out", &out];
+    selfsame(&[&args, extra].concat())
+}
+
+/// Features in bytes.
+fn features(name: &str, weights: &str, extra: &[&str]) -> Vec<u8> {
+    let out = scratch(&format!("weights-{name}")).join("f.npy");
+    let answer = embed(&out, weights, extra);
+    assert_eq!(answer.code, 0, "{weights} {extra:?}: {}", answer.stderr);
+    std::fs::read(out).unwrap()
+}
+
+fn refused(answer: &Answer, code: i32, words: &[&str]) {
+    assert_eq!(answer.code, code, "{}", answer.stderr);
+    for word in words {
+        assert!(answer.stderr.contains(word), "{word}: {}", answer.stderr);
+    }
+}
+
+#[test]
+fn a_checkpoint_and_its_files_open_like_the_run() {
+    let whole = features("run", run(), &[]);
+    assert_eq!(features("checkpoint", &text(&newest()), &[]), whole);
+    let teacher = text(&newest().join("teacher.safetensors"));
+    assert_eq!(features("teacher", &teacher, &[]), whole);
+    let student = text(&newest().join("student.safetensors"));
+    let of_student = features("student", run(), &["--which", "student"]);
+    assert_eq!(features("student-file", &student, &[]), of_student);
+    let flags = ["--which", "student"];
+    assert_eq!(features("folder", &text(&newest()), &flags), of_student);
+    let told = done(&["inspect", &teacher]);
+    assert!(told.contains("width 48, depth 2, heads 3"), "{told}");
+}
+
+#[test]
+fn arch_gives_a_run_another_patch_or_image_size_and_nothing_else() {
+    let own = features("own", run(), &[]);
+    assert_eq!(features("same", run(), &["--arch", "vit_tiny/8@32"]), own);
+    let other = features("other", run(), &["--arch", "vit_tiny/4"]);
+    assert_ne!(other, own);
+    let file = text(&newest().join("teacher.safetensors"));
+    assert_eq!(features("file", &file, &["--arch", "vit_tiny/4"]), other);
+    let out = scratch("weights-arch").join("f.npy");
+    for weights in [run(), &file, "pixels", "random:vit_tiny/8@32"] {
+        for arch in ["resnet50", "nonsense", "vit_small/8", "vit_tiny/5"] {
+            let answer = embed(&out, weights, &["--arch", arch]);
+            refused(&answer, 2, &["--arch", arch]);
+        }
+    }
+    assert!(!out.exists());
+}
+
+#[test]
+fn weights_that_are_not_finite_are_for_looking_at_only() {
+    let dir = scratch("weights-nan");
+    let path = newest().join("teacher.safetensors");
+    let tensors = read_tensor_file(&path, &Device::Cpu).unwrap().tensors;
+    let mut tensors: BTreeMap<_, _> = tensors.into_iter().collect();
+    let broken = Tensor::full(f32::NAN, 48, &Device::Cpu).unwrap();
+    tensors.insert("backbone.norm.bias".to_owned(), broken);
+    std::fs::copy(newest().join("manifest.json"), dir.join("manifest.json")).unwrap();
+    let file = dir.join("teacher.safetensors");
+    let tensors: std::collections::HashMap<_, _> = tensors.into_iter().collect();
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+    let file = text(&file);
+
+    let words = ["backbone.norm.bias", "not finite"];
+    refused(&embed(&dir.join("f.npy"), &file, &[]), 1, &words);
+    let out = text(&dir.join("out"));
+    let export = ["export", "--weights", &file, "--format", "timm", "--out"];
+    refused(&selfsame(&[&export[..], &[&out]].concat()), 1, &words);
+    assert!(!Path::new(&out).exists());
+    let told = done(&["inspect", &file]);
+    assert!(
+        told.contains("NOT FINITE") && told.contains(words[0]),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_folder_that_is_no_run_names_the_weights_in_it() {
+    let dir = scratch("weights-folder");
+    let inside = dir.join("finetuned.safetensors");
+    std::fs::copy(newest().join("teacher.safetensors"), &inside).unwrap();
+    let answer = embed(&dir.join("f.npy"), &text(&dir), &[]);
+    refused(&answer, 2, &["is not a run", &text(&inside)]);
+    let of_run = text(&RUN.join("checkpoints"));
+    let answer = embed(&dir.join("f.npy"), &of_run, &[]);
+    refused(&answer, 2, &["is not a run", &text(&newest())]);
+}
+
+#[test]
+fn what_takes_more_memory_than_there_is_is_refused_before_work() {
+    let out = scratch("weights-memory").join("f.npy");
+    let many = "synthetic:portraits?count=4000&seed=1";
+    let size = ["--image-size", "16384"];
+    let args = ["embed", "--weights", run(), "--data", many, "--batch-size"];
+    let rest = ["4000", "--out", &text(&out)];
+    let answer = selfsame(&[&args[..], &rest, &size].concat());
+    refused(&answer, 2, &["--image-size", "memory"]);
+    let args = ["knn", "--weights", "pixels", "--label", "gender"];
+    let rest = ["--train", many, "--test", many];
+    let answer = selfsame(&[&args[..], &rest, &size].concat());
+    refused(&answer, 2, &["--image-size", "features"]);
+}
