@@ -77,6 +77,30 @@ fn wrong_use_is_refused_and_a_missing_file_named() {
         let output = preview(&out, args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
     }
+    // The picture itself, and a name that tells another format.
+    let photo = dir.path().join("photo.png");
+    let before = drawn(dir.path(), &["--data", PORTRAITS]);
+    std::fs::write(&photo, &before).unwrap();
+    let _ = std::fs::remove_file(&out);
+    let beside = dir.path().join("sheet.jpg");
+    for out in [&photo, &beside] {
+        let output = preview(out, &["--image", photo.to_str().unwrap()]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("--out"), "{text}");
+    }
+    assert_eq!(std::fs::read(&photo).unwrap(), before);
+    assert!(!beside.exists());
+    let huge = [
+        "augment.global_size=16384",
+        "augment.local_size=16384",
+        "augment.local_crops=1000",
+    ];
+    let sets = huge.iter().flat_map(|set| ["--set", set]);
+    let args: Vec<&str> = ["--data", PORTRAITS].into_iter().chain(sets).collect();
+    let output = preview(&out, &args);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
     let output = preview(&out, &["--image", "/no/such/photo.jpg"]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);

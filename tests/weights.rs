@@ -125,6 +125,61 @@ fn a_folder_that_is_no_run_names_the_weights_in_it() {
 }
 
 #[test]
+fn an_export_replaces_only_one_of_the_same_kind() {
+    let dir = scratch("weights-export");
+    let export = |weights: &str, format: &str, out: &str| {
+        let out = text(&dir.join(out));
+        let args = ["export", "--weights", weights, "--format", format];
+        selfsame(&[&args[..], &["--out", &out]].concat())
+    };
+    for format in ["timm", "hf", "dino", "onnx"] {
+        for _ in 0..2 {
+            let answer = export(run(), format, format);
+            assert_eq!(answer.code, 0, "{format}: {}", answer.stderr);
+        }
+    }
+    let before = std::fs::read(dir.join("timm/model.safetensors")).unwrap();
+    refused(
+        &export("random:vit_tiny/8@32", "timm", "timm"),
+        2,
+        &["--out", "model.safetensors"],
+    );
+    refused(&export(run(), "dino", "timm"), 2, &["--out", "config.json"]);
+    refused(&export(run(), "onnx", "hf"), 2, &["--out"]);
+    std::fs::write(dir.join("onnx/notes.md"), "mine").unwrap();
+    refused(
+        &export(run(), "onnx", "onnx"),
+        2,
+        &["notes.md", "new folder"],
+    );
+    assert_eq!(
+        std::fs::read(dir.join("timm/model.safetensors")).unwrap(),
+        before
+    );
+}
+
+#[test]
+fn finetuning_takes_a_rate_above_nothing() {
+    let dir = scratch("weights-lr");
+    let out = text(&dir.join("run"));
+    for lr in ["-1", "nan", "0", "inf"] {
+        let lr = format!("--lr={lr}");
+        let mut args = vec![
+            "finetune",
+            "--weights",
+            run(),
+            "--train",
+            DATA,
+            "--test",
+            DATA,
+        ];
+        args.extend(["--label", "gender", "--run", &out, &lr]);
+        refused(&selfsame(&args), 2, &["--lr"]);
+    }
+    assert!(!dir.join("run").exists());
+}
+
+#[test]
 fn what_takes_more_memory_than_there_is_is_refused_before_work() {
     let out = scratch("weights-memory").join("f.npy");
     let many = "synthetic:portraits?count=4000&seed=1";

@@ -14,7 +14,7 @@ use selfsame_train::{CellMaps, MapKind};
 use serde_json::json;
 
 use crate::cli::{Attention, Pictures, WeightsArgs};
-use crate::exit::{Done, usage};
+use crate::exit::{Done, extension, refuse_overwriting, usage};
 use crate::figures::attention::{Prepared, heads};
 use crate::figures::cell;
 use crate::figures::grown::Grown;
@@ -31,11 +31,16 @@ const MAX_SNAPSHOTS: usize = 6;
 
 pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     let flags = &args.weights;
+    extension(&args.out, &["png"])?;
+    refuse_overwriting(&args.out, args.pictures.image.as_deref())?;
     if args
         .mass
         .is_some_and(|share| !(share > 0.0 && share <= 1.0))
     {
         return Err(usage("--mass: a share above 0 and up to 1, such as 0.6"));
+    }
+    if args.pictures.image.is_none() && args.pictures.count == 0 {
+        return Err(usage("--count 0: at least one picture is needed"));
     }
     device::set_threads(flags.threads)?;
     let device = device::open(&flags.device)?;
@@ -53,8 +58,18 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
         columns.push((grown.newest.clone(), loaded));
     }
     let blocks = loaded.backbone.num_blocks();
-    if args.block.is_some_and(|block| block >= blocks.max(1)) {
-        return Err(usage(format!("--block: the backbone has {blocks}, from 0")));
+    match args.block {
+        Some(_) if blocks == 0 => {
+            let what = newest.describe();
+            return Err(usage(format!("--block: {what} has no blocks of attention")));
+        }
+        Some(block) if block >= blocks => {
+            let last = blocks - 1;
+            return Err(usage(format!(
+                "--block {block}: the backbone has {blocks} blocks, 0 to {last}"
+            )));
+        }
+        _ => {}
     }
 
     if !args.whole {

@@ -9,19 +9,24 @@ use std::path::Path;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use selfsame_checkpoint::{write_bytes, write_tensors};
+use selfsame_checkpoint::{read_tensor_file, write_bytes, write_tensors};
+use selfsame_train::MODEL_KEY;
 
 pub(super) use timm::timm;
 
 use crate::cli::{Export, Format};
-use crate::exit::Done;
+use crate::exit::{Done, usage};
 use crate::stderr::tell;
 use crate::weights::{Loaded, Weights, refuse_reference};
+
+/// The weights' file, in all formats but one.
+const WEIGHTS: &str = "model.safetensors";
 
 pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
     refuse_reference("--weights", &args.weights)?;
     let weights = Weights::open(&args.weights, args.which, None, &Device::Cpu)?;
     let loaded = weights.backbone()?;
+    refuse_others(&args.out, files(args.format), &loaded.metadata()?)?;
     match args.format {
         Format::Timm => timm(loaded, &args.out)?,
         Format::Hf => hf::hf(loaded, &args.out)?,
@@ -30,6 +35,64 @@ pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
     }
     tell!("{} written to {}", weights.describe(), args.out.display());
     Ok(Done::Well)
+}
+
+/// What each format writes.
+fn files(format: Format) -> &'static [&'static str] {
+    match format {
+        Format::Timm => &["config.json", WEIGHTS],
+        Format::Hf => &["config.json", WEIGHTS, "preprocessor_config.json"],
+        Format::Dino => &[WEIGHTS],
+        Format::Onnx => &["model.onnx"],
+    }
+}
+
+/// Refuses a folder with anything in it but an earlier export of the same architecture, in the same
+/// format, which this one replaces file by file.
+///
+/// # Errors
+/// A usage error that names what is in the way.
+fn refuse_others(
+    out: &Path,
+    files: &[&str],
+    metadata: &BTreeMap<String, String>,
+) -> anyhow::Result<()> {
+    let Ok(entries) = std::fs::read_dir(out) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let path = entry
+            .with_context(|| format!("reading {}", out.display()))?
+            .path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let ours = files.contains(&&*name) && (name.ends_with(".json") || says(&path, metadata)?);
+        if !ours {
+            return Err(usage(format!(
+                "--out {}: {name} is in it, which is not from an earlier export of these weights in \
+                 this format; name a new folder, or empty this one",
+                out.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file of weights was written by this program for the same architecture.
+fn says(path: &Path, metadata: &BTreeMap<String, String>) -> anyhow::Result<bool> {
+    let Some(model) = metadata.get(MODEL_KEY) else {
+        return Ok(false);
+    };
+    if path.extension().is_some_and(|kind| kind == "onnx") {
+        let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        let found = |text: &str| {
+            bytes
+                .windows(text.len())
+                .any(|part| part == text.as_bytes())
+        };
+        return Ok(found(MODEL_KEY) && found(model));
+    }
+    let file = read_tensor_file(path, &Device::Cpu);
+    Ok(file.is_ok_and(|file| file.metadata.get(MODEL_KEY) == Some(model)))
 }
 
 /// Writes backbone and head under the names of the official DINO code.

@@ -5,7 +5,7 @@ use selfsame_checkpoint::write_tensors;
 use selfsame_data::augment::StandardCrop;
 use selfsame_eval::metrics::{ClassificationReport, ConfusionMatrix, ReportOptions, accuracy};
 use selfsame_models::keep_freed_memory;
-use selfsame_train::{FinetuneConfig, FinetuneEvent, LabelledSamples, finetune};
+use selfsame_train::{FinetuneConfig, FinetuneEvent, LabelledSamples, TrainError, finetune};
 use serde_json::json;
 
 use crate::cli::Finetune;
@@ -20,6 +20,10 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     let flags = &args.data.weights;
     if args.epochs == 0 {
         return Err(usage("--epochs 0: at least one is needed"));
+    }
+    if !(args.lr.is_finite() && args.lr > 0.0) {
+        let lr = args.lr;
+        return Err(usage(format!("--lr {lr}: a number above 0, such as 1e-4")));
     }
     let sets = Sets::open(&args.data)?;
     keep_freed_memory(&sets.device).context("setting up memory")?;
@@ -92,7 +96,14 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
                 100.0 * accuracy
             )),
         },
-    )?;
+    );
+    let done = done.map_err(|error| match error {
+        TrainError::NonFinite { step, what, value } => anyhow::anyhow!(
+            "step {step}: the {what} is {value}; a --lr below {} may help",
+            args.lr
+        ),
+        other => other.into(),
+    })?;
     let classes = sets.encoder.classes();
     let report = ClassificationReport::new(
         &done.truth,

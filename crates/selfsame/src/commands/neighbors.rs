@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::cli::Neighbors;
 use crate::embedding::embed_all;
-use crate::exit::{Done, usage};
+use crate::exit::{Done, extension, refuse_overwriting, usage};
 use crate::figures::neighbors::{found, labels, query};
 use crate::scores::print_json;
 use crate::stderr::tell;
@@ -23,6 +23,8 @@ const COLUMNS: usize = 5;
 
 pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
     let flags = &args.weights;
+    extension(&args.out, &["png"])?;
+    refuse_overwriting(&args.out, args.image.as_deref())?;
     if args.count == 0 {
         return Err(usage("--count 0: at least one neighbour is needed"));
     }
@@ -59,6 +61,12 @@ pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
         }
     };
     let samples: Vec<usize> = (0..set.len()).filter(|i| Some(*i) != own).collect();
+    if samples.is_empty() {
+        return Err(usage(format!(
+            "--data {}: there is no picture beside the one asked about",
+            args.data
+        )));
+    }
     let bank = embed_all(&set, &args.data, &samples, &weights, flags, &device)?;
     let asked = embed_picture(weights.extractor(), &crop.apply(&picture), &device)?;
     let asked = Features::new(1, asked.len(), asked)?;

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use image::RgbImage;
+use selfsame_checkpoint::write_bytes;
 use selfsame_data::Limits;
 use selfsame_data::augment::{
     AugmentConfig, CropBox, DrawnOp, DrawnView, Interpolation, MultiCrop, SampleKey, Workspace, ops,
@@ -13,7 +14,7 @@ use selfsame_train::RunConfig;
 use crate::cli::Preview;
 use crate::config::Merged;
 use crate::data;
-use crate::exit::{Done, usage};
+use crate::exit::{Done, extension, refuse_overwriting, usage};
 use crate::memory::check_preview;
 use crate::stderr::tell;
 
@@ -32,6 +33,8 @@ const JITTER: [DrawnOp; 4] = [
 ];
 
 pub(crate) fn run(args: &Preview) -> anyhow::Result<Done> {
+    extension(&args.out, &["png"])?;
+    refuse_overwriting(&args.out, args.image.as_deref())?;
     let mut merged = Merged::from_settings(&args.settings)?;
     if let Some(seed) = args.seed {
         let seed = i64::try_from(seed).map_err(|_| usage("--seed: at most 2^63 - 1"))?;
@@ -79,7 +82,7 @@ pub(crate) fn run(args: &Preview) -> anyhow::Result<Done> {
         preview.crops(&title, key)?.draw(),
     ];
     let png = encode_png(&stack(&sheets))?;
-    std::fs::write(&args.out, png).with_context(|| format!("writing {}", args.out.display()))?;
+    write_bytes(&args.out, &png)?;
     tell!("wrote {}", args.out.display());
     Ok(Done::Well)
 }
