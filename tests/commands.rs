@@ -110,6 +110,8 @@ fn knn_gives_one_json_object() {
     let value = json(&args);
     assert!(value["knn"]["5"]["mae"].as_f64().unwrap() > 0.0, "{value}");
     assert!(value["knn"]["5"]["r2"].as_f64().unwrap() < 1.0, "{value}");
+    assert_eq!(value["protocol"]["label"], "age", "{value}");
+    assert_eq!(value["protocol"]["leave_one_out"], false);
     for figure in ["mae", "r2"] {
         let score = &value["knn"]["5"];
         let [low, high] = [0, 1].map(|i| score[format!("{figure}_interval")][i].as_f64().unwrap());
@@ -391,6 +393,15 @@ fn check_data_says_by_its_exit_code_whether_all_is_usable() {
         "{}",
         answer.stdout
     );
+
+    #[cfg(unix)]
+    {
+        let odd = dir.join("\u{1b}[2J\r\nx.jpg");
+        std::fs::write(&odd, "no picture").unwrap();
+        let told = check(&[]).stdout;
+        assert!(told.contains("\\u{1b}[2J\\r\\nx.jpg: "), "{told:?}");
+        std::fs::remove_file(odd).unwrap();
+    }
 
     std::fs::write(dir.join("b.jpg"), "no picture").unwrap();
     let answer = check(&[]);

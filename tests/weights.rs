@@ -193,3 +193,37 @@ fn what_takes_more_memory_than_there_is_is_refused_before_work() {
     let answer = selfsame(&[&args[..], &rest, &size].concat());
     refused(&answer, 2, &["--image-size", "features"]);
 }
+
+#[test]
+fn counts_and_blocks_that_cannot_be_are_named() {
+    let dir = scratch("weights-counts");
+    let out = text(&dir.join("out.png"));
+    let attention = |weights: &str, extra: &[&str]| {
+        let args = [
+            "attention",
+            "--weights",
+            weights,
+            "--data",
+            DATA,
+            "--out",
+            &out,
+        ];
+        selfsame(&[&args[..], extra].concat())
+    };
+    refused(&attention(run(), &["--count", "0"]), 2, &["--count 0"]);
+    refused(
+        &attention(run(), &["--block", "2"]),
+        2,
+        &["2 blocks, 0 to 1"],
+    );
+    let answer = attention("random:resnet18@32", &["--block", "1"]);
+    refused(&answer, 2, &["resnet18 has no blocks"]);
+    let mut args = vec!["pca", "--weights", run(), "--data", DATA, "--patches"];
+    args.extend(["--count", "0", "--out", &out]);
+    refused(&selfsame(&args), 2, &["--count 0"]);
+    let one = "synthetic:portraits?count=1&seed=1";
+    let mut args = vec!["neighbors", "--weights", run(), "--data", one];
+    args.extend(["--index", "0", "--out", &out]);
+    refused(&selfsame(&args), 2, &["no picture beside"]);
+    assert!(!Path::new(&out).exists());
+}

@@ -40,7 +40,7 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
         .from_reader(text);
     let header = reader
         .headers()
-        .map_err(|e| wrong(line_of(&e), problem_of(&e)))?
+        .map_err(|e| wrong(line_of(&e), problem_of(&e, text)))?
         .clone();
     let columns = Columns::new(&header).map_err(|problem| wrong(1, problem))?;
     let root = Root::new(path, options)?;
@@ -50,7 +50,7 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
     let mut record = StringRecord::new();
     while reader
         .read_record(&mut record)
-        .map_err(|e| wrong(line_of(&e), problem_of(&e)))?
+        .map_err(|e| wrong(line_of(&e), problem_of(&e, text)))?
     {
         let line = record.position().map_or(0, csv::Position::line);
         let image = record.get(columns.image).unwrap_or_default();
@@ -111,10 +111,16 @@ impl Columns {
                 })
             })
             .ok_or_else(|| {
+                let names = header.iter().collect::<Vec<_>>().join(", ");
+                let other = [(';', "semicolons"), ('\t', "tabs")].into_iter();
+                let mut other = other.filter(|(c, _)| header.len() == 1 && names.contains(*c));
+                let hint = match other.next() {
+                    Some((_, what)) => format!("; {what} separate its cells: write commas"),
+                    None => String::new(),
+                };
                 format!(
-                    "no column is named {} (the columns: {})",
+                    "no column is named {} (the columns: {names}){hint}",
                     IMAGE_COLUMNS.join(", "),
-                    { header.iter().collect::<Vec<_>>().join(", ") }
                 )
             })?;
         let mut labels: Vec<(usize, String)> = Vec::new();
@@ -341,12 +347,20 @@ fn line_of(error: &csv::Error) -> u64 {
     error.position().map_or(1, csv::Position::line)
 }
 
-fn problem_of(error: &csv::Error) -> String {
+fn problem_of(error: &csv::Error, text: &[u8]) -> String {
     match error.kind() {
         csv::ErrorKind::UnequalLengths {
             expected_len, len, ..
         } => {
-            format!("{len} cells, but the header has {expected_len}")
+            let start = error.position().map_or(0, |at| at.byte() as usize);
+            let rest = text.get(start..).unwrap_or_default();
+            // Without its end a quoted cell takes all that follows.
+            let quotes = rest.iter().filter(|byte| **byte == b'"').count();
+            let hint = match len < expected_len && quotes % 2 == 1 {
+                true => "; a quote that begins here is not closed",
+                false => "",
+            };
+            format!("{len} cells, but the header has {expected_len}{hint}")
         }
         csv::ErrorKind::Utf8 { .. } => "not UTF-8".to_owned(),
         _ => error.to_string(),

@@ -9,6 +9,7 @@ use selfsame_train::{Embedded, embed};
 use crate::cli::WeightsArgs;
 use crate::memory::Evaluation;
 use crate::progress::CountProgress;
+use crate::scores::printable;
 use crate::stderr::tell;
 use crate::weights::Weights;
 
@@ -51,6 +52,7 @@ pub(crate) fn embed_all(
 /// Names on stderr what could not be used.
 pub(crate) fn name_left_out(ledger: &Ledger) {
     for entry in ledger.entries() {
-        tell!("left out: {}: {}", entry.file, entry.reason);
+        let (file, reason) = (printable(&entry.file), printable(&entry.reason));
+        tell!("left out: {file}: {reason}");
     }
 }

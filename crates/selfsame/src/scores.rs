@@ -264,6 +264,15 @@ pub(crate) fn print_json(value: &serde_json::Value) {
     print_text(&value.to_string());
 }
 
+/// A name for a terminal: control characters, of which file names may have any, as `\n` or `\u{1b}`.
+pub(crate) fn printable(text: &str) -> String {
+    let shown = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// Prints text for people.
 ///
 /// A reader that has seen enough, such as `head`, is no failure; a full disk ends the program.

@@ -104,6 +104,19 @@ fn csv_error_names_the_line() {
 }
 
 #[test]
+fn separators_and_quotes_that_are_wrong_are_named() {
+    let text = error_of("Images;Name;Age;Gender\na.jpg;Ann;30;f\n");
+    assert!(text.contains("semicolons separate its cells"), "{text}");
+    let text = error_of("Images,Name,Age,Gender\na.jpg,Ann,30,f\n\"b.jpg,Bob,41,m\nc.jpg,C,3,f\n");
+    assert!(
+        text.contains("annot.csv:3") && text.contains("is not closed"),
+        "{text}"
+    );
+    let text = error_of("Images,Name,Age,Gender\na.jpg,Ann\n");
+    assert!(text.ends_with("the header has 4"), "{text}");
+}
+
+#[test]
 fn root_txt_names_the_folder_and_images_root_overrides_it() {
     let folder = folder_with(&[
         ("lists/annot.csv", "Images\nx.jpg\n"),

@@ -42,11 +42,16 @@ pub fn fit_with_best_c(
     features.check_width(features.d)?;
     same_length("labels", features.n, labels.len())?;
     let (kept, held_out) = hold_out_a_fifth(labels, seed);
-    if grid.is_empty() || held_out.is_empty() {
+    if grid.is_empty() {
+        return Err(EvalError::Setting(
+            "logistic: no value of C to try".to_owned(),
+        ));
+    }
+    if held_out.is_empty() {
         return Err(EvalError::Setting(format!(
-            "logistic: {} values of C and {} rows to compare them on",
-            grid.len(),
-            held_out.len()
+            "logistic: C is chosen on rows held out, and of {} row(s) none can be spared: some \
+             class needs three at least",
+            labels.len()
         )));
     }
     let labels_of = |rows: &[usize]| rows.iter().map(|&i| labels[i]).collect::<Vec<_>>();

@@ -10,7 +10,7 @@ use crate::cli::CheckData;
 use crate::data;
 use crate::exit::Done;
 use crate::progress::CountProgress;
-use crate::scores::{print_json, print_text};
+use crate::scores::{print_json, print_text, printable};
 
 pub(crate) fn run(args: &CheckData) -> anyhow::Result<Done> {
     let set = data::with(
@@ -54,10 +54,11 @@ pub(crate) fn run(args: &CheckData) -> anyhow::Result<Done> {
 
 fn print_report(report: &CheckReport, crop_size: u32) {
     for entry in &report.unusable {
-        print_text(&format!("{}: {}", entry.file, entry.reason));
+        let file = printable(&entry.file);
+        print_text(&format!("{file}: {}", printable(&entry.reason)));
     }
     for group in &report.duplicates {
-        print_text(&format!("same bytes: {}", group.join(", ")));
+        print_text(&format!("same bytes: {}", printable(&group.join(", "))));
     }
     print_text(&format!(
         "{} usable, {} unusable",
@@ -92,7 +93,8 @@ fn print_report(report: &CheckReport, crop_size: u32) {
             true => String::new(),
             false => format!(": {}", counts.join(", ")),
         };
-        print_text(&format!("label {label}: {values} values{without}{counts}"));
+        let line = format!("label {label}: {values} values{without}{counts}");
+        print_text(&printable(&line));
     }
 }
 

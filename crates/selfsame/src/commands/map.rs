@@ -139,6 +139,9 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
     let map = &args.map;
     let flags = &map.weights;
     extension(&map.out, &["png"])?;
+    if args.count == 0 {
+        return Err(usage("--count 0: at least one picture is needed"));
+    }
     device::set_threads(flags.threads)?;
     let device = device::open(&flags.device)?;
     let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
@@ -146,7 +149,7 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
     let chosen = Pictures {
         image: None,
         data: Some(map.data.clone()),
-        count: args.count.max(1),
+        count: args.count,
         seed: map.seed,
     };
     evaluation(&weights, &chosen, flags)?.check(&device)?;
