@@ -212,10 +212,11 @@ impl Backbone for ResNet {
         // The stem's output is the largest map, as large as that of the first stage of bottlenecks.
         let stem = self.stem.branch[0].0.num_outputs();
         let map = stem.saturating_mul(height.div_ceil(2).saturating_mul(width.div_ceil(2)));
-        // Four maps of a group of images, which takes some 64 MiB each or is a single image, and
-        // where the maximum of each window of the pool was.
+        // A group takes 64 MiB for such a map, or is a single image. Two are in use, four where
+        // bottlenecks are wide, and a quarter for where the maximum of each window of the pool was.
         let group = map.saturating_mul(images).min(map.max(1 << 24));
-        group.saturating_mul(4 * 5)
+        let quarters = if self.embed_dim > 512 { 17 } else { 10 };
+        group.saturating_mul(quarters)
     }
 
     fn is_row_wise(&self) -> bool {

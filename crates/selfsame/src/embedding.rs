@@ -33,8 +33,8 @@ pub(crate) fn embed_all(
         batch_flag: Some("--batch-size"),
         workers: options.workers,
         pictures: samples.len(),
-        // What is written or scaled is a copy.
-        rows: 2 * samples.len(),
+        // What is scaled, searched and written are copies.
+        rows: 3 * samples.len(),
         trains: false,
     };
     evaluation.check(device)?;

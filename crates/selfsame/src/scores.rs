@@ -88,7 +88,7 @@ impl Sets {
         })
     }
 
-    /// Features and labels of the training and the test side.
+    /// Features and labels of the training and the test side, of which so many copies will be made.
     ///
     /// # Errors
     /// If nothing could be decoded, or from the network.
@@ -97,9 +97,10 @@ impl Sets {
         weights: &Weights,
         extractor: Extractor<'_>,
         args: &Labelled,
+        copies: [usize; 2],
     ) -> anyhow::Result<(Side, Side)> {
         let options = weights.embed_options(&args.weights)?;
-        self.evaluation(weights, &args.weights)?
+        self.evaluation(weights, &args.weights, copies)?
             .check(&self.device)?;
         let run = |set: &Arc<dyn Dataset>, labels: &BTreeMap<usize, String>, what| {
             let samples: Vec<usize> = labels.keys().copied().collect();
@@ -134,7 +135,7 @@ impl Sets {
         Ok((train, test))
     }
 
-    /// What it takes to embed both sides.
+    /// What it takes to embed both sides and to have so many copies of each one's features.
     ///
     /// # Errors
     /// As [`Weights::eval_crop`].
@@ -142,6 +143,7 @@ impl Sets {
         &self,
         weights: &'a Weights,
         flags: &WeightsArgs,
+        copies: [usize; 2],
     ) -> anyhow::Result<Evaluation<'a>> {
         let (train, test) = (self.train_labels.len(), self.test_labels.len());
         Ok(Evaluation {
@@ -151,8 +153,7 @@ impl Sets {
             batch_flag: Some("--batch-size"),
             workers: flags.workers,
             pictures: train.max(test),
-            // Scaled to length 1 one after the other.
-            rows: train + test + train.max(test),
+            rows: copies[0] * train + copies[1] * test,
             trains: false,
         })
     }

@@ -55,9 +55,8 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     let evaluation = Evaluation {
         batch_size: config.batch_size,
         batch_flag: None,
-        rows: 0,
         trains: !args.freeze,
-        ..sets.evaluation(&weights, flags)?
+        ..sets.evaluation(&weights, flags, [0, 0])?
     };
     evaluation.check(&sets.device)?;
     let _lock = run_dir::claim_new(&args.run)?;

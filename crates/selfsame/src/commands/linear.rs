@@ -35,7 +35,9 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
 
     let (truth, predicted, details) = match (args.method, args.protocol) {
         (Method::Logistic, _) => {
-            let (train, test) = sets.embed(&weights, weights.extractor(), &args.data)?;
+            // Scaled, less what is held out, and that in f64.
+            let copies = [5, 2];
+            let (train, test) = sets.embed(&weights, weights.extractor(), &args.data, copies)?;
             let (x, test_x) = (
                 train.features.l2_normalized(),
                 test.features.l2_normalized(),
@@ -58,7 +60,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
             (sets.encode(&test.labels), model.predict(&test_x)?, details)
         }
         (Method::Sgd, Protocol::Notebook) => {
-            let (train, test) = sets.embed(&weights, weights.extractor(), &args.data)?;
+            let (train, test) = sets.embed(&weights, weights.extractor(), &args.data, [1, 1])?;
             let config = ProbeConfig {
                 epochs: args.epochs,
                 seed: args.seed,
@@ -100,7 +102,8 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 sets.classes(&sets.train_labels),
                 sets.classes(&sets.test_labels),
             );
-            sets.evaluation(&weights, flags)?.check(&sets.device)?;
+            sets.evaluation(&weights, flags, [1, 1])?
+                .check(&sets.device)?;
             let mut progress = CountProgress::new("epochs", args.epochs);
             let done = official_linear(
                 extractor,

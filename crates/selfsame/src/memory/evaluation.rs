@@ -81,12 +81,12 @@ impl Evaluation<'_> {
     }
 
     fn parts(&self, size: usize, batch: usize, device: &Device) -> [(&'static str, u64); 3] {
-        let ahead = self.pictures.div_ceil(batch).min(2 * self.workers);
-        // Those made ahead, the one at work and what the network got of it.
-        let crops = product(&[3, size, size, batch, ahead + 2]);
+        // Those made ahead and the one at work, and what the network got of it.
+        let batches = self.pictures.div_ceil(batch).min(2 * self.workers + 1);
+        let crops = product(&[3, size, size, batch, batches + 1]);
         let (network, columns) = match self.weights {
-            // Flattened and taken out.
-            Weights::Pixels => (product(&[2, 3, size, size, batch]), 3 * size * size),
+            // Taken out.
+            Weights::Pixels => (product(&[3, size, size, batch]), 3 * size * size),
             Weights::Backbone(loaded) => {
                 let backbone = loaded.backbone.as_ref();
                 let bytes = match device.is_cpu() {
