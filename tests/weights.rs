@@ -177,6 +177,17 @@ fn finetuning_takes_a_rate_above_nothing() {
         refused(&selfsame(&args), 2, &["--lr"]);
     }
     assert!(!dir.join("run").exists());
+    let mut args = vec![
+        "finetune",
+        "--weights",
+        run(),
+        "--train",
+        DATA,
+        "--test",
+        DATA,
+    ];
+    args.extend(["--label", "gender", "--run", &out, "--lr=1e300"]);
+    refused(&selfsame(&args), 1, &["--lr below 1e300"]);
 }
 
 #[test]

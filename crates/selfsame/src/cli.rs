@@ -190,7 +190,8 @@ pub(crate) struct WeightsArgs {
     /// Which network of a run or checkpoint.
     #[arg(long, value_enum, default_value_t = Which::Teacher)]
     pub(crate) which: Which,
-    /// Architecture, where neither metadata nor shapes tell it, e.g. vit_small/16.
+    /// Architecture, where neither metadata nor shapes tell it, e.g. vit_small/16; else another patch
+    /// or image size for the same one.
     #[arg(long)]
     pub(crate) arch: Option<String>,
     /// Side of the evaluated crop in pixels; default: what the weights were trained at.

@@ -98,7 +98,7 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     );
     let done = done.map_err(|error| match error {
         TrainError::NonFinite { step, what, value } => anyhow::anyhow!(
-            "step {step}: the {what} is {value}; a --lr below {} may help",
+            "step {step}: the {what} is {value}; a --lr below {:e} may help",
             args.lr
         ),
         other => other.into(),
