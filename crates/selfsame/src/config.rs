@@ -195,7 +195,7 @@ impl Merged {
             .clone()
             .try_into()
             .map_err(|error: toml::de::Error| {
-                let text = error.to_string().trim_end().replace('\n', " ");
+                let text = in_words(&error.to_string());
                 let source = self
                     .sources
                     .iter()
@@ -268,6 +268,26 @@ pub(crate) fn refuse_changes(before: &RunConfig, after: &RunConfig) -> anyhow::R
         "a run that has begun keeps its configuration; refused:{differences}\n  these may change: {}",
         MAY_CHANGE.join(", ")
     )))
+}
+
+/// A mistake of type in one line, without names of Rust's types.
+fn in_words(error: &str) -> String {
+    let mut text = error.trim_end().replace('\n', " ");
+    for (of_rust, in_words) in [
+        ("expected usize", "expected a whole number, 0 or more"),
+        ("expected u64", "expected a whole number, 0 or more"),
+        ("expected u32", "expected a whole number, 0 or more"),
+        ("expected u8", "expected a whole number from 0 to 255"),
+        ("expected f64", "expected a number"),
+        ("expected f32", "expected a number"),
+        (
+            "invalid type: unit variant, expected string only",
+            "expected a name in quotes",
+        ),
+    ] {
+        text = text.replace(of_rust, in_words);
+    }
+    text
 }
 
 fn preset(name: &str) -> anyhow::Result<&'static str> {
@@ -347,6 +367,21 @@ mod tests {
         let mut merged = Merged::defaults();
         merged.set_all(&sets.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())?;
         merged.resolve()
+    }
+
+    #[test]
+    fn mistakes_of_type_are_told_without_types_of_rust() {
+        for (set, words) in [
+            (
+                "model.depth=x",
+                "a whole number, 0 or more in `model.depth`",
+            ),
+            ("optim.lr=abc", "expected a number in `optim.lr`"),
+            ("model.arch=3", "expected a name in quotes in `model.arch`"),
+        ] {
+            let error = merged(&[set]).unwrap_err().to_string();
+            assert!(error.contains(words), "{set}: {error}");
+        }
     }
 
     #[test]
