@@ -204,11 +204,6 @@ fn run_epochs(
             observer,
         )?;
     }
-    if let Some(signal) = run.stop.requested().filter(|_| step < last_step) {
-        let epochs_done = (step / steps_per_epoch) as usize;
-        save(run, &learner, step, epochs_done, &data, &skips, ledger)?;
-        return Ok(stopped(signal, step, observer));
-    }
 
     let mut saved_at = Instant::now();
     let mut pace = Pace::start();
@@ -222,7 +217,7 @@ fn run_epochs(
         let epoch = (step / steps_per_epoch) as usize;
         let steps_into_epoch = (step % steps_per_epoch) as usize;
         for step_in_epoch in steps_into_epoch as u64..steps_per_epoch {
-            if step == last_step {
+            if step == last_step || run.stop.requested().is_some() {
                 break 'run;
             }
             let now = schedules.at(step); // lr, weight decay, momentum, teacher temperature
@@ -367,7 +362,7 @@ fn run_epochs(
         }
     }
     if let Some(signal) = run.stop.requested().filter(|_| step < last_step) {
-        // Within a step, which is left for the next time.
+        // Before a step or within it; it is left for the next time.
         if let Some(pending) = unread.take() {
             pending.read().inspect_err(|_| observer.note(UNREAD))?;
         }
