@@ -43,7 +43,11 @@ mod signals {
     }
 
     fn begin_with(args: &[String], is_it: impl Fn(&str) -> bool) -> Running {
-        let mut child = command(args).stderr(Stdio::piped()).spawn().unwrap();
+        begin_as(command(args), is_it)
+    }
+
+    fn begin_as(mut command: Command, is_it: impl Fn(&str) -> bool) -> Running {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         while !is_it(&line) {
@@ -121,6 +125,45 @@ mod signals {
     #[test]
     fn sigterm_ends_a_run_after_a_checkpoint_that_resumes_to_the_same_bits() {
         stops_and_goes_on("TERM", 143);
+    }
+
+    /// Whether this process, and so its children, was started with SIGHUP ignored.
+    #[cfg(target_os = "linux")]
+    fn hangups_are_ignored() -> bool {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+        u64::from_str_radix(mask.unwrap().trim(), 16).unwrap() & 1 == 1
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_closed_terminal_ends_a_run_after_a_checkpoint_that_resumes_to_the_same_bits() {
+        // Whoever runs the tests under `nohup` has the other case below.
+        if !hangups_are_ignored() {
+            stops_and_goes_on("HUP", 129);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_run_under_nohup_outlives_a_closed_terminal() {
+        let run = scratch("under-nohup").join("run");
+        let mut nohup = Command::new("nohup");
+        let program = command(&endless(&run));
+        nohup.arg(program.get_program()).args(program.get_args());
+        nohup.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut running = begin_as(nohup, |line| line.starts_with("step "));
+        running.signal(&["HUP"]);
+        // The first of two lines may have been written before the signal came.
+        let mut steps = 0;
+        while steps < 2 {
+            let mut line = String::new();
+            assert!(running.stderr.read_line(&mut line).unwrap() > 0);
+            steps += u32::from(line.starts_with("step "));
+        }
+        running.signal(&["TERM"]);
+        let (status, stderr) = running.end();
+        assert_eq!(status, 143, "{stderr}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130/143 interrupted.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 129/130/143 interrupted.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM: the first asks for a checkpoint and an orderly end, the second ends at once.
+//! SIGINT, SIGTERM and SIGHUP: the first asks for a checkpoint and an orderly end, the second ends at
+//! once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use selfsame_train::StopFlag;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// A flag that is set by the first signal; a second one of the same kind ends the process.
 ///
@@ -14,7 +15,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 /// If the handlers cannot be installed.
 pub(crate) fn stop_flag() -> std::io::Result<Arc<StopFlag>> {
     let stop = Arc::new(StopFlag::default());
-    for signal in [SIGINT, SIGTERM] {
+    // A terminal that is closed sends SIGHUP; `nohup` has it ignored, and so it must stay.
+    let hangup = (!ignores(SIGHUP)).then_some(SIGHUP);
+    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
         let seen = Arc::new(AtomicBool::new(false));
         // Registered in this order, the first delivery only sets the flag.
         signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, seen.clone())?;
@@ -28,4 +31,35 @@ pub(crate) fn stop_flag() -> std::io::Result<Arc<StopFlag>> {
         });
     }
     Ok(stop)
+}
+
+/// Whether the process was started with a signal ignored. Where that cannot be read (there is no
+/// `/proc`), as if it were.
+fn ignores(signal: i32) -> bool {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| ignored_in(&status, signal))
+        .unwrap_or(true)
+}
+
+/// What the line `SigIgn` of proc(5) says: bits of signals, the lowest that of signal 1.
+fn ignored_in(status: &str, signal: i32) -> Option<bool> {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))?;
+    let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
+    Some(mask >> (signal - 1) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_their_mask() {
+        let status = "Name:\tx\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\n";
+        assert_eq!(ignored_in(status, SIGHUP), Some(true));
+        assert_eq!(ignored_in(status, SIGINT), Some(false));
+        assert_eq!(ignored_in("Name:\tx\n", SIGHUP), None);
+    }
 }
