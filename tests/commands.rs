@@ -255,7 +255,14 @@ fn finetuning_leaves_a_report_and_weights_that_open_again() {
     let dir = results("finetune");
     let teacher = backbone(&RUN.join("checkpoints/step-00000015/teacher.safetensors"));
     let mut counts = Vec::new();
-    for (name, flags) in [("all", &[][..]), ("head", &["--freeze"])] {
+    // The defaults are the notebook's: steps of 32 images.
+    let short_steps = &["--batch-size", "8"][..];
+    let mut losses = Vec::new();
+    for (name, flags) in [
+        ("all", &[][..]),
+        ("head", &["--freeze"]),
+        ("short-steps", short_steps),
+    ] {
         let out = dir.join(name);
         let to = text(&out);
         let mut args = labelled("finetune", run(), flags);
@@ -264,6 +271,7 @@ fn finetuning_leaves_a_report_and_weights_that_open_again() {
         assert!(is_percent(&value["accuracy"]), "{value}");
         assert_eq!(value["n_test"], 16);
         assert_eq!(value["epochs"].as_array().unwrap().len(), 2);
+        losses.push(value["epochs"].clone());
         counts.push(value["trainable_parameters"].as_u64().unwrap());
         let report = std::fs::read_to_string(out.join("classification_report.txt")).unwrap();
         assert!(
@@ -290,6 +298,7 @@ fn finetuning_leaves_a_report_and_weights_that_open_again() {
     // Linear(64, 256), Linear(256, 128), Linear(128, 2).
     assert_eq!(counts[1], 64 * 256 + 256 + 256 * 128 + 128 + 128 * 2 + 2);
     assert!(counts[0] > counts[1]);
+    assert!(losses[0] != losses[2], "{losses:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod looking;
 mod size;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -203,9 +204,9 @@ pub(crate) struct WeightsArgs {
     /// bilinear or bicubic; with _pillow13 behind it the bytes of Pillow 13.
     #[arg(long, default_value = "bicubic")]
     pub(crate) interpolation: String,
-    /// Images per forward pass.
-    #[arg(long, default_value_t = 64)]
-    pub(crate) batch_size: usize,
+    /// Images at a time, in `finetune` those of a step; default: 64, in `finetune` 32.
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_size: Option<NonZeroUsize>,
     /// Loader threads.
     #[arg(long, default_value_t = 2)]
     pub(crate) workers: usize,
@@ -224,6 +225,13 @@ pub(crate) struct WeightsArgs {
     /// Let a CSV name files outside its root folder.
     #[arg(long)]
     pub(crate) allow_outside: bool,
+}
+
+impl WeightsArgs {
+    /// `--batch-size`, or what the command takes without it.
+    pub(crate) fn images_at_a_time(&self, default: usize) -> usize {
+        self.batch_size.map_or(default, NonZeroUsize::get)
+    }
 }
 
 /// Student or teacher.

@@ -149,7 +149,7 @@ impl Sets {
         Ok(Evaluation {
             weights,
             size: weights.eval_crop(flags)?.image_size,
-            batch_size: flags.batch_size.max(1),
+            batch_size: flags.images_at_a_time(64),
             batch_flag: Some("--batch-size"),
             workers: flags.workers,
             pictures: train.max(test),

@@ -309,7 +309,7 @@ impl Weights {
     /// As [`Weights::eval_crop`].
     pub(crate) fn embed_options(&self, args: &WeightsArgs) -> anyhow::Result<EmbedOptions> {
         Ok(EmbedOptions {
-            batch_size: args.batch_size.max(1),
+            batch_size: args.images_at_a_time(64),
             workers: args.workers,
             transform: EvalTransform::Center(self.eval_crop(args)?),
         })

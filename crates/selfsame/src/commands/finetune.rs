@@ -44,17 +44,18 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         interpolation: eval_crop.interpolation,
         ..StandardCrop::default()
     };
+    let notebook = FinetuneConfig::default();
     let config = FinetuneConfig {
+        batch_size: flags.images_at_a_time(notebook.batch_size),
         epochs: args.epochs,
         lr: args.lr,
         freeze: args.freeze,
         seed: args.seed,
         workers: flags.workers,
-        ..FinetuneConfig::default()
+        ..notebook
     };
     let evaluation = Evaluation {
         batch_size: config.batch_size,
-        batch_flag: None,
         trains: !args.freeze,
         ..sets.evaluation(&weights, flags, [0, 0])?
     };
