@@ -86,18 +86,34 @@ fn arch_gives_a_run_another_patch_or_image_size_and_nothing_else() {
 }
 
 #[test]
+fn a_file_of_a_checkpoint_that_is_not_as_written_is_refused() {
+    let dir = scratch("weights-flipped");
+    for name in ["manifest.json", "teacher.safetensors"] {
+        std::fs::copy(newest().join(name), dir.join(name)).unwrap();
+    }
+    let file = dir.join("teacher.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let words = ["teacher.safetensors is damaged", "BLAKE3"];
+    refused(&embed(&dir.join("f.npy"), &text(&file), &[]), 1, &words);
+    refused(&selfsame(&["inspect", &text(&file)]), 1, &words);
+}
+
+#[test]
 fn weights_that_are_not_finite_are_for_looking_at_only() {
     let dir = scratch("weights-nan");
-    let path = newest().join("teacher.safetensors");
+    let timm = text(&dir.join("timm"));
+    let flags = ["--format", "timm", "--out", &timm];
+    done(&[&["export", "--weights", run()], &flags[..]].concat());
+    let path = dir.join("timm/model.safetensors");
     let tensors = read_tensor_file(&path, &Device::Cpu).unwrap().tensors;
     let mut tensors: BTreeMap<_, _> = tensors.into_iter().collect();
     let broken = Tensor::full(f32::NAN, 48, &Device::Cpu).unwrap();
-    tensors.insert("backbone.norm.bias".to_owned(), broken);
-    std::fs::copy(newest().join("manifest.json"), dir.join("manifest.json")).unwrap();
-    let file = dir.join("teacher.safetensors");
+    tensors.insert("norm.bias".to_owned(), broken);
     let tensors: std::collections::HashMap<_, _> = tensors.into_iter().collect();
-    candle_core::safetensors::save(&tensors, &file).unwrap();
-    let file = text(&file);
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    let file = text(&path);
 
     let words = ["backbone.norm.bias", "not finite"];
     refused(&embed(&dir.join("f.npy"), &file, &[]), 1, &words);

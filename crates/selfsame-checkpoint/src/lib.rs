@@ -44,7 +44,7 @@ mod save;
 mod tensors;
 
 pub use error::CheckpointError;
-pub use load::{Partial, Warning, load, load_newest, load_newest_files};
+pub use load::{Partial, Warning, load, load_newest, load_newest_files, verify_file};
 pub use lock::RunLock;
 pub use manifest::{FORMAT, FileEntry, Manifest};
 pub use run_dir::{checkpoint_dir, clean_stale, is_empty_run_dir, list};

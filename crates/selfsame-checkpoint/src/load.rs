@@ -92,6 +92,24 @@ pub fn load_newest_files(
     newest(run_dir, |dir| load_files(dir, Some(names), device))
 }
 
+/// Checks one file against the manifest beside it, if it is a file of a checkpoint: then true.
+///
+/// # Errors
+/// [`CheckpointError::Damaged`]; [`CheckpointError::Io`] if it cannot be read.
+pub fn verify_file(path: &Path) -> Result<bool> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(false);
+    };
+    // Any other program may keep a file of that name beside its weights.
+    let Ok(manifest) = Manifest::read(dir) else {
+        return Ok(false);
+    };
+    match name.to_str().and_then(|name| manifest.files.get(name)) {
+        None => Ok(false),
+        Some(entry) => read_verified(path, entry).map(|_| true),
+    }
+}
+
 /// Checks every file of a checkpoint against its hash.
 pub(crate) fn verify(dir: &Path) -> Result<()> {
     for (file_name, entry) in &Manifest::read(dir)?.files {

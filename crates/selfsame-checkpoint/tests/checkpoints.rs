@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use selfsame_checkpoint::{
     Checkpoint, CheckpointError, RunLock, checkpoint_dir, is_empty_run_dir, list, load,
-    load_newest, load_newest_files, save,
+    load_newest, load_newest_files, save, verify_file,
 };
 use serde_json::json;
 
@@ -303,6 +303,25 @@ fn only_the_newest_are_kept() {
         3,
         "nothing else is left"
     );
+}
+
+#[test]
+fn one_file_can_be_checked_against_the_manifest_beside_it() {
+    let run = tempfile::tempdir().unwrap();
+    let dir = save(run.path(), &checkpoint(1), 3).unwrap();
+    let teacher = dir.join("teacher.safetensors");
+    assert!(verify_file(&teacher).unwrap());
+    damage(run.path(), 1, "teacher.safetensors");
+    let error = verify_file(&teacher).unwrap_err();
+    assert!(error.to_string().contains("damaged"), "{error}");
+    assert!(verify_file(&dir.join("student.safetensors")).unwrap());
+
+    let other = dir.join("other.safetensors");
+    fs::copy(&teacher, &other).unwrap();
+    assert!(!verify_file(&other).unwrap(), "no file of the checkpoint");
+    damage(run.path(), 1, "manifest.json");
+    assert!(!verify_file(&teacher).unwrap(), "nothing to check against");
+    assert!(!verify_file(&run.path().join("none.safetensors")).unwrap());
 }
 
 #[test]

@@ -456,6 +456,7 @@ fn of_file(
     arch: Option<&str>,
     device: &Device,
 ) -> anyhow::Result<Loaded> {
+    selfsame_checkpoint::verify_file(path)?;
     let weights = read_weights(path, which.into())?;
     let stored: Option<ModelConfig> = weights
         .metadata
