@@ -1,6 +1,7 @@
 //! Trains a tiny backbone on drawn portraits for 20 steps and prints the loss.
 
 use candle_core::Device;
+use selfsame_checkpoint::RunLock;
 use selfsame_data::{OpenOptions, open};
 use selfsame_models::{Arch, ModelConfig};
 use selfsame_train::{
@@ -58,6 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.head.out_dim = 64;
     let dir = std::env::temp_dir().join(format!("selfsame-pretrain-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
+    let _lock = RunLock::acquire(&dir)?;
     let run = Run {
         config: &config,
         config_text: "",

@@ -86,14 +86,37 @@ pub struct FinetuneResult {
     pub trainable_parameters: usize,
 }
 
+impl FinetuneConfig {
+    /// Every setting that cannot work.
+    pub fn check(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.epochs == 0 {
+            problems.push("epochs: 0, at least one is needed".to_owned());
+        }
+        if self.batch_size == 0 {
+            problems.push("batch_size: 0, at least one image is needed".to_owned());
+        }
+        if !(self.lr.is_finite() && self.lr > 0.0) {
+            problems.push(format!("lr: {} is not a number above 0", self.lr));
+        }
+        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
+            let decay = self.weight_decay;
+            problems.push(format!("weight_decay: {decay} is not a number from 0 on"));
+        }
+        problems
+    }
+}
+
 /// Trains head (and backbone, unless frozen) on `train`, then predicts every sample of `test`.
 ///
+/// `params` stay as they are: a copy of them is trained.
 /// Training uses random resized crops and flips; testing the deterministic crop. Every usable
 /// sample counts, the last incomplete batch too.
 ///
 /// # Errors
-/// [`TrainError::Data`], [`TrainError::Tensor`], and [`TrainError::NonFinite`] for a loss that is
-/// not finite.
+/// [`TrainError::Config`] with what [`FinetuneConfig::check`] finds and a class that is not below
+/// `num_classes`; [`TrainError::Data`], [`TrainError::Tensor`], and [`TrainError::NonFinite`] for a
+/// loss that is not finite.
 #[expect(
     clippy::too_many_arguments,
     reason = "one call per program run; each is a subject"
@@ -110,6 +133,21 @@ pub fn finetune(
     ledger: &Arc<Ledger>,
     mut tell: impl FnMut(FinetuneEvent),
 ) -> Result<FinetuneResult, TrainError> {
+    let mut problems = config.check();
+    let classes = [train, test].map(|set| set.classes.values().max());
+    if let Some(highest) = classes.into_iter().flatten().max()
+        && *highest >= num_classes
+    {
+        problems.push(format!("class {highest} is not one of {num_classes}"));
+    }
+    if !problems.is_empty() {
+        return Err(TrainError::Config(problems));
+    }
+    let own = match config.freeze {
+        true => None,
+        false => Some(params.copy()?),
+    };
+    let params = own.as_ref().unwrap_or(params);
     let gradients = if config.freeze {
         Gradients::Off
     } else {
@@ -246,6 +284,8 @@ fn count_right(logits: &Tensor, truth: &[u32]) -> candle_core::Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use selfsame_models::{Arch, draw_backbone};
+
     use super::*;
 
     #[test]
@@ -256,5 +296,75 @@ mod tests {
             .to_scalar::<f32>()
             .unwrap();
         assert!((loss - 4f32.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_weights_given_stay_as_they_are_and_bad_settings_are_told_together() {
+        let model = ModelConfig {
+            arch: Arch::VitTiny,
+            patch_size: 8,
+            image_size: 16,
+            embed_dim: 32,
+            depth: 1,
+            num_heads: 1,
+            ..ModelConfig::default()
+        };
+        let device = &Device::Cpu;
+        let params = draw_backbone(&model, 0, device).unwrap();
+        let values = |tensors: BTreeMap<String, Tensor>| -> Vec<Vec<f32>> {
+            let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1().unwrap();
+            tensors.values().map(flat).collect()
+        };
+        let before = values(params.tensors());
+        let spec = "synthetic:portraits?count=8&seed=0";
+        let dataset = selfsame_data::open(spec, &Default::default()).unwrap();
+        let classes: BTreeMap<usize, usize> = (0..8).map(|i| (i, i % 2)).collect();
+        let set = || LabelledSamples {
+            dataset: &dataset,
+            classes: &classes,
+        };
+        let crop = StandardCrop {
+            image_size: 16,
+            ..StandardCrop::default()
+        };
+        let eval_crop = EvalCrop {
+            image_size: 16,
+            ..EvalCrop::default()
+        };
+        let run = |num_classes, config: &FinetuneConfig| {
+            finetune(
+                &model,
+                &params,
+                num_classes,
+                &set(),
+                &set(),
+                (&crop, &eval_crop),
+                config,
+                device,
+                &Arc::default(),
+                |_| {},
+            )
+        };
+        let config = FinetuneConfig {
+            epochs: 1,
+            lr: 1e-2,
+            ..FinetuneConfig::default()
+        };
+        let done = run(2, &config).unwrap();
+        assert_eq!(done.predicted.len(), 8);
+        assert_eq!(values(params.tensors()), before);
+        let of_backbone = |(name, _): &(String, Tensor)| name.starts_with("backbone.");
+        let trained = done.tensors.into_iter().filter(of_backbone).collect();
+        assert_ne!(values(trained), before);
+
+        let bad = FinetuneConfig {
+            epochs: 0,
+            lr: f64::NAN,
+            ..config
+        };
+        let Err(TrainError::Config(problems)) = run(1, &bad) else {
+            panic!("it ran");
+        };
+        assert_eq!(problems.len(), 3, "{problems:?}");
     }
 }

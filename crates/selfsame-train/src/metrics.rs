@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -89,6 +89,7 @@ pub struct MetricsFile {
     path: PathBuf,
     file: File,
     events: EventFile,
+    set_aside: usize,
 }
 
 impl MetricsFile {
@@ -96,23 +97,26 @@ impl MetricsFile {
     ///
     /// Lines of later steps, left by a run that died after its last checkpoint, are removed:
     /// those steps are about to be done again. At step 0 that is every line, the evaluation
-    /// before the first step too.
+    /// before the first step too. Lines that cannot be read, except an unfinished last one, are set
+    /// aside in `metrics-unreadable.txt`.
     ///
     /// # Errors
     /// [`TrainError::Io`] with the path.
     pub fn open(run_dir: &Path, steps_done: u64) -> Result<Self, TrainError> {
         let path = run_dir.join(METRICS_FILE);
+        let mut set_aside = 0;
         if path.exists() {
-            let kept: Vec<String> = read_raw(&path)?
+            let Raw { lines, unreadable } = read_raw(&path)?;
+            set_aside = unreadable.len();
+            if set_aside > 0 {
+                append(&run_dir.join(UNREADABLE_FILE), &unreadable.concat())?;
+            }
+            let text: String = lines
                 .into_iter()
                 .filter(|(_, line)| steps_done > 0 && line.steps_done() <= steps_done)
                 .map(|(text, _)| text)
                 .collect();
             let beside = run_dir.join(".metrics.jsonl.tmp");
-            let mut text = kept.join("\n");
-            if !text.is_empty() {
-                text.push('\n');
-            }
             std::fs::write(&beside, text).map_err(TrainError::io(&beside, "cannot be written"))?;
             std::fs::rename(&beside, &path).map_err(TrainError::io(&path, "cannot be replaced"))?;
         }
@@ -122,7 +126,17 @@ impl MetricsFile {
             .open(&path)
             .map_err(TrainError::io(&path, "cannot be opened for writing"))?;
         let events = EventFile::create(run_dir)?;
-        Ok(Self { path, file, events })
+        Ok(Self {
+            path,
+            file,
+            events,
+            set_aside,
+        })
+    }
+
+    /// How many lines could not be read when the file was opened.
+    pub fn set_aside(&self) -> usize {
+        self.set_aside
     }
 
     /// Writes one line.
@@ -139,27 +153,47 @@ impl MetricsFile {
     }
 }
 
-/// Reads the lines of a run's `metrics.jsonl`; an unfinished last line is left out.
+/// Where lines go that could not be read.
+pub(crate) const UNREADABLE_FILE: &str = "metrics-unreadable.txt";
+
+/// Reads the lines of a run's `metrics.jsonl`; what cannot be read, such as an unfinished last line,
+/// is left out.
 ///
 /// # Errors
 /// [`TrainError::Io`] with the path.
 pub fn read_metrics(run_dir: &Path) -> Result<Vec<MetricsLine>, TrainError> {
     Ok(read_raw(&run_dir.join(METRICS_FILE))?
+        .lines
         .into_iter()
         .map(|(_, line)| line)
         .collect())
 }
 
-fn read_raw(path: &Path) -> Result<Vec<(String, MetricsLine)>, TrainError> {
-    let file = File::open(path).map_err(TrainError::io(path, "cannot be opened"))?;
-    let mut lines = Vec::new();
-    for text in BufReader::new(file).lines() {
-        let text = text.map_err(TrainError::io(path, "cannot be read"))?;
-        if let Ok(line) = serde_json::from_str(&text) {
-            lines.push((text, line));
+/// The finished lines of a file, with their line ends.
+struct Raw {
+    lines: Vec<(String, MetricsLine)>,
+    unreadable: Vec<Vec<u8>>,
+}
+
+fn read_raw(path: &Path) -> Result<Raw, TrainError> {
+    let bytes = std::fs::read(path).map_err(TrainError::io(path, "cannot be read"))?;
+    let (mut lines, mut unreadable) = (Vec::new(), Vec::new());
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let text = String::from_utf8_lossy(line);
+        match serde_json::from_str(&text) {
+            Ok(parsed) => lines.push((format!("{}\n", text.trim_end()), parsed)),
+            Err(_) if line.ends_with(b"\n") => unreadable.push(line.to_owned()),
+            // Its writer died, and that step is done again.
+            Err(_) => {}
         }
     }
-    Ok(lines)
+    Ok(Raw { lines, unreadable })
+}
+
+fn append(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.and_then(|mut file| file.write_all(bytes))
+        .map_err(TrainError::io(path, "cannot be written"))
 }
 
 #[cfg(test)]
@@ -196,6 +230,30 @@ mod tests {
         file.write(&step_line(3)).unwrap();
         let lines = read_metrics(dir.path()).unwrap();
         assert_eq!(lines, (0..4).map(step_line).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn lines_that_cannot_be_read_are_set_aside_and_an_unfinished_one_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = MetricsFile::open(dir.path(), 0).unwrap();
+        file.write(&step_line(0)).unwrap();
+        assert_eq!(file.set_aside(), 0);
+        append(&file.path, b"\0\0\xff\n{}\n").unwrap();
+        file.write(&step_line(1)).unwrap();
+        append(&file.path, b"{\"step\":2").unwrap();
+        drop(file);
+        let lines = [step_line(0), step_line(1)];
+        assert_eq!(read_metrics(dir.path()).unwrap(), lines);
+
+        let mut file = MetricsFile::open(dir.path(), 2).unwrap();
+        assert_eq!(file.set_aside(), 2);
+        let aside = std::fs::read(dir.path().join(UNREADABLE_FILE)).unwrap();
+        assert_eq!(aside, b"\0\0\xff\n{}\n");
+        file.write(&step_line(2)).unwrap();
+        let text = std::fs::read_to_string(&file.path).unwrap();
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert_eq!(MetricsFile::open(dir.path(), 3).unwrap().set_aside(), 0);
+        assert_eq!(read_metrics(dir.path()).unwrap().len(), 3);
     }
 
     #[test]

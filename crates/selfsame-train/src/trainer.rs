@@ -17,7 +17,9 @@ use crate::device_batch::{DeviceBatch, Uploader};
 use crate::error::TrainError;
 use crate::feed::Feed;
 use crate::learner::{Learner, Pending};
-use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine, read_metrics};
+use crate::metrics::{
+    EvalLine, MetricsFile, MetricsLine, StepLine, UNREADABLE_FILE, read_metrics,
+};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
 use crate::run_length::RunLength;
@@ -40,7 +42,8 @@ pub struct Run<'a> {
     pub config: &'a RunConfig,
     /// Its text, kept in every checkpoint and capture.
     pub config_text: &'a str,
-    /// The run directory; it exists and is locked by the caller.
+    /// The run directory; it exists, and the caller holds its lock
+    /// ([`selfsame_checkpoint::RunLock`]).
     pub run_dir: &'a Path,
     /// Where tensors live.
     pub device: &'a Device,
@@ -179,6 +182,12 @@ fn run_epochs(
     });
     if let Err(why) = &monitor {
         observer.note(why);
+    }
+    if metrics.set_aside() > 0 {
+        let lines = metrics.set_aside();
+        observer.note(&format!(
+            "{lines} lines of metrics.jsonl could not be read; they are in {UNREADABLE_FILE} now"
+        ));
     }
     if run.device.is_cpu()
         && let Some(slow) = config.slow_precision()
