@@ -1,6 +1,6 @@
 //! What every backbone can do, and building one from a configuration.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use selfsame_kernels::Precision;
 
 use crate::config::ModelConfig;
@@ -23,7 +23,7 @@ pub trait Backbone: std::fmt::Debug + Send + Sync {
     /// `xs`: `[B, 3, H, W]`, normalised. Returns `[B, D]`: the class token after the final norm
     /// (ViT), or the average over positions (ResNet).
     /// # Errors
-    /// [`candle_core::Error`] if the patch does not divide the size.
+    /// [`candle_core::Error`] if `xs` is none such, or the patch does not divide the size.
     fn forward_group(&self, xs: &Tensor, mode: &Mode, group: usize) -> Result<Tensor>;
 
     /// [`Backbone::forward_group`] for a pass of one resolution.
@@ -151,6 +151,19 @@ pub fn draw_backbone(
     device: &candle_core::Device,
 ) -> std::result::Result<ParamStore, ModelError> {
     Ok(ParamStore::draw(&backbone_specs(config)?, seed, device)?)
+}
+
+/// The sizes `[B, 3, H, W]` of images that a backbone can take.
+pub(crate) fn image_dims(xs: &Tensor) -> Result<(usize, usize, usize, usize)> {
+    match *xs.dims() {
+        [b, 3, height, width] if b > 0 && matches!(xs.dtype(), DType::F32 | DType::BF16) => {
+            Ok((b, 3, height, width))
+        }
+        _ => {
+            let (dims, dtype) = (xs.dims(), xs.dtype().as_str());
+            candle_core::bail!("the images are {dtype} {dims:?} instead of f32 [B, 3, H, W], B > 0")
+        }
+    }
 }
 
 /// The one place that knows which architecture is which type.

@@ -1,13 +1,14 @@
 //! The projection head: features to prototype logits, in the notebook's and the official form.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use selfsame_kernels::{self as kernels, Precision};
 
 use crate::config::{HeadConfig, HeadKind};
+use crate::error::ModelError;
 use crate::init::Init;
 use crate::layers::{BatchNorm, Linear};
 use crate::mode::Mode;
-use crate::params::ParamBuilder;
+use crate::params::{Gradients, ParamBuilder, ParamStore};
 
 /// torch.nn.functional.normalize
 const NORMALIZE_EPS: f64 = 1e-12;
@@ -39,6 +40,29 @@ enum LastLayer {
 }
 
 impl DinoHead {
+    /// A head for features of `in_dim` numbers, with first values drawn from the seed, and its
+    /// parameters under `head.`; [`crate::Network`] joins one with a backbone.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] with every problem of the configuration; [`ModelError::Tensor`] if the
+    /// device is out of memory.
+    pub fn draw(
+        config: &HeadConfig,
+        in_dim: usize,
+        seed: u64,
+        device: &Device,
+    ) -> std::result::Result<(Self, ParamStore), ModelError> {
+        let problems = config.check();
+        if !problems.is_empty() {
+            return Err(ModelError::Config(problems));
+        }
+        let build = |params: ParamBuilder<'_>| Self::new(config, in_dim, &params.pp("head"));
+        let (_, specs) = ParamBuilder::declare(build)?;
+        let store = ParamStore::draw(&specs, seed, device)?;
+        let head = build(ParamBuilder::from_store(&store, Gradients::Recorded))?;
+        Ok((head, store))
+    }
+
     pub(crate) fn new(
         config: &HeadConfig,
         in_dim: usize,

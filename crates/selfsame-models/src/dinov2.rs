@@ -4,7 +4,7 @@
 use candle_core::{Result, Tensor, bail};
 use selfsame_kernels as kernels;
 
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, image_dims};
 use crate::config::{MlpKind, ModelConfig, VitDims};
 use crate::drop_path::DropPath;
 use crate::init::Init;
@@ -66,7 +66,7 @@ impl Dinov2 {
 
     /// `[B, 3, H, W]` to `[B, 1 + R + N, D]`: class token, registers, patches row by row.
     fn tokens(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, _, height, width) = xs.dims4()?;
+        let (b, _, height, width) = image_dims(xs)?;
         let grid = self.patch_embed.grid(height, width)?;
         let patches = self.patch_embed.forward(xs)?;
         let cls = self.cls_token.expand((b, 1, self.dims.embed_dim))?;

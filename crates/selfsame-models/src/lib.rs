@@ -31,6 +31,9 @@
 //! # }
 //! ```
 //!
+//! Features of somebody's weights, by any of the layouts that [`read_weights`] knows: example
+//! `features`. [`candle_core`] is handed on, so that nobody has to find out its version.
+//!
 //! The crate does not know image files, augmentation, losses, optimizers or ranks.
 
 mod backbone;
@@ -59,6 +62,7 @@ pub use backbone::{
     Backbone, BackboneModel, backbone_specs, build_backbone, build_backbone_with, draw_backbone,
 };
 pub use batch_stats::BatchStats;
+pub use candle_core;
 pub use classifier::MlpClassifier;
 pub use config::{
     Arch, HeadConfig, HeadKind, InitForm, MlpKind, ModelConfig, PosEmbedResample, VitDims,
@@ -66,7 +70,9 @@ pub use config::{
 pub use dino_head::DinoHead;
 pub use error::{ModelError, WeightMismatch};
 pub use init::Init;
-pub use interop::{ImportedWeights, InferredModel, Which, infer, read_weights, to_own_names};
+pub use interop::{
+    INPUT_KEY, ImportedWeights, InferredModel, MODEL_KEY, Which, infer, read_weights, to_own_names,
+};
 pub use mode::{Draws, Mode};
 pub use network::{Network, network_specs};
 pub use params::{Gradients, ParamKind, ParamSpec, ParamStore};

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 use selfsame_kernels::{self as kernels, ConvBlock, MaxPool, Precision};
 
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, image_dims};
 use crate::batch_stats;
 use crate::config::{Arch, InitForm, ModelConfig};
 use crate::init::Init;
@@ -107,6 +107,7 @@ impl ResNet {
 
     /// The last feature map, `[B, D, H/32, W/32]`.
     fn feature_map(&self, xs: &Tensor, mode: &Mode) -> Result<Tensor> {
+        image_dims(xs)?;
         let precision = self.stem.branch[0].0.precision_on(xs.device());
         match mode {
             Mode::Eval => self.evaluate(xs, precision),

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{Result, Tensor, bail};
 use selfsame_kernels::{self as kernels, BlockOptions, BlockWeights, BranchFactors, Precision};
 
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, image_dims};
 use crate::config::{InitForm, ModelConfig, PosEmbedResample, VitDims};
 use crate::drop_path::DropPath;
 use crate::init::Init;
@@ -63,7 +63,7 @@ impl VisionTransformer {
 
     /// `[B, 3, H, W]` to `[B, 1 + N, D]`: class token first, then patches row by row.
     fn tokens(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, _, height, width) = xs.dims4()?;
+        let (b, _, height, width) = image_dims(xs)?;
         let grid = self.patch_embed.grid(height, width)?;
         if kernels::has_patch_tokens(xs, self.dims.embed_dim) {
             return self.tokens_at_once(xs, grid);

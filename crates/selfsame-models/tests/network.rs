@@ -7,11 +7,15 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Tensor};
 use common::{tensor, values};
+use selfsame_models::interop::Layout;
 use selfsame_models::{
-    Arch, BatchStats, Draws, HeadConfig, HeadKind, InitForm, Mode, ModelConfig, Network, ParamKind,
-    ParamStore, Which, backbone_specs, build_backbone, network_specs, read_weights,
+    Arch, BatchStats, DinoHead, Draws, HeadConfig, HeadKind, ImportedWeights, InitForm, MODEL_KEY,
+    Mode, ModelConfig, Network, ParamKind, ParamStore, Which, backbone_specs, build_backbone,
+    draw_backbone, network_specs, read_weights,
 };
 
 const TRAIN: Mode = Mode::Train(Draws {
@@ -356,6 +360,66 @@ fn an_image_that_is_no_whole_number_of_patches_is_refused() {
     let error = student.forward_all(&[tensor("odd", &[1, 3, 30, 32], 1.0)], &Mode::Eval);
     assert!(error.unwrap_err().to_string().contains("30x32"));
     assert!(student.forward_all(&[], &Mode::Eval).is_err());
+}
+
+#[test]
+fn images_of_another_form_are_told_by_their_shape() {
+    let (vit, _) = tiny();
+    let resnet = ModelConfig {
+        arch: Arch::Resnet18,
+        ..ModelConfig::default()
+    };
+    for model in [vit, resnet] {
+        let store = draw_backbone(&model, 0, &Device::Cpu).unwrap();
+        let backbone = build_backbone(&model, &store).unwrap();
+        for dims in [&[2, 1, 32, 32][..], &[0, 3, 32, 32], &[3, 32, 32]] {
+            let xs = Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap();
+            let error = backbone.forward(&xs, &Mode::Eval).unwrap_err().to_string();
+            assert!(error.contains(&format!("f32 {dims:?}")), "{error}");
+        }
+        let xs = Tensor::zeros((1, 3, 32, 32), DType::F64, &Device::Cpu).unwrap();
+        let error = backbone.forward(&xs, &Mode::Eval).unwrap_err().to_string();
+        assert!(error.contains("f64 [1, 3, 32, 32]"), "{error}");
+    }
+}
+
+#[test]
+fn a_head_can_be_had_by_itself() {
+    let (_, config) = tiny();
+    let (head, store) = DinoHead::draw(&config, 48, 7, &Device::Cpu).unwrap();
+    let logits = head.forward(&tensor("features", &[5, 48], 1.0), &Mode::Eval);
+    assert_eq!(logits.unwrap().dims(), [5, config.out_dim]);
+    assert!(
+        store
+            .trainable()
+            .keys()
+            .all(|name| name.starts_with("head."))
+    );
+    let none = HeadConfig {
+        out_dim: 0,
+        ..config
+    };
+    assert!(DinoHead::draw(&none, 48, 7, &Device::Cpu).is_err());
+}
+
+#[test]
+fn a_file_that_states_its_model_is_believed() {
+    let model = ModelConfig {
+        embed_dim: 128,
+        num_heads: 4,
+        ..tiny().0
+    };
+    let store = draw_backbone(&model, 1, &Device::Cpu).unwrap();
+    let mut weights = ImportedWeights {
+        tensors: store.tensors(),
+        left_out: BTreeMap::new(),
+        metadata: BTreeMap::new(),
+        layout: Layout::Selfsame,
+    };
+    assert_eq!(weights.model().unwrap().vit_dims().unwrap().num_heads, 2);
+    let text = serde_json::to_string(&model).unwrap();
+    weights.metadata.insert(MODEL_KEY.to_owned(), text);
+    assert_eq!(weights.model().unwrap(), model);
 }
 
 #[test]

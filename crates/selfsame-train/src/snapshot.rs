@@ -4,15 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use selfsame_checkpoint::write_tensors;
+use selfsame_models::{INPUT_KEY, MODEL_KEY};
 
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::learner::Learner;
-
-/// Metadata key of the backbone's configuration, as JSON.
-pub const MODEL_KEY: &str = "selfsame.model";
-/// Metadata key of the normalisation and size the backbone was trained with, as JSON.
-pub const INPUT_KEY: &str = "selfsame.input";
 
 /// Describes a backbone's weights: what other programs need to use them.
 pub fn weights_metadata(config: &RunConfig) -> BTreeMap<String, String> {

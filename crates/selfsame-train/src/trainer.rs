@@ -17,9 +17,7 @@ use crate::device_batch::{DeviceBatch, Uploader};
 use crate::error::TrainError;
 use crate::feed::Feed;
 use crate::learner::{Learner, Pending};
-use crate::metrics::{
-    EvalLine, MetricsFile, MetricsLine, StepLine, UNREADABLE_FILE, read_metrics,
-};
+use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine, UNREADABLE_FILE, read_metrics};
 use crate::monitor::Monitor;
 use crate::pace::Pace;
 use crate::run_length::RunLength;

@@ -458,12 +458,8 @@ fn of_file(
 ) -> anyhow::Result<Loaded> {
     selfsame_checkpoint::verify_file(path)?;
     let weights = read_weights(path, which.into())?;
-    let stored: Option<ModelConfig> = weights
-        .metadata
-        .get(MODEL_KEY)
-        .and_then(|text| serde_json::from_str(text).ok());
     let beside = Beside::read(path);
-    let told = stored.or_else(|| beside.model());
+    let told = weights.stated_model().or_else(|| beside.model());
     let model = match (arch, told) {
         (Some(text), Some(told)) => asked(text, Some(told))?,
         (Some(text), None) => {

@@ -10,7 +10,9 @@ use safetensors::SafeTensors;
 use selfsame_pth::{PthFile, PthTensor};
 
 use super::container::{Which, prefix};
+use super::infer::infer;
 use super::names::{Layout, to_own_names};
+use crate::config::ModelConfig;
 use crate::error::ModelError;
 
 /// Tensors under our own names.
@@ -25,6 +27,30 @@ pub struct ImportedWeights {
     pub metadata: BTreeMap<String, String>,
     /// Whose names the file has.
     pub layout: Layout,
+}
+
+/// Metadata key of a backbone's configuration, as JSON.
+pub const MODEL_KEY: &str = "selfsame.model";
+/// Metadata key of the normalisation and size that a backbone was trained with, as JSON.
+pub const INPUT_KEY: &str = "selfsame.input";
+
+impl ImportedWeights {
+    /// The backbone's configuration: as the file says it, else as [`infer`] tells it from names and
+    /// shapes, which takes a ViT's heads to be 64 wide.
+    ///
+    /// # Errors
+    /// As [`infer`].
+    pub fn model(&self) -> Result<ModelConfig, ModelError> {
+        match self.stated_model() {
+            Some(model) => Ok(model),
+            None => Ok(infer(&self.tensors)?.model),
+        }
+    }
+
+    /// The backbone's configuration if the file says it, under [`MODEL_KEY`].
+    pub fn stated_model(&self) -> Option<ModelConfig> {
+        serde_json::from_str(self.metadata.get(MODEL_KEY)?).ok()
+    }
 }
 
 /// Reads a safetensors file or a PyTorch `.pth`, told apart by content, with the names of

@@ -19,7 +19,7 @@ pub struct InferredModel {
 /// The architecture that tensors under our own names belong to.
 ///
 /// A ViT's heads are taken to be 64 wide; for another width the configuration must come from
-/// elsewhere.
+/// elsewhere, such as [`super::ImportedWeights::model`].
 /// # Errors
 /// [`ModelError::Unrecognised`] with what was looked for.
 pub fn infer(tensors: &BTreeMap<String, Tensor>) -> Result<InferredModel, ModelError> {
