@@ -74,7 +74,7 @@ pub fn neighbors(
 pub(crate) struct Nearest {
     /// Rows, `[n, k]`, nearest first.
     pub(crate) indices: Vec<u32>,
-    /// Squared distances, `[n, k]`.
+    /// Squared distances, `[n, k]`; of features above 2³⁰ or below 2⁻³⁰ in a unit of their size (see [`centred`]).
     pub(crate) squared_distances: Vec<f64>,
 }
 
@@ -85,10 +85,8 @@ pub(crate) fn nearest_euclidean(features: &Features, k: usize) -> Result<Nearest
     const SPARE: usize = 16;
     features.check_width(features.d)?;
     let mean = column_means(features);
-    let rows = Features {
-        data: centred(features, &mean),
-        ..*features
-    };
+    let (data, _) = centred(features, &mean);
+    let rows = Features { data, ..*features };
     // |x - y|² = |x|² - 2 (x·y - |y|²/2)
     let half_squares: Vec<f32> = rows
         .rows()
@@ -262,6 +260,22 @@ mod tests {
                     (found.squared_distances[i * 9 + place] - distance).abs() < 1e-3 * distance
                 );
             }
+        }
+    }
+
+    #[test]
+    fn features_of_any_size_have_the_same_neighbours() {
+        let plain = noise(300, 4, 6);
+        let cosine = neighbors(&plain, &plain, 5, Own::LeaveOut).unwrap();
+        let euclidean = nearest_euclidean(&plain, 5).unwrap();
+        for exponent in [60, 124, -100] {
+            let mut scaled = plain.clone();
+            let factor = 2f32.powi(exponent);
+            scaled.data.iter_mut().for_each(|x| *x *= factor);
+            let found = neighbors(&scaled, &scaled, 5, Own::LeaveOut).unwrap();
+            assert_eq!(found, cosine, "2^{exponent}");
+            let found = nearest_euclidean(&scaled, 5).unwrap();
+            assert_eq!(found.indices, euclidean.indices, "2^{exponent}");
         }
     }
 

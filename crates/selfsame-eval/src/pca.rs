@@ -17,10 +17,11 @@ pub struct Pca {
     /// Mean of each column, `[d]`.
     pub mean: Vec<f64>,
     /// Unit vectors, `[k, d]`, by falling variance; the largest entry of each is positive.
+    /// Where no direction is left along which anything varies, zeros: all of them if all rows are equal.
     pub components: Vec<f64>,
     /// Variance along each component (n − 1 in the denominator).
     pub variances: Vec<f64>,
-    /// The same as shares of the variance of all columns.
+    /// The same as shares of the variance of all columns; 0 if nothing varies.
     pub shares: Vec<f64>,
 }
 
@@ -28,6 +29,7 @@ impl Pca {
     /// The first `k` principal components of the rows; fewer if there are fewer rows or columns.
     ///
     /// The signs are scikit-learn's. Memory: one centred copy of the features.
+    /// Equal rows are no error: their components are zeros and their variances 0.
     ///
     /// # Errors
     /// [`EvalError`] for bad features, fewer than two rows, or a `k` of 0.
@@ -48,7 +50,7 @@ impl Pca {
             });
         }
         let mean = column_means(features);
-        let centred = centred(features, &mean);
+        let (centred, unit) = centred(features, &mean);
         let total = centred.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
         let xs = Tensor::from_vec(centred, (n, d), &Device::Cpu)?;
         let xs_t = xs.t()?.contiguous()?;
@@ -85,8 +87,9 @@ impl Pca {
                 component.iter_mut().for_each(|x| *x = -*x);
             }
         }
-        let variances: Vec<f64> = last.iter().map(|x| x.max(0.0) / (n - 1) as f64).collect();
-        let all = (total / (n - 1) as f64).max(f64::MIN_POSITIVE);
+        let of = |sum: f64| sum / (n - 1) as f64 * (unit * unit);
+        let variances: Vec<f64> = last.iter().map(|x| of(x.max(0.0))).collect();
+        let all = of(total).max(f64::MIN_POSITIVE);
         Ok(Pca {
             mean,
             components: basis.concat(),
@@ -126,15 +129,25 @@ pub(crate) fn column_means(features: &Features) -> Vec<f64> {
     sums
 }
 
-/// The rows less the column means.
-pub(crate) fn centred(features: &Features, mean: &[f64]) -> Vec<f32> {
-    let less = |row: &[f32]| {
-        let terms = row.iter().zip(mean);
-        terms
-            .map(|(x, m)| (f64::from(*x) - m) as f32)
-            .collect::<Vec<_>>()
+/// The rows less the column means, in a unit that is given too.
+///
+/// The unit is 1 unless the largest difference is above 2³⁰ or below 2⁻³⁰; then it is a power of two near that
+/// difference, so that sums of products stay within `f32` and no bit is lost.
+pub(crate) fn centred(features: &Features, mean: &[f64]) -> (Vec<f32>, f64) {
+    const ORDINARY: f64 = (1u64 << 30) as f64;
+    let differences = |row| std::iter::zip(row, mean).map(|(x, m): (&f32, _)| f64::from(*x) - m);
+    let largest = features
+        .rows()
+        .flat_map(differences)
+        .fold(0f64, |largest, x| largest.max(x.abs()));
+    let unit = match largest {
+        0.0 => 1.0,
+        x if (1.0 / ORDINARY..=ORDINARY).contains(&x) => 1.0,
+        // The power of two at or below it: its bits without the fraction.
+        x => f64::from_bits(x.to_bits() & f64::INFINITY.to_bits()),
     };
-    features.rows().flat_map(less).collect()
+    let rows = features.rows().flat_map(differences);
+    (rows.map(|x| (x / unit) as f32).collect(), unit)
 }
 
 /// `q` vectors of length `d` as the columns of a matrix `[d, q]`.
@@ -291,9 +304,41 @@ mod tests {
     #[test]
     fn features_without_spread_have_no_variance() {
         let pca = Pca::fit(&Features::new(5, 3, vec![2.0; 15]).unwrap(), 2, 0).unwrap();
-        assert_eq!(pca.variances, [0.0, 0.0]);
-        assert!(pca.components.iter().all(|x| x.is_finite()));
+        assert_eq!((pca.variances, pca.shares), (vec![0.0; 2], vec![0.0; 2]));
+        assert_eq!(pca.components, [0.0; 6]);
         assert!(Pca::fit(&Features::new(1, 3, vec![2.0; 3]).unwrap(), 2, 0).is_err());
+    }
+
+    #[test]
+    fn a_power_of_two_changes_the_variances_alone() {
+        let mut stream = Stream::new(3, Purpose::Bootstrap, 7);
+        let data: Vec<f32> = (0..60).map(|_| stream.normal() as f32).collect();
+        let at = |factor: f32| {
+            let data = data.iter().map(|x| x * factor).collect();
+            Pca::fit(&Features::new(20, 3, data).unwrap(), 2, 0).unwrap()
+        };
+        let plain = at(1.0);
+        assert!(plain.shares[0] > plain.shares[1] && plain.shares[1] > 0.1);
+        // 2²⁰ is done in its own unit, the others are scaled: 1e18, 1e37 and 1e-30 or so.
+        for exponent in [20i32, 60, 124, -100] {
+            let pca = at(2f32.powi(exponent));
+            assert_eq!(pca.components, plain.components, "2^{exponent}");
+            assert_eq!(pca.shares, plain.shares, "2^{exponent}");
+            let back = |x: &f64| x / 4f64.powi(exponent);
+            let variances: Vec<f64> = pca.variances.iter().map(back).collect();
+            assert_eq!(variances, plain.variances, "2^{exponent}");
+        }
+    }
+
+    #[test]
+    fn the_largest_and_the_smallest_numbers_have_components() {
+        let data = vec![f32::MAX, 0.0, -f32::MAX, 0.0];
+        let pca = Pca::fit(&Features::new(2, 2, data).unwrap(), 1, 0).unwrap();
+        assert!((pca.components[0] - 1.0).abs() < 1e-6, "{pca:?}");
+        assert!((pca.shares[0] - 1.0).abs() < 1e-6, "{pca:?}");
+        let data = vec![f32::from_bits(1), 0.0, 0.0, 0.0];
+        let pca = Pca::fit(&Features::new(2, 2, data).unwrap(), 1, 0).unwrap();
+        assert!((pca.components[0] - 1.0).abs() < 1e-6, "{pca:?}");
     }
 
     #[test]

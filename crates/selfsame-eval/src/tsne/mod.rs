@@ -98,6 +98,8 @@ pub struct Tsne {
 /// `progress` is told how many iterations are done. The same seed gives the same bits for any
 /// number of threads.
 ///
+/// Features of any finite size have a map: distances count by their ratios alone.
+///
 /// # Errors
 /// [`EvalError`] for bad features or settings out of range.
 pub fn tsne(
@@ -199,6 +201,23 @@ mod tests {
                 pool.install(|| tsne(&features, &config, &mut |_| ()).unwrap())
             };
             assert_eq!(on(1), on(5));
+        }
+    }
+
+    #[test]
+    fn clusters_of_huge_and_of_tiny_features_stay_together() {
+        let config = TsneConfig {
+            perplexity: 10.0,
+            iterations: 300,
+            ..TsneConfig::default()
+        };
+        for exponent in [60, 120, -100] {
+            let mut features = clusters(3, 40, 6);
+            let factor = 2f32.powi(exponent);
+            features.data.iter_mut().for_each(|x| *x *= factor);
+            let map = tsne(&features, &config, &mut |_| ()).unwrap();
+            let own = (0..120).filter(|&i| nearest(&map.points, i) / 40 == i / 40);
+            assert_eq!(own.count(), 120, "2^{exponent}");
         }
     }
 
