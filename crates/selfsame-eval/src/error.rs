@@ -61,6 +61,37 @@ pub enum EvalError {
         /// The penalty that was asked for.
         alpha: f64,
     },
+    /// The SGD linear probe's weights left the range of numbers.
+    #[error(
+        "linear probe: epoch {epoch} ends with a loss of {loss:.2e} and weights that are not all finite numbers; \
+         lower probe.lr (it is {lr:.2e} in this epoch) or probe.momentum, or bring the features to a size of about 1"
+    )]
+    Diverged {
+        /// The epoch, from 0.
+        epoch: usize,
+        /// Its mean cross-entropy, which may be finite still.
+        loss: f64,
+        /// Its learning rate.
+        lr: f64,
+    },
+    /// The logits of a row are not numbers, so that none is the largest.
+    #[error(
+        "linear classifier: the largest logit of row {row} is not a finite number; its weights or the features are too large"
+    )]
+    LogitNotFinite {
+        /// The row, from 0.
+        row: usize,
+    },
+    /// A matrix of `rows` by `columns` cannot be held.
+    #[error("{what}: {rows} x {columns} numbers are more than memory holds")]
+    TooLarge {
+        /// What it is for.
+        what: &'static str,
+        /// Its rows.
+        rows: usize,
+        /// Its columns.
+        columns: usize,
+    },
     /// A matrix product failed.
     #[error("matrix product failed")]
     Tensor(#[from] candle_core::Error),
@@ -81,6 +112,21 @@ pub(crate) fn same_length(
             found,
         })
     }
+}
+
+/// The number of elements of a matrix, if the system lends memory for them.
+pub(crate) fn fitting<T>(
+    what: &'static str,
+    rows: usize,
+    columns: usize,
+) -> Result<usize, EvalError> {
+    let lent = |count: &usize| Vec::<T>::new().try_reserve_exact(*count).is_ok();
+    let count = rows.checked_mul(columns).filter(lent);
+    count.ok_or(EvalError::TooLarge {
+        what,
+        rows,
+        columns,
+    })
 }
 
 /// Checks that every class id is below `num_classes`.

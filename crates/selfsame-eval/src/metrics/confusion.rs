@@ -1,7 +1,7 @@
 //! Who was taken for whom.
 
 use super::check;
-use crate::error::{EvalError, known_classes};
+use crate::error::{EvalError, fitting, known_classes};
 use std::fmt::Write as _;
 
 /// Counts of (true class, predicted class).
@@ -15,7 +15,8 @@ impl ConfusionMatrix {
     /// Counts the rows.
     ///
     /// # Errors
-    /// [`EvalError`] without rows, for different lengths, or for a class number that is not below `num_classes`.
+    /// [`EvalError`] without rows, for different lengths, or for a class number that is not below `num_classes`,
+    /// or for so many classes that the counts do not fit into memory.
     pub fn new(
         truth: &[usize],
         predicted: &[usize],
@@ -24,7 +25,8 @@ impl ConfusionMatrix {
         check(truth.len(), predicted.len())?;
         known_classes(truth, num_classes)?;
         known_classes(predicted, num_classes)?;
-        let mut counts = vec![0; num_classes * num_classes];
+        let cells = fitting::<usize>("confusion matrix", num_classes, num_classes)?;
+        let mut counts = vec![0; cells];
         for (t, p) in truth.iter().zip(predicted) {
             counts[t * num_classes + p] += 1;
         }
@@ -35,7 +37,15 @@ impl ConfusionMatrix {
     }
 
     /// Rows of class `truth` that were taken for `predicted`.
+    ///
+    /// # Panics
+    /// If either is not below the number of classes, which is the length of [`ConfusionMatrix::rows`].
     pub fn count(&self, truth: usize, predicted: usize) -> usize {
+        let classes = self.num_classes;
+        assert!(
+            truth < classes && predicted < classes,
+            "no count of class {truth} taken for {predicted}: there are {classes} classes"
+        );
         self.counts[truth * self.num_classes + predicted]
     }
 
@@ -95,6 +105,29 @@ mod tests {
             "           other  1      2",
         ];
         assert_eq!(text, lines.join("\n") + "\n");
+    }
+
+    #[test]
+    #[should_panic(expected = "no count of class 0 taken for 2: there are 2 classes")]
+    fn a_predicted_class_beyond_the_matrix_is_not_counted_elsewhere() {
+        ConfusionMatrix::new(&[1], &[0], 2).unwrap().count(0, 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "no count of class 5 taken for 5: there are 2 classes")]
+    fn a_true_class_beyond_the_matrix_has_no_count() {
+        ConfusionMatrix::new(&[1], &[0], 2).unwrap().count(5, 5);
+    }
+
+    #[test]
+    fn more_classes_than_memory_holds_are_an_error() {
+        for classes in [1 << 30, 1 << 32, usize::MAX] {
+            let error = ConfusionMatrix::new(&[0], &[0], classes).unwrap_err();
+            let text = format!(
+                "confusion matrix: {classes} x {classes} numbers are more than memory holds"
+            );
+            assert_eq!(error.to_string(), text);
+        }
     }
 
     #[test]

@@ -100,13 +100,8 @@ impl ClassificationReport {
                 what: "classes to report",
             });
         }
-        let highest = labels
-            .iter()
-            .chain(&present)
-            .copied()
-            .max()
-            .unwrap_or_default();
-        let mut places = vec![None; highest + 1];
+        // A class without a name can occur, but not be reported.
+        let mut places = vec![None; names.len()];
         for (place, &label) in labels.iter().enumerate() {
             if label >= names.len() {
                 return Err(EvalError::Setting(format!(
@@ -119,14 +114,15 @@ impl ClassificationReport {
                 )));
             }
         }
+        let place = |class: usize| places.get(class).copied().flatten();
 
         let mut counts = vec![Counts::default(); labels.len()];
         for (&t, &p) in truth.iter().zip(predicted) {
-            if let Some(place) = places[t] {
+            if let Some(place) = place(t) {
                 counts[place].truth += 1;
                 counts[place].hits += usize::from(t == p);
             }
-            if let Some(place) = places[p] {
+            if let Some(place) = place(p) {
                 counts[place].predicted += 1;
             }
         }
@@ -155,7 +151,7 @@ impl ClassificationReport {
             micro: sums.scores(options.zero_division),
             macro_avg: averaged(plain_mean),
             weighted_avg: averaged(weighted_mean),
-            micro_is_accuracy: present.iter().all(|&label| places[label].is_some()),
+            micro_is_accuracy: present.iter().all(|&label| place(label).is_some()),
             classes: labels
                 .iter()
                 .map(|&label| names[label].clone())
@@ -344,5 +340,24 @@ mod tests {
             "report: class 1 is listed twice"
         );
         assert!(report(vec![]).is_err());
+    }
+
+    #[test]
+    fn a_class_of_any_number_without_name_is_an_error_or_left_out() {
+        for class in [2, 1 << 40, usize::MAX] {
+            let report = |options: &ReportOptions| {
+                ClassificationReport::new(&[0, class], &[0, class], &names(2), options)
+            };
+            assert_eq!(
+                report(&ReportOptions::default()).unwrap_err().to_string(),
+                format!("report: class {class} has no name")
+            );
+            let some = report(&ReportOptions {
+                labels: Some(vec![0]),
+                ..ReportOptions::default()
+            });
+            let some = some.unwrap();
+            assert_eq!((some.micro.support, some.micro_is_accuracy), (1, false));
+        }
     }
 }
