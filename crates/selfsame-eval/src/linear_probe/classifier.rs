@@ -1,12 +1,14 @@
 //! The classifier itself.
 
 use super::ProbeInit;
-use crate::error::EvalError;
+use crate::error::{EvalError, fitting, same_length};
 use crate::features::Features;
 use crate::random::{Purpose, Stream};
 use rayon::prelude::*;
 
 /// Logits W·x + b.
+///
+/// The fields are public so that trained weights can be brought; they are checked before use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearClassifier {
     /// Columns of the features.
@@ -21,7 +23,17 @@ pub struct LinearClassifier {
 
 impl LinearClassifier {
     /// A classifier drawn from a seed.
-    pub fn init(d: usize, num_classes: usize, init: ProbeInit, seed: u64) -> LinearClassifier {
+    ///
+    /// # Errors
+    /// [`EvalError`] without columns, for fewer than two classes, or if the weights do not fit into memory.
+    pub fn init(
+        d: usize,
+        num_classes: usize,
+        init: ProbeInit,
+        seed: u64,
+    ) -> Result<LinearClassifier, EvalError> {
+        check_sizes(d, num_classes)?;
+        fitting::<f32>("weights of a linear classifier", num_classes, d)?;
         let mut stream = Stream::new(seed, Purpose::ProbeInit, 0);
         let bound = 1.0 / (d as f64).sqrt();
         let mut draw = |count: usize, of_bias: bool| -> Vec<f32> {
@@ -34,21 +46,35 @@ impl LinearClassifier {
                 .collect()
         };
         let (weight, bias) = (draw(num_classes * d, false), draw(num_classes, true));
-        LinearClassifier {
+        Ok(LinearClassifier {
             d,
             num_classes,
             weight,
             bias,
-        }
+        })
+    }
+
+    /// Checks that there are columns and two classes or more, and that the sizes agree.
+    ///
+    /// # Errors
+    /// [`EvalError::Empty`] without columns, [`EvalError::Setting`] for fewer than two classes, and
+    /// [`EvalError::Length`] for another number of weights or biases.
+    pub fn check(&self) -> Result<(), EvalError> {
+        check_sizes(self.d, self.num_classes)?;
+        let weights = self.num_classes.saturating_mul(self.d);
+        same_length("classifier weights", weights, self.weight.len())?;
+        same_length("classifier biases", self.num_classes, self.bias.len())
     }
 
     /// The class of each row: that of the largest logit, the first of equal ones.
     ///
     /// # Errors
-    /// [`EvalError`] if the features are bad or of another width.
+    /// As [`LinearClassifier::check`]; [`EvalError`] if the features are bad or of another width;
+    /// [`EvalError::LogitNotFinite`] for the first row whose logits leave the range of numbers.
     pub fn predict(&self, features: &Features) -> Result<Vec<usize>, EvalError> {
+        self.check()?;
         features.check_width(self.d)?;
-        Ok((0..features.n)
+        let best: Vec<Option<usize>> = (0..features.n)
             .into_par_iter()
             .map(|i| {
                 let (mut best, mut best_logit) = (0, f32::NEG_INFINITY);
@@ -58,15 +84,38 @@ impl LinearClassifier {
                         (best, best_logit) = (class, logit);
                     }
                 }
-                best
+                best_logit.is_finite().then_some(best)
             })
-            .collect())
+            .collect();
+        let class =
+            |(row, best): (usize, Option<usize>)| best.ok_or(EvalError::LogitNotFinite { row });
+        best.into_iter().enumerate().map(class).collect()
+    }
+
+    /// Whether every weight and bias is a finite number.
+    pub(super) fn is_finite(&self) -> bool {
+        self.weight.iter().chain(&self.bias).all(|x| x.is_finite())
     }
 
     /// Logit of one class for one row.
     pub(super) fn logit(&self, class: usize, row: &[f32]) -> f32 {
         dot(&self.weight[class * self.d..(class + 1) * self.d], row) + self.bias[class]
     }
+}
+
+/// Checks that there is a column and that there are classes to tell apart.
+fn check_sizes(d: usize, num_classes: usize) -> Result<(), EvalError> {
+    if d == 0 {
+        return Err(EvalError::Empty {
+            what: "feature columns",
+        });
+    }
+    if num_classes < 2 {
+        return Err(EvalError::Setting(format!(
+            "linear probe: {num_classes} classes given, at least 2 are needed"
+        )));
+    }
+    Ok(())
 }
 
 /// Dot product in sixteen fixed lanes.
@@ -89,14 +138,14 @@ mod tests {
 
     #[test]
     fn uniform_start_fills_its_bounds_and_normal_start_has_zero_biases() {
-        let uniform = LinearClassifier::init(16, 50, ProbeInit::Uniform, 1);
+        let uniform = LinearClassifier::init(16, 50, ProbeInit::Uniform, 1).unwrap();
         let largest = uniform
             .weight
             .iter()
             .chain(&uniform.bias)
             .fold(0.0f32, |m, x| m.max(x.abs()));
         assert!((0.24..=0.25).contains(&largest), "{largest}");
-        let normal = LinearClassifier::init(16, 500, ProbeInit::Normal, 1);
+        let normal = LinearClassifier::init(16, 500, ProbeInit::Normal, 1).unwrap();
         let squares: f32 = normal.weight.iter().map(|x| x * x).sum();
         assert!(((squares / 8000.0).sqrt() - 0.01).abs() < 3e-4);
         assert!(normal.bias.iter().all(|&b| b == 0.0));
@@ -112,5 +161,66 @@ mod tests {
         };
         let rows = Features::new(2, 1, vec![2.0, -2.0]).unwrap();
         assert_eq!(classifier.predict(&rows).unwrap(), [1, 0]);
+    }
+
+    #[test]
+    fn sizes_that_disagree_are_told_before_anything_is_predicted() {
+        let rows = Features::new(1, 2, vec![1.0; 2]).unwrap();
+        let predict = |d, num_classes, weights, biases| {
+            let classifier = LinearClassifier {
+                d,
+                num_classes,
+                weight: vec![0.0; weights],
+                bias: vec![0.0; biases],
+            };
+            classifier.predict(&rows).unwrap_err().to_string()
+        };
+        assert_eq!(
+            predict(2, 3, 5, 3),
+            "classifier weights: expected 6, found 5"
+        );
+        assert_eq!(
+            predict(2, 3, 6, 2),
+            "classifier biases: expected 3, found 2"
+        );
+        assert_eq!(predict(0, 3, 0, 3), "feature columns: none given");
+        assert!(predict(2, 0, 0, 0).contains("0 classes given"));
+        assert!(predict(2, usize::MAX, 0, 0).starts_with("classifier weights: expected"));
+    }
+
+    #[test]
+    fn a_classifier_without_columns_or_beyond_memory_is_not_drawn() {
+        for init in [ProbeInit::Uniform, ProbeInit::Normal] {
+            let error = |d, classes| LinearClassifier::init(d, classes, init, 1).unwrap_err();
+            assert_eq!(error(0, 2).to_string(), "feature columns: none given");
+            assert!(error(3, 1).to_string().contains("at least 2 are needed"));
+            for classes in [1 << 62, usize::MAX] {
+                let error = error(3, classes);
+                assert!(matches!(error, EvalError::TooLarge { .. }), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_whose_logits_are_not_numbers_has_no_class() {
+        let classifier = |weight| LinearClassifier {
+            d: 1,
+            num_classes: 2,
+            weight,
+            bias: vec![0.0; 2],
+        };
+        let rows = Features::new(2, 1, vec![1.0, 1e10]).unwrap();
+        for weight in [vec![1e30, 2e30], vec![-1e30, -2e30]] {
+            let error = classifier(weight).predict(&rows).unwrap_err();
+            assert!(
+                matches!(error, EvalError::LogitNotFinite { row: 1 }),
+                "{error}"
+            );
+        }
+        let error = classifier(vec![f32::NAN; 2]).predict(&rows).unwrap_err();
+        assert!(
+            matches!(error, EvalError::LogitNotFinite { row: 0 }),
+            "{error}"
+        );
     }
 }

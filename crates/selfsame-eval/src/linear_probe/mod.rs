@@ -28,7 +28,7 @@ pub enum ProbeInit {
 pub struct ProbeConfig {
     /// Learning rate of the first epoch; it falls as ½·lr·(1 + cos(π·epoch/epochs)) (CosineAnnealingLR).
     pub lr: f64,
-    /// Momentum, PyTorch's form without dampening or Nesterov.
+    /// Momentum, PyTorch's form without dampening or Nesterov; at least 0 and below 1.
     pub momentum: f64,
     /// L2 penalty added to the gradient, of weights and biases alike.
     pub weight_decay: f64,
@@ -78,8 +78,13 @@ impl ProbeConfig {
             }
         };
         at_least_zero("lr", self.lr);
-        at_least_zero("momentum", self.momentum);
         at_least_zero("weight_decay", self.weight_decay);
+        if !(0.0..1.0).contains(&self.momentum) {
+            problems.push(format!(
+                "probe.momentum: {} is not at least 0 and below 1",
+                self.momentum
+            ));
+        }
         for (name, value) in [("epochs", self.epochs), ("batch_size", self.batch_size)] {
             if value == 0 {
                 problems.push(format!("probe.{name}: 0 is too few"));
@@ -186,6 +191,51 @@ mod tests {
         assert_eq!(outcome.accuracy, outcome.epochs[9].1);
         assert!(outcome.best_accuracy >= outcome.accuracy);
         assert!(outcome.epochs[9].0.loss < outcome.epochs[0].0.loss);
+    }
+
+    #[test]
+    fn training_that_diverges_is_an_error_with_the_rate_to_lower() {
+        let (train, labels) = two_blobs(40, 1);
+        // At 1e30 the loss is not finite; the one batch of the second leaves only its weights so.
+        for (lr, batch_size) in [(1e30, 8), (1e39, 40)] {
+            let config = ProbeConfig {
+                lr,
+                epochs: 5,
+                batch_size,
+                ..ProbeConfig::default()
+            };
+            let blobs = (&train, labels.as_slice());
+            let error = sgd(blobs, blobs, 2, &config, &mut |_| ()).unwrap_err();
+            let text = error.to_string();
+            assert!(
+                matches!(error, EvalError::Diverged { epoch: 0, .. }),
+                "{text}"
+            );
+            assert!(text.contains("lower probe.lr (it is 1"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_momentum_of_one_or_more_does_not_pass() {
+        for momentum in [5.0, 1.0, -0.1, f64::NAN] {
+            let config = ProbeConfig {
+                momentum,
+                ..ProbeConfig::default()
+            };
+            assert_eq!(
+                config.check(),
+                [format!(
+                    "probe.momentum: {momentum} is not at least 0 and below 1"
+                )]
+            );
+        }
+        for momentum in [0.0, 0.999] {
+            let config = ProbeConfig {
+                momentum,
+                ..ProbeConfig::default()
+            };
+            assert!(config.check().is_empty());
+        }
     }
 
     #[test]

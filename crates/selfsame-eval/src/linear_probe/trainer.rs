@@ -47,10 +47,11 @@ impl ProbeTrainer {
     /// A trainer that starts from weights drawn from `config.seed`.
     ///
     /// # Errors
-    /// [`EvalError`] for settings out of range, no column, or fewer than two classes.
+    /// [`EvalError`] for settings out of range, no column, fewer than two classes, or weights that do not fit into
+    /// memory.
     pub fn new(config: ProbeConfig, d: usize, num_classes: usize) -> Result<Self, EvalError> {
-        let classifier = LinearClassifier::init(d.max(1), num_classes, config.init, config.seed);
-        ProbeTrainer::from_classifier(config, LinearClassifier { d, ..classifier })
+        let classifier = LinearClassifier::init(d, num_classes, config.init, config.seed)?;
+        ProbeTrainer::from_classifier(config, classifier)
     }
 
     /// A trainer that starts from a given classifier.
@@ -65,27 +66,10 @@ impl ProbeTrainer {
         if !problems.is_empty() {
             return Err(EvalError::Setting(problems.join("; ")));
         }
-        let LinearClassifier {
-            d,
-            num_classes,
-            ref weight,
-            ref bias,
-        } = classifier;
-        if d == 0 {
-            return Err(EvalError::Empty {
-                what: "feature columns",
-            });
-        }
-        if num_classes < 2 {
-            return Err(EvalError::Setting(format!(
-                "linear probe: {num_classes} classes given, at least 2 are needed"
-            )));
-        }
-        same_length("classifier weights", num_classes * d, weight.len())?;
-        same_length("classifier biases", num_classes, bias.len())?;
+        classifier.check()?;
         Ok(ProbeTrainer {
-            weight_momentum: vec![0.0; num_classes * d],
-            bias_momentum: vec![0.0; num_classes],
+            weight_momentum: vec![0.0; classifier.weight.len()],
+            bias_momentum: vec![0.0; classifier.bias.len()],
             epoch: 0,
             config,
             classifier,
@@ -121,7 +105,9 @@ impl ProbeTrainer {
     /// One pass over the rows, in an order drawn from (seed, epoch).
     ///
     /// # Errors
-    /// [`EvalError`] if the features are bad or of another width, or a label is not a class.
+    /// [`EvalError`] if the features are bad or of another width, or a label is not a class;
+    /// [`EvalError::Diverged`] if the loss or a weight is not a finite number at the end of the epoch, after which
+    /// the trainer is of no use.
     pub fn train_epoch(
         &mut self,
         features: &Features,
@@ -163,6 +149,10 @@ impl ProbeTrainer {
             lr,
             loss: loss / order.len().max(1) as f64,
         };
+        if !(done.loss.is_finite() && self.classifier.is_finite()) {
+            let ProbeEpoch { epoch, lr, loss } = done;
+            return Err(EvalError::Diverged { epoch, loss, lr });
+        }
         self.epoch += 1;
         Ok(done)
     }
