@@ -314,6 +314,12 @@ pub(crate) fn check_ratio(key: &str, [low, high]: [f64; 2], problems: &mut Vec<S
     }
 }
 
+/// # Panics
+/// If there are problems.
+pub(crate) fn assert_sound(problems: &[String]) {
+    assert!(problems.is_empty(), "{}", problems.join("; "));
+}
+
 pub(crate) fn check_mean_std(
     table: &str,
     mean: [f64; 3],

@@ -1,7 +1,9 @@
 use image::RgbImage;
 
 use crate::chw::{ChwImage, Normalize};
-use crate::config::{IMAGENET_MEAN, IMAGENET_STD, Interpolation, check_mean_std, check_size};
+use crate::config::{
+    IMAGENET_MEAN, IMAGENET_STD, Interpolation, assert_sound, check_mean_std, check_size,
+};
 use crate::drawn::CropBox;
 use crate::ops::resize::{self, Picture, Window};
 use crate::ops::turned::Turned;
@@ -69,7 +71,7 @@ impl EvalCrop {
     /// The transform of an image, in newly allocated memory.
     ///
     /// # Panics
-    /// If the image has no pixels.
+    /// If the image has no pixels, or [`Self::check`] finds a problem.
     pub fn apply(&self, image: &RgbImage) -> ChwImage {
         let mut out = ChwImage::zeroed(self.image_size);
         self.write(image, &mut out.data, &mut Workspace::new());
@@ -79,7 +81,7 @@ impl EvalCrop {
     /// The same, written to a slice of 3·image_size² values with buffers that are used again.
     ///
     /// # Panics
-    /// If the image has no pixels, or `out` has another length.
+    /// If the image has no pixels, or [`Self::check`] finds a problem, or `out` has another length.
     pub fn write(&self, image: &RgbImage, out: &mut [f32], workspace: &mut Workspace) {
         assert_eq!(
             out.len(),
@@ -94,7 +96,7 @@ impl EvalCrop {
     /// The transform as an 8-bit image, before normalisation.
     ///
     /// # Panics
-    /// If the image has no pixels.
+    /// If the image has no pixels, or [`Self::check`] finds a problem.
     pub fn render(&self, image: &RgbImage, workspace: &mut Workspace) -> RgbImage {
         self.render_planes(image, workspace);
         workspace.planes.to_rgb()
@@ -103,6 +105,7 @@ impl EvalCrop {
     fn render_planes(&self, image: &RgbImage, workspace: &mut Workspace) {
         let (width, height) = (image.width() as usize, image.height() as usize);
         assert!(width > 0 && height > 0, "an image has pixels");
+        assert_sound(&self.check());
         let (full_width, full_height) = self.resized_dimensions(width, height);
         let x = CentreCut::new(full_width, self.image_size);
         let y = CentreCut::new(full_height, self.image_size);

@@ -44,6 +44,7 @@ pub use config::{AugmentConfig, IMAGENET_MEAN, IMAGENET_STD, Interpolation, View
 pub use drawn::{CropBox, DrawnOp, DrawnView};
 pub use error::AugmentError;
 pub use eval_crop::EvalCrop;
+pub use image;
 pub use multi_crop::MultiCrop;
 pub use random_resized_crop::random_resized_crop;
 pub use seed::{SampleKey, Stream};

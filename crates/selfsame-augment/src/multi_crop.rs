@@ -59,6 +59,9 @@ impl MultiCrop {
     }
 
     /// Draws the parameters of every view of an image of `width` × `height` pixels.
+    ///
+    /// # Panics
+    /// If a side is 0.
     pub fn draw(&self, width: usize, height: usize, key: SampleKey) -> Vec<DrawnView> {
         (0..self.num_views())
             .map(|view| self.draw_view(width, height, key, view))
@@ -66,6 +69,9 @@ impl MultiCrop {
     }
 
     /// Draws the parameters of one view; a pure function of its arguments.
+    ///
+    /// # Panics
+    /// If a side is 0.
     pub fn draw_view(&self, width: usize, height: usize, key: SampleKey, view: usize) -> DrawnView {
         self.draw_with(width, height, key, view, Vec::new())
     }

@@ -6,6 +6,9 @@ use crate::seed::Stream;
 /// Up to ten tries of a share of the area, uniform in `scale`, and a ratio (width / height),
 /// log-uniform in `ratio`; the first box that fits is placed uniformly, top first.
 /// If none fits: the largest centred box whose ratio is within the limits.
+///
+/// # Panics
+/// If a side is 0.
 pub fn random_resized_crop(
     stream: &mut Stream,
     width: usize,
@@ -13,6 +16,7 @@ pub fn random_resized_crop(
     scale: [f64; 2],
     ratio: [f64; 2],
 ) -> CropBox {
+    assert!(width > 0 && height > 0, "an image has pixels");
     let area = width as f64 * height as f64;
     for _ in 0..10 {
         let target = area * stream.uniform(scale[0], scale[1]);
@@ -113,5 +117,12 @@ mod tests {
         let mut stream = SampleKey::default().view_stream(0);
         let b = random_resized_crop(&mut stream, 1, 1, [0.05, 0.4], [0.75, 4.0 / 3.0]);
         assert_eq!(b, CropBox::whole(1, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "an image has pixels")]
+    fn an_image_without_pixels_is_refused_in_words() {
+        let mut stream = SampleKey::default().view_stream(0);
+        random_resized_crop(&mut stream, 0, 5, [1.0, 1.0], [0.75, 4.0 / 3.0]);
     }
 }

@@ -28,19 +28,34 @@ pub(crate) enum Purpose {
 }
 
 impl SampleKey {
-    /// The stream of one view of [`crate::MultiCrop`].
+    /// The stream of one view of [`crate::MultiCrop`]: the numbers that its crop and operations
+    /// are drawn from. Steps of your own take [`SampleKey::own_stream`], whose numbers are others.
     pub fn view_stream(&self, view: usize) -> Stream {
         self.stream(Purpose::MultiCrop, view)
     }
 
+    /// A stream for a step of your own, of which `name` is the purpose: for one view, independent of
+    /// everything that this crate draws and of other names.
+    pub fn own_stream(&self, name: &str, view: usize) -> Stream {
+        // FNV-1a, and an upper half of stream numbers that no view reaches.
+        let purpose = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        self.numbered(purpose, view as u64 | 1 << 63)
+    }
+
     pub(crate) fn stream(&self, purpose: Purpose, view: usize) -> Stream {
+        self.numbered(purpose as u64, view as u64)
+    }
+
+    fn numbered(&self, purpose: u64, number: u64) -> Stream {
         let mut key = [0u8; 32];
-        let words = [self.run_seed, purpose as u64, self.epoch, self.sample];
+        let words = [self.run_seed, purpose, self.epoch, self.sample];
         for (bytes, word) in key.chunks_exact_mut(8).zip(words) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
         let mut rng = ChaCha8Rng::from_seed(key);
-        rng.set_stream(view as u64);
+        rng.set_stream(number);
         Stream { rng }
     }
 }
@@ -106,6 +121,19 @@ mod tests {
             (FIRST_UNITS[0] * 1000.0) as usize
         );
     }
+    #[test]
+    fn own_streams_are_others_than_those_of_views_and_of_each_other() {
+        let mut firsts = vec![KEY.view_stream(1).unit(), KEY.view_stream(2).unit()];
+        for (name, view) in [("rotate", 1), ("rotate", 2), ("erase", 1), ("multicrp", 1)] {
+            let first = KEY.own_stream(name, view).unit();
+            assert_eq!(first, KEY.own_stream(name, view).unit());
+            assert!(!firsts.contains(&first), "{name} {view}");
+            firsts.push(first);
+        }
+        let other = SampleKey { epoch: 4, ..KEY };
+        assert!(!firsts.contains(&other.own_stream("rotate", 1).unit()));
+    }
+
     const FIRST_UNITS: [f64; 3] = [0.37366521399834307, 0.9021131870697626, 0.19632196755675135];
 
     #[test]

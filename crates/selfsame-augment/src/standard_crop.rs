@@ -2,8 +2,8 @@ use image::RgbImage;
 
 use crate::chw::{ChwImage, Normalize};
 use crate::config::{
-    IMAGENET_MEAN, IMAGENET_STD, Interpolation, check_mean_std, check_ratio, check_scale,
-    check_size,
+    IMAGENET_MEAN, IMAGENET_STD, Interpolation, assert_sound, check_mean_std, check_ratio,
+    check_scale, check_size,
 };
 use crate::drawn::{DrawnOp, DrawnView};
 use crate::random_resized_crop::random_resized_crop;
@@ -64,7 +64,11 @@ impl StandardCrop {
     }
 
     /// Draws the box and the flip for an image of `width` × `height` pixels.
+    ///
+    /// # Panics
+    /// If a side is 0, or [`Self::check`] finds a problem.
     pub fn draw(&self, width: usize, height: usize, key: SampleKey) -> DrawnView {
+        assert_sound(&self.check());
         let mut stream = key.stream(Purpose::StandardCrop, 0);
         let crop = random_resized_crop(&mut stream, width, height, self.scale, self.ratio);
         let flip = stream.coin(self.flip_p);
@@ -82,7 +86,7 @@ impl StandardCrop {
     /// The crop of an image for a key, in newly allocated memory.
     ///
     /// # Panics
-    /// If the image has no pixels.
+    /// If the image has no pixels, or [`Self::check`] finds a problem.
     pub fn apply(&self, image: &RgbImage, key: SampleKey) -> ChwImage {
         let mut out = ChwImage::zeroed(self.image_size);
         self.write(image, key, &mut out.data, &mut Workspace::new());
@@ -92,7 +96,7 @@ impl StandardCrop {
     /// The same, written to a slice of 3·image_size² values with buffers that are used again.
     ///
     /// # Panics
-    /// If the image has no pixels, or `out` has another length.
+    /// If the image has no pixels, or [`Self::check`] finds a problem, or `out` has another length.
     pub fn write(
         &self,
         image: &RgbImage,

@@ -334,3 +334,23 @@ fn standard_crop_is_a_function_of_its_key() {
         ops::normalize(&bytes, &normalize, &mut workspace)
     );
 }
+
+#[test]
+#[should_panic(expected = "eval_crop.resize_ratio")]
+fn an_evaluation_crop_that_cannot_be_is_refused_before_it_gives_black_pixels() {
+    let crop = EvalCrop {
+        resize_ratio: f64::NAN,
+        ..EvalCrop::default()
+    };
+    crop.apply(&image::RgbImage::new(4, 4));
+}
+
+#[test]
+#[should_panic(expected = "standard_crop.std")]
+fn a_training_crop_that_cannot_be_is_refused_too() {
+    let crop = StandardCrop {
+        std: [0.0; 3],
+        ..StandardCrop::default()
+    };
+    crop.apply(&image::RgbImage::new(4, 4), SampleKey::default());
+}
