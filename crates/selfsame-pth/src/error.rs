@@ -15,6 +15,12 @@ pub enum PthError {
         #[source]
         source: std::io::Error,
     },
+    /// A folder where a file is needed.
+    #[error("cannot read {}: it is a folder, not a file", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Not an archive at all.
     #[error("it is not a PyTorch file: it begins with {0}, not as a zip archive")]
     NotAnArchive(String),

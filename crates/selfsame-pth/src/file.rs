@@ -41,13 +41,24 @@ impl PthFile<BufReader<File>> {
     /// Opens a file with the default [`Limits`].
     ///
     /// # Errors
-    /// [`PthError`] with what is wrong; it does not name the file, except if it cannot be opened.
+    /// [`PthError`] with what is wrong; it names the file only if that cannot be opened or read, or is a folder
+    /// ([`PthError::Folder`]).
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|source| PthError::Io {
+        let io = |source| PthError::Io {
             path: path.to_owned(),
             source,
-        })?;
-        Self::new(BufReader::new(file), Limits::default())
+        };
+        // Before it is opened: elsewhere than on Unix a folder cannot be.
+        if std::fs::metadata(path).map_err(io)?.is_dir() {
+            return Err(PthError::Folder {
+                path: path.to_owned(),
+            });
+        }
+        let file = File::open(path).map_err(io)?;
+        Self::new(BufReader::new(file), Limits::default()).map_err(|error| match error {
+            PthError::Io { source, .. } => io(source),
+            other => other,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use selfsame_pth::{DType, PthError, PthFile, PthTensor};
 use serde_json::Value;
@@ -136,4 +136,20 @@ fn a_file_that_is_not_there_is_named() {
         panic!("it opened");
     };
     assert!(error.to_string().contains("no/such.pth"), "{error}");
+}
+
+#[test]
+fn a_folder_is_named_and_said_to_be_one() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let Err(error) = PthFile::open(&folder) else {
+        panic!("it opened");
+    };
+    assert!(matches!(error, PthError::Folder { .. }));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot read {}: it is a folder, not a file",
+            folder.display()
+        )
+    );
 }
