@@ -1,5 +1,6 @@
 //! The cache of Hugging Face's libraries, one folder for each repository:
-//! `blobs/HASH`, `snapshots/COMMIT/FILE` linked to a blob, `refs/REVISION` holding a commit.
+//! `blobs/HASH`, `snapshots/COMMIT/FILE` linked to a blob, `refs/REVISION` holding a commit; a file of a subfolder
+//! lies in `snapshots/COMMIT/FOLDER/FILE`.
 //! (huggingface.co/docs/hub/local-cache)
 
 use std::fs::{self, File};
@@ -55,17 +56,25 @@ impl RepoCache {
         Ok(file)
     }
 
-    /// Puts a blob under its name into a commit's folder.
+    /// Puts a blob under its name, which may have folders, into a commit's folder.
     pub(crate) fn link(
         &self,
         commit: &str,
         name: &str,
         checksum: &Checksum,
     ) -> Result<PathBuf, HubError> {
-        let folder = self.snapshot(commit);
+        let snapshot = self.snapshot(commit);
+        let (subfolder, name) = name.rsplit_once('/').unwrap_or(("", name));
+        let folder = match subfolder {
+            "" => snapshot,
+            _ => snapshot.join(subfolder),
+        };
         make_folder(&folder)?;
         let path = folder.join(name);
-        let target = Path::new("../../blobs").join(checksum.hex());
+        let depth = subfolder.split('/').filter(|part| !part.is_empty()).count();
+        let target = Path::new(&"../".repeat(depth + 2))
+            .join("blobs")
+            .join(checksum.hex());
         if fs::read_link(&path).is_ok_and(|there| there == target) {
             return Ok(path);
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 pub struct HubConfig {
     /// The hub's address without a path; `https://huggingface.co`.
     pub endpoint: String,
-    /// Folder of the cache, `hub` in Hugging Face's home; made if it is not there.
+    /// Folder of the cache, such as `hub` in Hugging Face's home; made if it is not there. It has no
+    /// default, since this crate knows no home: empty, it is refused by [`crate::Hub::new`].
     pub cache: PathBuf,
     /// Sent to the endpoint alone, for private and gated repositories.
     pub token: Option<String>,

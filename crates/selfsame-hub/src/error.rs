@@ -14,6 +14,15 @@ pub enum HubError {
         /// What was given.
         text: String,
     },
+    /// Not the name of a file in a repository.
+    #[error(
+        "{file:?} is not a file of a repository: write it as NAME or FOLDER/NAME, without a leading \
+         slash, \"..\" or a backslash"
+    )]
+    FileName {
+        /// What was given.
+        file: String,
+    },
     /// A setting that cannot be used.
     #[error("{what}: {why}")]
     Setting {
@@ -128,7 +137,11 @@ impl HubError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Name { .. } | Self::Setting { .. } | Self::NotFound { .. } | Self::Refused { .. }
+            Self::Name { .. }
+                | Self::FileName { .. }
+                | Self::Setting { .. }
+                | Self::NotFound { .. }
+                | Self::Refused { .. }
         )
     }
 }

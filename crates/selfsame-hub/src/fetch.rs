@@ -9,7 +9,7 @@ use crate::checksum::Checksum;
 use crate::config::HubConfig;
 use crate::error::HubError;
 use crate::http::{Client, Told};
-use crate::repo::RepoId;
+use crate::repo::{RepoId, check_file};
 
 /// Bytes of a file whose size the hub does not tell, at most.
 const MAX_UNTOLD: u64 = 64 << 20;
@@ -62,9 +62,16 @@ impl Hub {
     /// A hub; nothing is asked yet.
     ///
     /// # Errors
-    /// [`HubError::Setting`] for an endpoint, proxy or certificates that cannot be used.
+    /// [`HubError::Setting`] for an endpoint, proxy or certificates that cannot be used, or an empty
+    /// cache.
     pub fn new(config: HubConfig) -> Result<Self, HubError> {
         let client = Client::new(&config)?;
+        if config.cache.as_os_str().is_empty() {
+            return Err(HubError::Setting {
+                what: "cache",
+                why: "no folder given to keep files in".to_owned(),
+            });
+        }
         Ok(Self { config, client })
     }
 
@@ -119,16 +126,19 @@ impl Hub {
 
     /// A file of a repository, from the cache if it holds what the hub has now.
     ///
-    /// If the hub cannot be reached, or is not to be asked, an earlier copy is taken.
+    /// `file` is a name such as `config.json` or `onnx/model.onnx`. If the hub cannot be reached, or
+    /// is not to be asked, an earlier copy is taken.
     ///
     /// # Errors
-    /// [`HubError`], each with what to do about it.
+    /// [`HubError::FileName`] for an absolute path, one with `..`, a backslash or an empty part;
+    /// other [`HubError`]s, each with what to do about it.
     pub fn fetch(
         &self,
         repo: &RepoId,
         file: &str,
         on_progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Fetched, HubError> {
+        check_file(file)?;
         let cache = RepoCache::new(&self.config.cache, repo);
         if self.config.offline {
             return self.earlier(&cache, repo, file, "is not to be asked".to_owned());
@@ -189,7 +199,7 @@ impl Hub {
         let commit = cache.remembered(repo.revision());
         let commit = commit.unwrap_or_else(|| repo.revision().to_owned());
         let path = cache.snapshot(&commit).join(file);
-        if !path.exists() {
+        if !path.is_file() {
             return Err(HubError::NotCached {
                 repo: repo.to_string(),
                 file: file.to_owned(),

@@ -100,7 +100,7 @@ impl Client {
     pub(crate) fn url(&self, path: &str, revision: &str, file: &str) -> String {
         let endpoint = self.endpoint.to_string();
         let endpoint = endpoint.trim_end_matches('/');
-        format!("{endpoint}/{path}/resolve/{revision}/{file}")
+        format!("{endpoint}/{path}/resolve/{revision}/{}", quoted(file))
     }
 
     /// What the hub tells of a file; redirects to other hosts, where large files lie, are not
@@ -224,6 +224,20 @@ fn next_hop(at: &str, response: &Response<Body>) -> Result<Option<String>, HubEr
         }
         _ => Err(wrong(format!("a redirect to {location:?}"))),
     }
+}
+
+/// A file's name as part of an address, as Python's `urllib.parse.quote` writes it.
+fn quoted(file: &str) -> String {
+    let mut text = String::with_capacity(file.len());
+    for byte in file.bytes() {
+        match byte {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'.' | b'-' | b'~' | b'/' => {
+                text.push(char::from(byte));
+            }
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
 }
 
 fn too_many(url: &str) -> HubError {

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::path::{Component, Path};
 use std::str::FromStr;
 
 use crate::error::HubError;
@@ -64,6 +65,22 @@ impl FromStr for RepoId {
             revision: revision.to_owned(),
         })
     }
+}
+
+/// Checks that a text is the name of a file within a repository: parts between single slashes, none of which leads
+/// elsewhere.
+pub(crate) fn check_file(file: &str) -> Result<(), HubError> {
+    let is_sound = |part: &str| !matches!(part, "" | "." | "..");
+    // What is a drive or a separator is for the system to say; a backslash is one only on some.
+    let is_inside = || {
+        Path::new(file)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+    };
+    let is_name = file.split('/').all(is_sound) && !file.contains(['\\', '\0']) && is_inside();
+    is_name.then_some(()).ok_or_else(|| HubError::FileName {
+        file: file.to_owned(),
+    })
 }
 
 impl fmt::Display for RepoId {
