@@ -17,6 +17,26 @@ pub enum ReportError {
         scale: f32,
     },
 
+    /// Not a number for each cell of a grid.
+    #[error("a map of {columns} x {rows} cells has {found} numbers")]
+    Cells {
+        /// Cells across.
+        columns: usize,
+        /// Cells down.
+        rows: usize,
+        /// Numbers given.
+        found: usize,
+    },
+
+    /// A cell of a map has a number below 0.
+    #[error("cell {cell} of a map is {value}; the numbers must not be negative")]
+    NegativeCell {
+        /// The cell, from 0, row by row.
+        cell: usize,
+        /// Its number.
+        value: f32,
+    },
+
     /// The pixels could not be packed as PNG.
     #[error("the picture could not be written as PNG: {0}")]
     Png(String),

@@ -3,8 +3,12 @@
 use image::{Rgb, RgbImage};
 
 use crate::colormap::heat;
+use crate::error::ReportError;
 
 /// One number for each cell of a grid over a picture, row by row.
+///
+/// A cell whose number is not finite, or that a map not made by [`CellMap::new`] lacks, has no
+/// colour and holds nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CellMap {
     /// Cells across.
@@ -19,6 +23,31 @@ pub struct CellMap {
 const SHARE: f64 = 0.7;
 
 impl CellMap {
+    /// A map of `columns × rows` cells.
+    ///
+    /// # Errors
+    /// [`ReportError::Cells`] for no cell or another number of values, and
+    /// [`ReportError::NegativeCell`] for a value below 0.
+    pub fn new(columns: usize, rows: usize, values: Vec<f32>) -> Result<CellMap, ReportError> {
+        let found = values.len();
+        if found == 0 || columns.checked_mul(rows) != Some(found) {
+            return Err(ReportError::Cells {
+                columns,
+                rows,
+                found,
+            });
+        }
+        if let Some(cell) = values.iter().position(|value| *value < 0.0) {
+            let value = values[cell];
+            return Err(ReportError::NegativeCell { cell, value });
+        }
+        Ok(CellMap {
+            columns,
+            rows,
+            values,
+        })
+    }
+
     /// The cell of a pixel of a picture of this size.
     fn cell(&self, x: u32, y: u32, image: &RgbImage) -> usize {
         let column = x as usize * self.columns / image.width() as usize;
@@ -38,23 +67,25 @@ impl CellMap {
         let low = finite().fold(f32::INFINITY, f32::min);
         let spread = f64::from(finite().fold(f32::NEG_INFINITY, f32::max) - low);
         RgbImage::from_fn(image.width(), image.height(), |x, y| {
-            let value = self
-                .values
-                .get(self.cell(x, y, image))
-                .copied()
-                .unwrap_or(0.0);
-            let part = f64::from(value - low) / spread.max(1e-30);
             let [r, g, b] = image.get_pixel(x, y).0.map(f64::from);
             let grey = 0.299 * r + 0.587 * g + 0.114 * b;
+            let value = self.values.get(self.cell(x, y, image));
+            let Some(value) = value.filter(|value| value.is_finite()) else {
+                return Rgb([grey as u8; 3]);
+            };
+            let part = f64::from(value - low) / spread.max(1e-30);
             Rgb(heat(part).map(|c| (SHARE * f64::from(c) + (1.0 - SHARE) * grey) as u8))
         })
     }
 
-    /// Which cells, largest first, hold this share of the map's sum.
+    /// Which cells, largest first, hold this share of the sum of the map's finite numbers; one for
+    /// each value.
     pub fn holding(&self, share: f64) -> Vec<bool> {
         let mut order: Vec<usize> = (0..self.values.len()).collect();
+        order.retain(|&i| self.values[i].is_finite());
         order.sort_by(|&a, &b| self.values[b].total_cmp(&self.values[a]).then(a.cmp(&b)));
-        let total: f64 = self.values.iter().map(|&value| f64::from(value)).sum();
+        let finite = self.values.iter().filter(|value| value.is_finite());
+        let total: f64 = finite.map(|&value| f64::from(value)).sum();
         let mut inside = vec![false; self.values.len()];
         let mut sum = 0.0;
         for i in order {
@@ -71,7 +102,10 @@ impl CellMap {
     pub fn outline(&self, image: &mut RgbImage, share: f64, color: [u8; 3]) {
         let inside = self.holding(share);
         let thick = (image.width().min(image.height()) / 100).max(1);
-        let is_in = |x: u32, y: u32, image: &RgbImage| inside[self.cell(x, y, image)];
+        let is_in = |x: u32, y: u32, image: &RgbImage| {
+            let cell = inside.get(self.cell(x, y, image));
+            cell.copied().unwrap_or(false)
+        };
         let (width, height) = image.dimensions();
         let mut border = Vec::new();
         for y in 0..height {
@@ -161,6 +195,49 @@ mod tests {
         assert_eq!(image.get_pixel(10, 5).0, [255, 0, 0]);
         assert_eq!(image.get_pixel(15, 5).0, [0, 0, 0], "inside");
         assert_eq!(image.get_pixel(5, 5).0, [0, 0, 0], "outside");
+    }
+
+    #[test]
+    fn a_map_needs_a_number_for_each_cell_and_none_below_zero() {
+        let error =
+            |columns, rows, values| CellMap::new(columns, rows, values).unwrap_err().to_string();
+        assert_eq!(CellMap::new(2, 2, map().values).unwrap(), map());
+        assert_eq!(
+            error(2, 2, vec![0.0; 3]),
+            "a map of 2 x 2 cells has 3 numbers"
+        );
+        assert_eq!(
+            error(usize::MAX, 2, vec![0.0; 3]),
+            format!("a map of {} x 2 cells has 3 numbers", usize::MAX)
+        );
+        assert_eq!(error(0, 3, vec![]), "a map of 0 x 3 cells has 0 numbers");
+        assert_eq!(
+            error(1, 2, vec![0.0, -0.5]),
+            "cell 1 of a map is -0.5; the numbers must not be negative"
+        );
+    }
+
+    #[test]
+    fn a_cell_without_a_finite_number_has_no_colour_and_is_not_held() {
+        let picture = RgbImage::from_pixel(20, 20, Rgb([200, 100, 50]));
+        let grey = [200.0 * 0.299 + 100.0 * 0.587 + 50.0 * 0.114; 3].map(|c| c as u8);
+        let mut with_nan = map();
+        with_nan.values[3] = f32::NAN;
+        let mut with_infinity = map();
+        with_infinity.values[3] = f32::INFINITY;
+        let mut lacking = map();
+        lacking.values.pop();
+        for (map, cells) in [(with_nan, 4), (with_infinity, 4), (lacking, 3)] {
+            let over = map.over(&picture);
+            assert_eq!(over.get_pixel(15, 15).0, grey);
+            assert_ne!(over.get_pixel(5, 5).0, grey);
+            let expected = [false, true, false, false];
+            assert_eq!(map.holding(0.5), expected[..cells]);
+            let mut image = picture.clone();
+            map.outline(&mut image, 0.5, [255, 0, 0]);
+            assert_eq!(image.get_pixel(10, 5).0, [255, 0, 0]);
+            assert_eq!(image.get_pixel(15, 15).0, [200, 100, 50]);
+        }
     }
 
     #[test]
