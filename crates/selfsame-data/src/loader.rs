@@ -132,8 +132,10 @@ impl Loader {
     /// position, attempt), and entered in the ledger when its batch is handed out.
     pub fn epoch(&self, epoch: u64, first_batch: usize) -> Batches {
         let steps = self.steps_per_epoch();
-        let start = epoch as usize * steps;
-        self.batches(steps, start + first_batch.min(steps)..start + steps)
+        let start = usize::try_from(epoch).unwrap_or(usize::MAX);
+        let start = start.saturating_mul(steps);
+        let first = start.saturating_add(first_batch.min(steps));
+        self.batches(steps, first..start.saturating_add(steps))
     }
 
     /// Batches of many epochs, one after the other, counted from the first of epoch 0: while the

@@ -91,7 +91,7 @@ impl Sampler {
     }
 
     fn global_batch(&self) -> usize {
-        self.batch_size * self.world_size
+        self.batch_size.saturating_mul(self.world_size)
     }
 }
 
@@ -106,6 +106,16 @@ mod tests {
         rank: 0,
         world_size: 1,
     };
+
+    #[test]
+    fn a_batch_beyond_counting_is_larger_than_any_set() {
+        let sampler = Sampler {
+            batch_size: usize::MAX,
+            world_size: 2,
+            ..SAMPLER
+        };
+        assert_eq!(sampler.steps_per_epoch(), 0);
+    }
 
     #[test]
     fn an_epoch_visits_each_image_at_most_once_and_drops_the_rest() {

@@ -106,7 +106,10 @@ pub(crate) fn check(
         bail!("soft_cross_entropy: {num_crops} crops and {teacher_rows} teacher rows");
     }
     let batch = teacher_rows / 2;
-    if first_row + student_rows > num_crops * batch || k != teacher_k || k == 0 {
+    if first_row.saturating_add(student_rows) > num_crops.saturating_mul(batch)
+        || k != teacher_k
+        || k == 0
+    {
         bail!(
             "soft_cross_entropy: student [{student_rows}, {k}] from row {first_row} on does not fit \
              {num_crops} crops of teacher [{teacher_rows}, {teacher_k}]"

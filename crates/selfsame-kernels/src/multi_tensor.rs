@@ -90,7 +90,8 @@ pub struct Lars {
 /// # Shape
 /// All four tensors alike.
 /// # Errors
-/// If shapes differ, two tensors share a storage or a written one is not contiguous.
+/// If shapes differ, two tensors share a storage, a written one is not contiguous, or
+/// `options.step` is 0: the first step is 1.
 pub fn adamw_step(
     param: &Tensor,
     grad: &Tensor,
@@ -99,6 +100,9 @@ pub fn adamw_step(
     options: AdamW,
 ) -> Result<()> {
     check("adamw_step", &[param, grad, exp_avg, exp_avg_sq])?;
+    if options.step == 0 {
+        bail!("adamw_step: step 0; the first step is 1");
+    }
     if !fused(&[param, grad, exp_avg, exp_avg_sq]) {
         return composed::update::adamw_step(param, grad, exp_avg, exp_avg_sq, options);
     }

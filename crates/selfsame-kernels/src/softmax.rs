@@ -42,8 +42,11 @@ pub fn log_softmax_last_dim(xs: &Tensor) -> Result<Tensor> {
 /// # Shape
 /// `logits`: `[N, K]`, `center`: `[1, K]`; the result is `[N, K]`, f32.
 /// # Errors
-/// If the shapes do not fit.
+/// If the shapes do not fit, or `temp` is not above 0.
 pub fn centered_softmax(logits: &Tensor, center: &Tensor, temp: f64) -> Result<Tensor> {
+    if temp.is_nan() || temp <= 0.0 {
+        bail!("centered_softmax: the temperature {temp} is not positive");
+    }
     let logits = logits.detach().to_dtype(DType::F32)?;
     let center = center.detach().to_dtype(DType::F32)?;
     if center.dims() != [1, logits.dims2()?.1] {

@@ -25,8 +25,7 @@ const CURVES: [Curve; 4] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let schedules = Schedules::new(&ScheduleConfig::default(), STEPS_PER_EPOCH)
-        .map_err(|problems| problems.join("\n"))?;
+    let schedules = Schedules::new(&ScheduleConfig::default(), STEPS_PER_EPOCH)?;
     let mut out = io::stdout().lock();
     if std::env::args().any(|arg| arg == "--csv") {
         write_csv(&mut out, &schedules)?;

@@ -97,7 +97,7 @@ pub fn dino_loss_part(
 /// `teacher_logits`: `[2B, K]`, `center`: `[1, K]`; the result is shaped as the logits.
 ///
 /// # Errors
-/// [`candle_core::Error`] if the shapes do not fit.
+/// [`candle_core::Error`] if the shapes do not fit, or the temperature is not above 0.
 pub fn teacher_probs(
     teacher_logits: &Tensor,
     center: &Tensor,

@@ -34,7 +34,8 @@ mod dino_loss;
 mod momentum_teacher;
 pub mod schedule;
 
+pub use candle_core;
 pub use center::Center;
 pub use dino_loss::{DinoLoss, dino_loss, dino_loss_part, teacher_entropy, teacher_probs};
 pub use momentum_teacher::update_teacher;
-pub use schedule::{Now, ScheduleConfig, Schedules, WeightDecayUpdate};
+pub use schedule::{Now, ScheduleConfig, ScheduleError, Schedules, WeightDecayUpdate};

@@ -211,12 +211,24 @@ pub struct Schedules {
     steps_per_epoch: u64,
 }
 
+/// Every problem of a schedule's configuration, each naming its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleError(pub Vec<String>);
+
+impl std::fmt::Display for ScheduleError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ScheduleError {}
+
 impl Schedules {
     /// The schedules of a run of `config.epochs` × `steps_per_epoch` steps.
     ///
     /// # Errors
     /// Every problem of [`ScheduleConfig::check`], and an epoch without a step.
-    pub fn new(config: &ScheduleConfig, steps_per_epoch: u64) -> Result<Self, Vec<String>> {
+    pub fn new(config: &ScheduleConfig, steps_per_epoch: u64) -> Result<Self, ScheduleError> {
         let mut problems = config.check();
         let total_steps = config.epochs.checked_mul(steps_per_epoch);
         if steps_per_epoch == 0 {
@@ -229,7 +241,7 @@ impl Schedules {
             ));
         }
         let (true, Some(total_steps)) = (problems.is_empty(), total_steps) else {
-            return Err(problems);
+            return Err(ScheduleError(problems));
         };
         let without_warmup = |base, end| CosineSchedule {
             base,
@@ -356,7 +368,7 @@ mod tests {
             epochs: 5,
             ..Default::default()
         };
-        let problems = Schedules::new(&config, 10).unwrap_err();
+        let ScheduleError(problems) = Schedules::new(&config, 10).unwrap_err();
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(
             problems[0].starts_with("optim.warmup_epochs: "),
@@ -378,7 +390,7 @@ mod tests {
             warmup_teacher_temp_epochs: 0,
             ..Default::default()
         };
-        let problems = Schedules::new(&config, 0).unwrap_err();
+        let ScheduleError(problems) = Schedules::new(&config, 0).unwrap_err();
         assert_eq!(problems.len(), 6, "{problems:?}");
     }
 }

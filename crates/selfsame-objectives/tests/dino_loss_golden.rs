@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use candle_core::{Device, Result, Tensor, Var};
-use selfsame_objectives::{Center, dino_loss, teacher_entropy};
+use selfsame_objectives::{Center, dino_loss, dino_loss_part, teacher_entropy, teacher_probs};
 use serde_json::Value;
 
 struct Case {
@@ -255,4 +255,21 @@ fn shapes_and_temperatures_that_do_not_fit_are_refused() {
         refused(&zeros(5, 4), &zeros(2, 4), &zeros(1, 4), 0, 0.04),
         "no crops"
     );
+}
+
+#[test]
+fn temperatures_and_rows_that_cannot_be_are_refused() {
+    let device = &Device::Cpu;
+    let logits = |rows: usize| Tensor::zeros((rows, 4), candle_core::DType::F32, device).unwrap();
+    let center = Center::new(4, 0.9, device).unwrap();
+    for temp in [0.0, -1.0, f64::NAN] {
+        let error = teacher_probs(&logits(2), center.tensor(), temp).unwrap_err();
+        assert!(error.to_string().contains("temperature"), "{error}");
+    }
+    let probs = teacher_probs(&logits(2), center.tensor(), 0.1).unwrap();
+    dino_loss_part(&logits(1), &probs, 2, 1, 0.1).unwrap();
+    for first_row in [2, usize::MAX] {
+        let error = dino_loss_part(&logits(1), &probs, 2, first_row, 0.1).unwrap_err();
+        assert!(error.to_string().contains("does not fit"), "{error}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Gradient clipping, in the two forms that DINO recipes use.
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::Grads;
@@ -27,7 +27,7 @@ impl Grads {
     /// gradients must not be applied.
     ///
     /// # Errors
-    /// [`candle_core::Error`] if a gradient is not of a float type.
+    /// [`candle_core::Error`] if a gradient is not of a float type, or `max_norm` is NaN or negative.
     pub fn clip(&mut self, max_norm: f64, mode: ClipMode) -> Result<f64> {
         match mode {
             ClipMode::Global => self.clip_global(max_norm),
@@ -38,9 +38,10 @@ impl Grads {
     /// Scales all gradients by `min(1, max_norm / (global norm + 1e-6))`; see [`Grads::clip`].
     ///
     /// # Errors
-    /// [`candle_core::Error`] if a gradient is not of a float type.
+    /// [`candle_core::Error`] if a gradient is not of a float type, or `max_norm` is NaN or negative.
     #[doc(alias = "clip_grad_norm_")]
     pub fn clip_global(&mut self, max_norm: f64) -> Result<f64> {
+        check_limit(max_norm)?;
         let norm = self.global_norm()?;
         if norm.is_finite() {
             self.scale(coefficient(max_norm, norm));
@@ -51,9 +52,10 @@ impl Grads {
     /// Scales each gradient by `min(1, max_norm / (its own norm + 1e-6))`; see [`Grads::clip`].
     ///
     /// # Errors
-    /// [`candle_core::Error`] if a gradient is not of a float type.
+    /// [`candle_core::Error`] if a gradient is not of a float type, or `max_norm` is NaN or negative.
     #[doc(alias = "clip_gradients")]
     pub fn clip_per_parameter(&mut self, max_norm: f64) -> Result<f64> {
+        check_limit(max_norm)?;
         let mut squares = Vec::with_capacity(self.len());
         for grad in self.entries().values() {
             squares.push(grad.sum_of_squares()?);
@@ -66,6 +68,13 @@ impl Grads {
         }
         Ok(norm)
     }
+}
+
+fn check_limit(max_norm: f64) -> Result<()> {
+    if max_norm.is_nan() || max_norm < 0.0 {
+        bail!("gradients cannot be clipped to a norm of {max_norm}");
+    }
+    Ok(())
 }
 
 /// What a gradient of this norm is multiplied by.
@@ -121,6 +130,15 @@ mod tests {
         // A norm just at the limit is clipped a little, as in both references.
         assert_eq!(coefficient(3.0, 3.0), 3.0 / 3.000001);
         assert_eq!(coefficient(3.0, 2.9), 1.0);
+    }
+
+    #[test]
+    fn a_limit_that_is_no_norm_is_refused() {
+        for mode in [ClipMode::Global, ClipMode::PerParameter] {
+            for limit in [f64::NAN, -1.0] {
+                assert!(grads().clip(limit, mode).is_err(), "{limit}");
+            }
+        }
     }
 
     #[test]

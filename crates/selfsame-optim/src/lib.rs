@@ -37,6 +37,7 @@ mod sgd;
 mod state;
 mod whole_step;
 
+pub use candle_core;
 pub use clip::ClipMode;
 pub use grads::{GradSum, Grads};
 pub use lr_scaling::{LrScaling, scaled_lr};

@@ -118,7 +118,8 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`candle_core::Error`] that lists every gradient whose weight is unknown or of another
-    /// shape; in that case nothing was changed.
+    /// shape, or tells a learning rate or decay that is negative or not finite; in that case nothing
+    /// was changed.
     pub fn step(
         &mut self,
         weights: &BTreeMap<String, Var>,
@@ -126,6 +127,11 @@ impl Optimizer {
         lr: f64,
         weight_decay: f64,
     ) -> Result<()> {
+        for (what, value) in [("learning rate", lr), ("weight decay", weight_decay)] {
+            if !(value.is_finite() && value >= 0.0) {
+                bail!("a {what} of {value} cannot be applied");
+            }
+        }
         let problems = self.misfits(weights, grads);
         if !problems.is_empty() {
             bail!("gradients do not fit the weights: {}", problems.join("; "));

@@ -214,6 +214,28 @@ fn every_entry_that_does_not_fit_is_listed_and_the_state_stays() {
 }
 
 #[test]
+fn rates_that_are_none_are_refused_and_nothing_moves() {
+    let run = weights();
+    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &run, false).unwrap();
+    let before: BTreeMap<String, Tensor> = values(&run)
+        .into_iter()
+        .map(|(name, value)| (name, value.copy().unwrap()))
+        .collect();
+    for (lr, decay) in [
+        (f64::NAN, 0.0),
+        (f64::INFINITY, 0.0),
+        (-1e-3, 0.0),
+        (1e-3, f64::NAN),
+        (1e-3, -0.1),
+    ] {
+        assert!(optimizer.step(&run, &grads(0), lr, decay).is_err());
+    }
+    assert_eq!(all_bits(&values(&run)), all_bits(&before));
+    optimizer.step(&run, &grads(0), 1e-3, 0.0).unwrap();
+    assert_ne!(all_bits(&values(&run)), all_bits(&before));
+}
+
+#[test]
 fn gradients_that_fit_no_weight_are_listed_and_nothing_moves() {
     let run = weights();
     let mut optimizer = Optimizer::new(OptimizerKind::Sgd, &run, false).unwrap();

@@ -279,7 +279,7 @@ impl Precision {
 impl RunConfig {
     /// Images per optimizer step.
     pub fn effective_batch(&self) -> usize {
-        self.train.batch_size * self.train.accumulate
+        self.train.batch_size.saturating_mul(self.train.accumulate)
     }
 
     /// What these settings ask for that only CUDA devices have.

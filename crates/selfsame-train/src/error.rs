@@ -6,6 +6,7 @@ use selfsame_checkpoint::CheckpointError;
 use selfsame_data::DataError;
 use selfsame_eval::EvalError;
 use selfsame_models::ModelError;
+use selfsame_objectives::ScheduleError;
 use selfsame_optim::StateError;
 
 /// Why training, evaluation or replay stopped.
@@ -91,6 +92,12 @@ pub enum TrainError {
     /// Tensor maths.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl From<ScheduleError> for TrainError {
+    fn from(error: ScheduleError) -> Self {
+        Self::Config(error.0)
+    }
 }
 
 impl TrainError {

@@ -232,7 +232,7 @@ impl Trial {
         let picture = began.elapsed() / many as u32;
 
         let mut learner = Learner::new(config, device)?;
-        let schedules = Schedules::new(&config.schedule(), 1).map_err(TrainError::Config)?;
+        let schedules = Schedules::new(&config.schedule(), 1)?;
         let now = schedules.at(0);
         let mut uploader = Uploader::new(device, &config.augment)?;
         let mut timed = |images: usize| -> Result<f64, TrainError> {

@@ -47,8 +47,7 @@ pub fn replay(
     if !problems.is_empty() {
         return Err(TrainError::Config(problems));
     }
-    let schedules = Schedules::new(&config.schedule(), capture.info.steps_per_epoch)
-        .map_err(TrainError::Config)?;
+    let schedules = Schedules::new(&config.schedule(), capture.info.steps_per_epoch)?;
     let accumulate = config.train.accumulate;
     let steps = if steps == 0 {
         (capture.info.batches / accumulate).max(1) as u64

@@ -51,6 +51,6 @@ impl RunLength {
 
     /// The schedules over these steps.
     pub(crate) fn schedules(&self, config: &RunConfig) -> Result<Schedules, TrainError> {
-        Schedules::new(&config.schedule(), self.steps_per_epoch).map_err(TrainError::Config)
+        Ok(Schedules::new(&config.schedule(), self.steps_per_epoch)?)
     }
 }

@@ -46,6 +46,11 @@ fn adamw_follows_three_steps_computed_by_hand() {
             );
         }
     }
+    let none = AdamW {
+        step: 0,
+        ..AdamW::default()
+    };
+    assert!(multi_tensor::adamw_step(&param, &zeros(), &m, &v, none).is_err());
     // The first step's size is the learning rate, whatever the gradient.
     let (param, before) = (var(1), flat(&var(1)));
     let options = AdamW {
