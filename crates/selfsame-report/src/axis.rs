@@ -1,10 +1,12 @@
 /// How values are spread along the upright axis.
+///
+/// A value beyond ±10³⁰⁰ counts as not finite and is left out: differences of such values are no numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scale {
     /// Equal distances are equal differences.
     #[default]
     Linear,
-    /// Equal distances are equal ratios; values that are not positive are left out.
+    /// Equal distances are equal ratios; values below 10⁻³⁰⁰, hence those that are not positive, are left out.
     Log,
 }
 
@@ -22,6 +24,11 @@ pub(crate) struct Axis {
 
 /// Marks wanted along an axis.
 const WANTED: f64 = 6.0;
+/// Values that have a place, and with margins the ends of an axis, stay within these and [`ENDS`].
+const SMALLEST: f64 = 1e-300;
+const LARGEST: f64 = 1e300;
+/// Ends of a logarithmic axis: their ratios to values that have a place are numbers.
+const ENDS: (f64, f64) = (1e-306, 1e306);
 
 impl Axis {
     /// An axis that just holds the values, with `margin` (a part of the range) on both sides.
@@ -48,7 +55,7 @@ impl Axis {
     pub(crate) fn place(&self, value: f64) -> f64 {
         match self.scale {
             Scale::Linear => (value - self.min) / (self.max - self.min),
-            Scale::Log => (value / self.min).ln() / (self.max / self.min).ln(),
+            Scale::Log => (value.ln() - self.min.ln()) / (self.max.ln() - self.min.ln()),
         }
     }
 
@@ -79,13 +86,14 @@ impl Axis {
 
     fn linear(low: f64, high: f64, margin: f64) -> Self {
         // A constant series still needs a range: 1 % of it, or 1 if it is 0.
-        let flat = high - low <= 1e-9 * high.abs().max(low.abs());
+        let largest = high.abs().max(low.abs());
+        let flat = high - low <= (1e-9 * largest).max(SMALLEST);
         let spread = if !flat {
             high - low
-        } else if high == 0.0 {
+        } else if largest <= SMALLEST {
             1.0
         } else {
-            0.02 * high.abs()
+            0.02 * largest
         };
         let margin = if flat { 0.5 } else { margin };
         let (mut min, max) = (low - margin * spread, high + margin * spread);
@@ -131,11 +139,11 @@ impl Axis {
     }
 
     fn log(low: f64, high: f64, margin: f64) -> Self {
-        let decades = (high / low).log10().max(0.1);
+        let decades = (high.log10() - low.log10()).max(0.1);
         let pad = 10f64.powf(decades * margin.max(0.01));
-        let (min, max) = (low / pad, high * pad);
+        let (min, max) = ((low / pad).max(ENDS.0), (high * pad).min(ENDS.1));
         let (first, last) = (min.log10().floor() as i32, max.log10().ceil() as i32);
-        let decades = (max / min).log10();
+        let decades = max.log10() - min.log10();
         let every = (decades / WANTED).ceil().max(1.0) as i32;
         let within: &[u32] = match decades {
             d if d < 0.7 => &[1, 2, 3, 4, 5, 6, 7, 8, 9],
@@ -163,7 +171,7 @@ impl Axis {
 
 /// True if the value has a place on an axis of this scale.
 pub(crate) fn can_show(value: f64, scale: Scale) -> bool {
-    value.is_finite() && (scale == Scale::Linear || value > 0.0)
+    value.abs() <= LARGEST && (scale == Scale::Linear || value >= SMALLEST)
 }
 
 /// The smallest of 1, 2, 2.5 or 5 times a power of ten that is not below `raw`.
@@ -264,6 +272,43 @@ mod tests {
         );
         let axis = Axis::around([0.0, -3.0, 1.0, 100.0].into_iter(), Scale::Log, 0.0);
         assert!(axis.min > 0.9 && (axis.place(10.0) - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn ranges_of_any_length_have_a_dozen_marks_at_most() {
+        let ends = [
+            (0.0, f64::from_bits(1)),
+            (0.0, 1e-305),
+            (-f64::from_bits(1), f64::from_bits(1)),
+            (1e-300, 1e300),
+            (1e-300, 1.0),
+            (1.0, 1e300),
+            (-1e300, 1e300),
+            (1e300, 1e300),
+            (f64::MIN, f64::MAX),
+            (f64::MIN_POSITIVE, f64::MAX),
+            (1e17, 1e17 + 16.0),
+            (1.0, 1.0 + f64::EPSILON),
+        ];
+        for (low, high) in ends {
+            for scale in [Scale::Linear, Scale::Log] {
+                let axis = Axis::around([low, high].into_iter(), scale, 0.05);
+                let (min, max) = axis.range();
+                assert!(
+                    min < max && (max - min).is_finite(),
+                    "{low} {high} {axis:?}"
+                );
+                assert!(
+                    (1..=12).contains(&axis.ticks.len()),
+                    "{low} {high} {axis:?}"
+                );
+                let values = axis.ticks.iter().map(|(value, _)| *value);
+                for value in values.chain([low, high].into_iter().filter(|v| can_show(*v, scale))) {
+                    let place = axis.place(value);
+                    assert!((-0.01..=1.01).contains(&place), "{value}: {axis:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -344,7 +344,7 @@ impl Frame {
 
     /// The unbroken runs of a series, in picture coordinates, thinned if there are very many.
     fn runs(&self, series: &Series, scale: Scale) -> Vec<Vec<(f64, f64)>> {
-        let shown = |(x, y): &(f64, f64)| x.is_finite() && can_show(*y, scale);
+        let shown = |(x, y): &(f64, f64)| can_show(*x, Scale::Linear) && can_show(*y, scale);
         let runs = series
             .points
             .split(|point| !shown(point))
