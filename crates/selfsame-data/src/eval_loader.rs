@@ -92,6 +92,12 @@ impl EvalLoader {
         let mut places = images.chunks_exact_mut(3 * image_size * image_size);
         for &sample in indices {
             let image = match self.dataset.decode(sample) {
+                Ok(image) if image.is_empty() => {
+                    // Of somebody's own data set; decoders give none such.
+                    let what = "an image without pixels".to_owned();
+                    failed.push((sample, DecodeError::Unsupported { what }));
+                    continue;
+                }
                 Ok(image) => image,
                 Err(error) => {
                     failed.push((sample, error));
@@ -185,6 +191,9 @@ pub fn eval_batches(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
     use super::*;
     use crate::{OpenOptions, open};
 
@@ -244,6 +253,46 @@ mod tests {
             assert_eq!(loader.ledger.len(), 3);
             let image = loader.dataset.decode(2).unwrap();
             assert_eq!(batches[1].images, crop().apply(&image).data);
+        }
+    }
+
+    /// A data set whose second picture has no pixels.
+    #[derive(Debug)]
+    struct Own;
+
+    impl Dataset for Own {
+        fn len(&self) -> usize {
+            2
+        }
+        fn name(&self, index: usize) -> &str {
+            ["good", "bare"][index]
+        }
+        fn labels(&self, _: usize) -> BTreeMap<String, String> {
+            BTreeMap::new()
+        }
+        fn label_names(&self) -> Vec<String> {
+            Vec::new()
+        }
+        fn path(&self, _: usize) -> Option<PathBuf> {
+            None
+        }
+        fn fingerprint(&self) -> String {
+            String::new()
+        }
+        fn decode(&self, index: usize) -> Result<image::RgbImage, DecodeError> {
+            Ok(image::RgbImage::new([8, 0][index], 8))
+        }
+    }
+
+    #[test]
+    fn a_picture_without_pixels_is_left_out_like_one_that_cannot_be_decoded() {
+        for workers in [0, 1] {
+            let loader = EvalLoader {
+                dataset: Arc::new(Own),
+                ..loader(&folder(), EvalTransform::Center(crop()), workers)
+            };
+            assert_eq!(all(&loader, &[1, 0])[0].samples, [0]);
+            assert_eq!(loader.ledger.len(), 1);
         }
     }
 

@@ -12,6 +12,9 @@ pub enum ModelError {
     /// Tensors that do not fit the model; all of them, not the first.
     #[error("the weights do not fit the model:{0}")]
     Weights(WeightMismatch),
+    /// Tensors of integers where numbers are wanted, such as those of a quantised model: by name.
+    #[error("weights are wanted as floats, these are integers: {}", .0.join(", "))]
+    Integers(Vec<String>),
     /// A weights file that cannot be read.
     #[error("cannot read weights from {}", path.display())]
     Read {

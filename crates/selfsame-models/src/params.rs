@@ -143,7 +143,8 @@ impl ParamStore {
     ///
     /// Nothing is changed unless everything fits. Only `num_batches_tracked` may be missing.
     /// # Errors
-    /// [`ModelError::Weights`] with every missing, surplus and misshapen name.
+    /// [`ModelError::Weights`] with every missing, surplus and misshapen name;
+    /// [`ModelError::Integers`] with those of integers in the place of floats.
     pub fn load(&self, tensors: &BTreeMap<String, Tensor>) -> std::result::Result<(), ModelError> {
         self.load_part(tensors, "")
     }
@@ -152,7 +153,7 @@ impl ParamStore {
     ///
     /// Neither the store's other tensors nor those of `tensors` are looked at.
     /// # Errors
-    /// [`ModelError::Weights`] with every missing, surplus and misshapen name under the prefix.
+    /// As [`ParamStore::load`], of the names under the prefix.
     pub fn load_part(
         &self,
         tensors: &BTreeMap<String, Tensor>,
@@ -180,6 +181,15 @@ impl ParamStore {
             .collect();
         if !mismatch.is_empty() {
             return Err(ModelError::Weights(mismatch));
+        }
+        let is_cut = |(name, var): &(&String, &Var)| {
+            let given = tensors.get(*name);
+            var.dtype().is_float() && given.is_some_and(|given| !given.dtype().is_float())
+        };
+        let integers = own.iter().map(|(name, var)| (*name, *var)).filter(is_cut);
+        let integers: Vec<String> = integers.map(|(name, _)| name.clone()).collect();
+        if !integers.is_empty() {
+            return Err(ModelError::Integers(integers));
         }
         for (name, var) in own {
             if let Some(tensor) = tensors.get(name) {
@@ -390,6 +400,16 @@ mod tests {
         assert!(text.contains("not in the model: layer.extra"), "{text}");
         assert!(text.contains("layer.weight: the model has shape [2, 3], the file [3, 2]"));
         assert_eq!(store.tensors()["layer.g"].to_vec1::<f32>().unwrap(), before);
+    }
+
+    #[test]
+    fn integers_are_no_weights() {
+        let store = store();
+        let mut tensors = store.copy().unwrap().tensors();
+        let bytes = Tensor::ones((2, 3), DType::U8, &Device::Cpu).unwrap();
+        tensors.insert("layer.weight".into(), bytes);
+        let text = store.load(&tensors).unwrap_err().to_string();
+        assert!(text.ends_with("integers: layer.weight"), "{text}");
     }
 
     #[test]
