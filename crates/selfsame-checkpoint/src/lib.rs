@@ -43,6 +43,7 @@ mod run_dir;
 mod save;
 mod tensors;
 
+pub use candle_core;
 pub use error::CheckpointError;
 pub use load::{Partial, Warning, load, load_newest, load_newest_files, verify_file};
 pub use lock::RunLock;
