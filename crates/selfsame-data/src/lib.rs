@@ -34,7 +34,7 @@
 //! - [`Cached`] keeps decoded pictures in memory.
 //! - [`Loader`] makes batches of crops for training, [`EvalLoader`] one view of each image.
 //! - [`PictureList`] names what has changed since a run began.
-//! - [`check`] decodes everything and counts what cannot be used.
+//! - [`check()`] decodes everything and counts what cannot be used.
 //! - [`annotations`], [`split`] and [`walk`] are what `cargo xtask prepare-*` is made of.
 //!
 //! **What this crate does not know:** tensors, devices, models, losses, TOML, the command line.
