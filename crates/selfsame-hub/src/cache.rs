@@ -63,25 +63,18 @@ impl RepoCache {
         name: &str,
         checksum: &Checksum,
     ) -> Result<PathBuf, HubError> {
-        let snapshot = self.snapshot(commit);
-        let (subfolder, name) = name.rsplit_once('/').unwrap_or(("", name));
-        let folder = match subfolder {
-            "" => snapshot,
-            _ => snapshot.join(subfolder),
-        };
-        make_folder(&folder)?;
-        let path = folder.join(name);
-        let depth = subfolder.split('/').filter(|part| !part.is_empty()).count();
-        let target = Path::new(&"../".repeat(depth + 2))
-            .join("blobs")
-            .join(checksum.hex());
+        let path = self.snapshot(commit).join(name);
+        let folder = path.parent().expect("it lies in the commit's folder");
+        make_folder(folder)?;
+        let up = "../".repeat(2 + name.matches('/').count());
+        let target = Path::new(&up).join("blobs").join(checksum.hex());
         if fs::read_link(&path).is_ok_and(|there| there == target) {
             return Ok(path);
         }
         // Made beside and moved there: another program may be doing the same.
         static MADE: AtomicU64 = AtomicU64::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let beside = folder.join(format!(".{name}.{}.{number}", std::process::id()));
+        let beside = folder.join(format!(".link.{}.{number}", std::process::id()));
         let made = link_or_copy(&target, &self.blob(checksum), &beside)
             .and_then(|()| fs::rename(&beside, &path));
         if made.is_err() {

@@ -97,7 +97,10 @@ impl FinetuneConfig {
             problems.push("batch_size: 0, at least one image is needed".to_owned());
         }
         if !(self.lr.is_finite() && self.lr > 0.0) {
-            problems.push(format!("lr: {} is not a number above 0", self.lr));
+            problems.push(format!(
+                "lr: {} is not a number above 0, such as 1e-4",
+                self.lr
+            ));
         }
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             let decay = self.weight_decay;

@@ -18,12 +18,18 @@ use crate::weights::{Weights, refuse_reference};
 
 pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     let flags = &args.data.weights;
-    if args.epochs == 0 {
-        return Err(usage("--epochs 0: at least one is needed"));
-    }
-    if !(args.lr.is_finite() && args.lr > 0.0) {
-        let lr = args.lr;
-        return Err(usage(format!("--lr {lr}: a number above 0, such as 1e-4")));
+    let notebook = FinetuneConfig::default();
+    let config = FinetuneConfig {
+        batch_size: flags.images_at_a_time(notebook.batch_size),
+        epochs: args.epochs,
+        lr: args.lr,
+        freeze: args.freeze,
+        seed: args.seed,
+        workers: flags.workers,
+        ..notebook
+    };
+    if let Some(problem) = config.check().first() {
+        return Err(usage(format!("--{problem}")));
     }
     let sets = Sets::open(&args.data)?;
     keep_freed_memory(&sets.device).context("setting up memory")?;
@@ -43,16 +49,6 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         std: eval_crop.std,
         interpolation: eval_crop.interpolation,
         ..StandardCrop::default()
-    };
-    let notebook = FinetuneConfig::default();
-    let config = FinetuneConfig {
-        batch_size: flags.images_at_a_time(notebook.batch_size),
-        epochs: args.epochs,
-        lr: args.lr,
-        freeze: args.freeze,
-        seed: args.seed,
-        workers: flags.workers,
-        ..notebook
     };
     let evaluation = Evaluation {
         batch_size: config.batch_size,
