@@ -129,13 +129,12 @@ impl Pass {
     /// Images of a chunk; of about [`CHUNK_ROWS`] rows at any number of tokens, so that the buffers
     /// of one resolution serve the other.
     pub(super) fn chunk_images(&self) -> usize {
-        let pairs = self.images * self.tokens;
-        let pairs = (pairs + CHUNK_ROWS) / (2 * CHUNK_ROWS);
+        // The nearest even number of chunks, which two threads can share.
+        let pairs = (self.images * self.tokens + CHUNK_ROWS) / (2 * CHUNK_ROWS);
         let chunks = (2 * pairs).clamp(2, self.images.next_multiple_of(2).max(2));
-        // An even number of chunks of equal size, if there is one near.
-        let even = (chunks..=chunks + chunks / 4).step_by(2);
-        let chunks = even
-            .into_iter()
+        // A few more if all are then of equal size.
+        let chunks = (chunks..=chunks + chunks / 4)
+            .step_by(2)
             .find(|chunks| self.images.is_multiple_of(*chunks))
             .unwrap_or(chunks);
         self.images.div_ceil(chunks).max(1)
