@@ -5,6 +5,7 @@
 //! [`composed`] is the same out of this crate's other operations: the readable definition, what
 //! other devices run, and what the fused passes are tested against.
 
+mod branch;
 pub(crate) mod composed;
 mod pass;
 mod saved;
@@ -56,6 +57,8 @@ impl BlockWeights {
 }
 
 /// What the two residual branches of a block are multiplied by, image by image (drop path).
+///
+/// On the CPU an image does not go through a branch at all whose factor for it is zero.
 #[derive(Clone, Debug, Default)]
 pub struct BranchFactors {
     /// Of the attention branch; `None` leaves it as it is.

@@ -5,6 +5,7 @@
 
 use candle_core::Shape;
 
+use super::branch::Branches;
 use super::saved::{Parts, Room, Saved};
 use super::{BlockOptions, BranchFactors};
 use crate::attention;
@@ -195,10 +196,12 @@ impl Pass {
         keep: bool,
         ys: &mut [f32],
     ) -> Vec<Saved> {
+        let branches = Branches::of_blocks(chunk, weights.len(), factors);
         let new = |block: usize| {
             let room = Room {
                 class_only: self.is_class_only(block, weights.len()),
-                scaled: !factors.is_empty(),
+                attention: branches[block].attention.scaled(),
+                mlp: branches[block].mlp.scaled(),
                 keep,
             };
             Saved::new(self, chunk.images, room)
@@ -206,17 +209,16 @@ impl Pass {
         let mut saved: Vec<Saved> = Vec::with_capacity(if keep { weights.len() } else { 1 });
         let mut current = new(0);
         current.parts().x.copy_from_slice(xs);
-        for (index, block) in weights.iter().enumerate() {
+        for (index, (block, branches)) in weights.iter().zip(&branches).enumerate() {
             let is_last = index + 1 == weights.len();
-            let factors = factors.get(index);
             let class_only = self.is_class_only(index, weights.len());
             let mut parts = current.parts();
-            self.block_forward(chunk, &mut parts, block, factors, class_only);
+            self.block_forward(&mut parts, block, branches, class_only);
             if is_last {
-                self.mlp_out(chunk, &parts, block, factors, ys);
+                self.mlp_out(&parts, block, branches, ys);
             } else if keep || self.is_class_only(index + 1, weights.len()) {
                 let mut next = new(index + 1);
-                self.mlp_out(chunk, &parts, block, factors, next.parts().x);
+                self.mlp_out(&parts, block, branches, next.parts().x);
                 let done = std::mem::replace(&mut current, next);
                 if keep {
                     saved.push(done);
@@ -224,7 +226,7 @@ impl Pass {
             } else {
                 // The input is not needed any more.
                 let x = std::mem::take(&mut parts.x);
-                self.mlp_out(chunk, &parts, block, factors, x);
+                self.mlp_out(&parts, block, branches, x);
             }
         }
         if keep {
@@ -236,55 +238,59 @@ impl Pass {
     /// Everything of a block but its last product.
     fn block_forward(
         &self,
-        chunk: Chunk,
         parts: &mut Parts<'_>,
         weights: &Weights<'_>,
-        factors: Option<&BranchFactors>,
+        Branches { attention, mlp }: &Branches<'_>,
         class_only: bool,
     ) {
         let (level, d, eps) = (Level::best(), self.width, self.options.eps as f32);
         let [gamma, beta] = weights.norm1;
-        norm::layer_norm(
-            level,
-            parts.x,
-            gamma,
-            beta,
-            eps,
-            as_uninit(parts.y1),
-            parts.stats1,
-        );
-        self.dense(parts.qkv, parts.y1, weights.qkv);
-        let heads = self.heads();
-        for image in 0..chunk.images {
-            heads.forward(
+        for run in attention.runs() {
+            norm::layer_norm(
                 level,
-                part(parts.qkv, image, chunk.images),
-                part_mut(parts.probs, image, chunk.images),
-                part_mut(parts.mixed, image, chunk.images),
+                &parts.x[run.outside(self.tokens * d)],
+                gamma,
+                beta,
+                eps,
+                as_uninit(&mut parts.y1[run.inside(self.tokens * d)]),
+                &mut parts.stats1[run.inside(self.tokens * 2)],
             );
         }
-        let factors = factors.and_then(|factors| factors.attention.as_deref());
-        match factors {
-            None => {
-                self.residual(parts.mid, parts.x, weights.proj.bias, class_only);
-                self.multiply(parts.mid, parts.mixed, weights.proj, true);
-            }
-            Some(factors) => {
-                self.dense(parts.mid, parts.mixed, weights.proj);
-                self.scale(chunk, parts.mid, factors);
-                self.add_residual(parts.mid, parts.x, class_only);
-            }
+        self.dense(parts.qkv, parts.y1, weights.qkv);
+        let heads = self.heads();
+        let kept = attention.kept();
+        for image in 0..kept {
+            heads.forward(
+                level,
+                part(parts.qkv, image, kept),
+                part_mut(parts.probs, image, kept),
+                part_mut(parts.mixed, image, kept),
+            );
+        }
+        if attention.scaled().is_some() {
+            self.dense(
+                &mut parts.mid[..parts.mixed.len()],
+                parts.mixed,
+                weights.proj,
+            );
+            attention.spread(parts.mid, parts.x);
+        } else {
+            self.residual(parts.mid, parts.x, weights.proj.bias, class_only);
+            self.multiply(parts.mid, parts.mixed, weights.proj, true);
         }
         let [gamma, beta] = weights.norm2;
-        norm::layer_norm(
-            level,
-            parts.mid,
-            gamma,
-            beta,
-            eps,
-            as_uninit(parts.y2),
-            parts.stats2,
-        );
+        let tokens = self.out_tokens(class_only);
+        for run in mlp.runs() {
+            norm::layer_norm(
+                level,
+                &parts.mid[run.outside(tokens * d)],
+                gamma,
+                beta,
+                eps,
+                as_uninit(&mut parts.y2[run.inside(tokens * d)]),
+                &mut parts.stats2[run.inside(tokens * 2)],
+            );
+        }
         let bias = weights.fc1.bias;
         // A few rows at a time, so that the GELU finds them in the cache.
         let rows = parts.y2.len() / d;
@@ -303,23 +309,17 @@ impl Pass {
     /// The last product of a block: its output.
     fn mlp_out(
         &self,
-        chunk: Chunk,
         parts: &Parts<'_>,
         weights: &Weights<'_>,
-        factors: Option<&BranchFactors>,
+        Branches { mlp, .. }: &Branches<'_>,
         ys: &mut [f32],
     ) {
-        let factors = factors.and_then(|factors| factors.mlp.as_deref());
-        match factors {
-            None => {
-                self.residual(ys, parts.mid, weights.fc2.bias, false);
-                self.multiply(ys, parts.hidden, weights.fc2, true);
-            }
-            Some(factors) => {
-                self.dense(ys, parts.hidden, weights.fc2);
-                self.scale(chunk, ys, factors);
-                self.add_residual(ys, parts.mid, false);
-            }
+        if mlp.scaled().is_some() {
+            self.dense(&mut ys[..parts.y2.len()], parts.hidden, weights.fc2);
+            mlp.spread(ys, parts.mid);
+        } else {
+            self.residual(ys, parts.mid, weights.fc2.bias, false);
+            self.multiply(ys, parts.hidden, weights.fc2, true);
         }
     }
 
@@ -364,6 +364,7 @@ impl Pass {
         grad: &[f32],
     ) -> Vec<f32> {
         let blocks = saved.len();
+        let branches = Branches::of_blocks(chunk, blocks, factors);
         let mut sums = vec![0f32; blocks * self.small_len()];
         let rows = chunk.images * self.tokens;
         let mut scratch = Scratch {
@@ -377,12 +378,10 @@ impl Pass {
             let this = &mut after[0];
             let class_only = self.is_class_only(index, blocks);
             let sums = &mut sums[index * self.small_len()..][..self.small_len()];
-            let factors = factors.get(index);
             self.block_backward(
-                chunk,
                 &mut this.parts(),
                 &weights[index],
-                factors,
+                &branches[index],
                 class_only,
                 later,
                 &mut scratch,
@@ -398,10 +397,9 @@ impl Pass {
     #[expect(clippy::too_many_arguments, reason = "one step of the loop above")]
     fn block_backward(
         &self,
-        chunk: Chunk,
         parts: &mut Parts<'_>,
         weights: &Weights<'_>,
-        factors: Option<&BranchFactors>,
+        Branches { attention, mlp }: &Branches<'_>,
         class_only: bool,
         grad: &[f32],
         scratch: &mut Scratch,
@@ -409,23 +407,9 @@ impl Pass {
     ) {
         let (level, d) = (Level::best(), self.width);
         let small = Small::split(sums, d, self.hidden);
-        let half = parts.branches.len() / 2;
-        let (of_attention, of_mlp) = parts.branches.split_at_mut(half);
 
         // The MLP branch: dH = (dY · W2) ∘ gelu', dY2 = dH · W1.
-        let branch = match factors.and_then(|f| f.mlp.as_deref()) {
-            Some(factors) => {
-                of_mlp.copy_from_slice(grad);
-                self.scale(chunk, of_mlp, factors);
-                &*of_mlp
-            }
-            None => {
-                if half > 0 {
-                    of_mlp.copy_from_slice(grad);
-                }
-                grad
-            }
-        };
+        let branch = mlp.gradient(grad, parts.mlp_grad);
         reduce::sum_columns(level, branch, small.fc2);
         let out_rows = branch.len() / d;
         let step = FUSED_ROWS.min(out_rows.max(1));
@@ -440,72 +424,69 @@ impl Pass {
             activation::multiply_and_sum_columns(level, slope, d_hidden, small.fc1);
             self.multiply_grad(d_y2, slope, weights.fc1);
         }
-        norm::layer_norm_grad_replace(
-            level,
-            parts.mid,
-            parts.stats2,
-            weights.norm2[0],
-            d_y2,
-            grad,
-            small.norm2,
-        );
+        let tokens = self.out_tokens(class_only);
+        for run in mlp.runs() {
+            norm::layer_norm_grad_replace(
+                level,
+                &mut parts.mid[run.outside(tokens * d)],
+                &parts.stats2[run.inside(tokens * 2)],
+                weights.norm2[0],
+                &d_y2[run.inside(tokens * d)],
+                &grad[run.outside(tokens * d)],
+                small.norm2,
+            );
+        }
+        mlp.copy_dropped(parts.mid, grad);
 
         // The attention branch.
-        let branch = match factors.and_then(|f| f.attention.as_deref()) {
-            Some(factors) => {
-                of_attention.copy_from_slice(parts.mid);
-                self.scale(chunk, of_attention, factors);
-                &*of_attention
-            }
-            None => {
-                if half > 0 {
-                    of_attention.copy_from_slice(parts.mid);
-                }
-                &*parts.mid
-            }
-        };
+        let branch = attention.gradient(parts.mid, parts.attention_grad);
         reduce::sum_columns(level, branch, small.proj);
-        let d_mixed = &mut scratch.rows[..out_rows * d];
+        let d_mixed = &mut scratch.rows[..branch.len()];
         self.multiply_grad(d_mixed, branch, weights.proj);
         let heads = self.heads();
-        for image in 0..chunk.images {
+        let kept = attention.kept();
+        for image in 0..kept {
             heads.backward(
                 level,
-                part_mut(parts.qkv, image, chunk.images),
-                part_mut(parts.probs, image, chunk.images),
-                part(d_mixed, image, chunk.images),
+                part_mut(parts.qkv, image, kept),
+                part_mut(parts.probs, image, kept),
+                part(d_mixed, image, kept),
             );
         }
         reduce::sum_columns(level, parts.qkv, small.qkv);
-        let rows = chunk.images * self.tokens;
-        let d_y1 = &mut scratch.rows[..rows * d];
+        let d_y1 = &mut scratch.rows[..parts.y1.len()];
         self.multiply_grad(d_y1, parts.qkv, weights.qkv);
+        // y1 is an input of the weights' gradients; its gradient joins the residual's here.
+        let image = self.tokens * d;
+        let mut class_tokens = Vec::new();
         if class_only {
-            // y1 is an input of the weights' gradients; its gradient joins the residual's here.
-            let mut residual = vec![0f32; rows * d];
-            for (image, row) in residual.chunks_exact_mut(self.tokens * d).enumerate() {
-                row[..d].copy_from_slice(&parts.mid[image * d..][..d]);
+            class_tokens.resize(parts.x.len(), 0f32);
+            let rows = parts.mid.chunks_exact(d);
+            for (residual, row) in class_tokens.chunks_exact_mut(image).zip(rows) {
+                residual[..d].copy_from_slice(row);
             }
+        }
+        let residual: &[f32] = match class_only {
+            true => &class_tokens,
+            false => parts.mid,
+        };
+        for run in attention.runs() {
             norm::layer_norm_grad_replace(
                 level,
-                parts.x,
-                parts.stats1,
+                &mut parts.x[run.outside(image)],
+                &parts.stats1[run.inside(self.tokens * 2)],
                 weights.norm1[0],
-                d_y1,
-                &residual,
-                small.norm1,
-            );
-        } else {
-            norm::layer_norm_grad_replace(
-                level,
-                parts.x,
-                parts.stats1,
-                weights.norm1[0],
-                d_y1,
-                parts.mid,
+                &d_y1[run.inside(image)],
+                &residual[run.outside(image)],
                 small.norm1,
             );
         }
+        attention.copy_dropped(parts.x, residual);
+    }
+
+    /// Tokens of an image that come out of a block.
+    fn out_tokens(&self, class_only: bool) -> usize {
+        if class_only { 1 } else { self.tokens }
     }
 
     fn heads(&self) -> attention::Heads {
@@ -527,6 +508,9 @@ impl Pass {
     /// `ys (+)= xs · weightᵀ`.
     fn multiply(&self, ys: &mut [f32], xs: &[f32], layer: Dense<'_>, add: bool) {
         let rows = xs.len() / layer.inputs;
+        if rows == 0 {
+            return;
+        }
         let view = View::row_major(rows, layer.outputs);
         let xs = Mat(xs, View::row_major(rows, layer.inputs));
         let weight = View::row_major(layer.outputs, layer.inputs).t();
@@ -537,6 +521,9 @@ impl Pass {
     /// `dx = dy · weight`.
     fn multiply_grad(&self, dx: &mut [f32], dy: &[f32], layer: Dense<'_>) {
         let rows = dy.len() / layer.outputs;
+        if rows == 0 {
+            return;
+        }
         let view = View::row_major(rows, layer.inputs);
         let dy = Mat(dy, View::row_major(rows, layer.outputs));
         let weight = View::row_major(layer.outputs, layer.inputs);
@@ -553,29 +540,6 @@ impl Pass {
         {
             for ((y, x), b) in y.iter_mut().zip(x).zip(bias) {
                 *y = x + b;
-            }
-        }
-    }
-
-    /// `ys += residual`.
-    fn add_residual(&self, ys: &mut [f32], xs: &[f32], class_only: bool) {
-        let stride = if class_only { self.tokens } else { 1 };
-        for (y, x) in ys
-            .chunks_exact_mut(self.width)
-            .zip(xs.chunks_exact(self.width).step_by(stride))
-        {
-            for (y, x) in y.iter_mut().zip(x) {
-                *y += x;
-            }
-        }
-    }
-
-    /// Each image of the chunk times its factor.
-    fn scale(&self, chunk: Chunk, xs: &mut [f32], factors: &[f32]) {
-        let len = xs.len() / chunk.images;
-        for (xs, factor) in xs.chunks_exact_mut(len).zip(&factors[chunk.first..]) {
-            for x in xs {
-                *x *= factor;
             }
         }
     }

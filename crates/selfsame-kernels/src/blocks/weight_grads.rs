@@ -21,15 +21,11 @@ impl Layer {
     /// The gradient of the layer's output and the layer's input; `out` is the gradient of the
     /// block's output.
     fn operands<'a>(self, saved: &Inputs<'a>, out: &'a [f32]) -> (&'a [f32], &'a [f32]) {
-        let (of_attention, of_mlp) = saved.branches.split_at(saved.branches.len() / 2);
-        let scaled = !saved.branches.is_empty();
         match self {
             Layer::Qkv => (saved.d_qkv, saved.y1),
-            Layer::Proj if scaled => (of_attention, saved.mixed),
-            Layer::Proj => (saved.d_mid, saved.mixed),
+            Layer::Proj => (saved.attention_grad.unwrap_or(saved.d_mid), saved.mixed),
             Layer::Fc1 => (saved.d_hidden, saved.y2),
-            Layer::Fc2 if scaled => (of_mlp, saved.hidden),
-            Layer::Fc2 => (out, saved.hidden),
+            Layer::Fc2 => (saved.mlp_grad.unwrap_or(out), saved.hidden),
         }
     }
 }
@@ -98,6 +94,9 @@ impl Pass {
                 // dW += dYᵀ · X
                 let (d_out, xs) = task.layer.operands(&saved[task.block].inputs(), out);
                 let rows = xs.len() / task.inputs;
+                if rows == 0 {
+                    continue;
+                }
                 let d_out = &d_out[task.first_row..];
                 let d_out = Mat(d_out, View::strided(rows, pieces, task.outputs).t());
                 let xs = Mat(xs, View::row_major(rows, task.inputs));

@@ -12,7 +12,18 @@ struct Case {
     width: usize,
     heads: usize,
     class_token_only: bool,
-    drop: bool,
+    drop: Drop,
+}
+
+/// Which images a branch drops.
+#[derive(Clone, Copy, PartialEq)]
+enum Drop {
+    /// None, without factors.
+    Nothing,
+    /// One of three.
+    Third,
+    /// Six of seven: all of a chunk here and there.
+    Most,
 }
 
 const DEPTH: usize = 3;
@@ -61,23 +72,23 @@ fn weights(vars: &[Var]) -> Vec<BlockWeights> {
 }
 
 fn factors(case: &Case) -> Vec<BranchFactors> {
-    let branch = |seed: usize| -> Option<Vec<f32>> {
-        let factor = |i: usize| {
-            if (i + seed).is_multiple_of(3) {
-                0.0
-            } else {
-                1.25
-            }
+    let branch = |seed: usize| -> Vec<f32> {
+        let dropped = |i: usize| match case.drop {
+            Drop::Nothing => false,
+            Drop::Third => (i + seed).is_multiple_of(3),
+            Drop::Most => !(i + seed).is_multiple_of(7),
         };
-        case.drop.then(|| (0..case.images).map(factor).collect())
+        let factor = |i: usize| if dropped(i) { 0.0 } else { 1.25 };
+        (0..case.images).map(factor).collect()
     };
+    // The first block's attention has no factors.
     let block = |i: usize| BranchFactors {
-        attention: branch(i),
-        mlp: branch(i + 1),
+        attention: (i > 0).then(|| branch(i)),
+        mlp: Some(branch(i + 1)),
     };
     match case.drop {
-        true => (0..DEPTH).map(block).collect(),
-        false => Vec::new(),
+        Drop::Nothing => Vec::new(),
+        _ => (0..DEPTH).map(block).collect(),
     }
 }
 
@@ -104,14 +115,14 @@ fn run(stack: Stack, case: &Case, dtype: DType, precision: Precision) -> Vec<Ten
     all
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 7] = [
     Case {
         images: 3,
         tokens: 5,
         width: 32,
         heads: 2,
         class_token_only: false,
-        drop: false,
+        drop: Drop::Nothing,
     },
     Case {
         images: 3,
@@ -119,7 +130,7 @@ const CASES: [Case; 5] = [
         width: 32,
         heads: 2,
         class_token_only: true,
-        drop: false,
+        drop: Drop::Nothing,
     },
     Case {
         images: 5,
@@ -127,7 +138,7 @@ const CASES: [Case; 5] = [
         width: 48,
         heads: 3,
         class_token_only: true,
-        drop: true,
+        drop: Drop::Third,
     },
     Case {
         images: 5,
@@ -135,7 +146,7 @@ const CASES: [Case; 5] = [
         width: 48,
         heads: 3,
         class_token_only: false,
-        drop: true,
+        drop: Drop::Third,
     },
     // Several chunks, the last one smaller.
     Case {
@@ -144,7 +155,23 @@ const CASES: [Case; 5] = [
         width: 64,
         heads: 1,
         class_token_only: true,
-        drop: false,
+        drop: Drop::Nothing,
+    },
+    Case {
+        images: 23,
+        tokens: 65,
+        width: 32,
+        heads: 2,
+        class_token_only: true,
+        drop: Drop::Most,
+    },
+    Case {
+        images: 6,
+        tokens: 4,
+        width: 32,
+        heads: 2,
+        class_token_only: false,
+        drop: Drop::Most,
     },
 ];
 
@@ -202,20 +229,17 @@ fn a_sink_gathers_the_same_gradients_over_two_passes() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit_of_a_stack() {
-    for precision in [Precision::F32, Precision::Bf16] {
-        let run = |threads| {
-            in_pool(threads, || {
-                let all = run(
-                    kernels::transformer_blocks,
-                    &CASES[4],
-                    DType::F32,
-                    precision,
-                );
-                all.iter().map(bits).collect::<Vec<_>>()
-            })
-        };
-        let expected = run(1);
-        assert!(run(2) == expected && run(3) == expected, "{precision:?}");
+    for case in [&CASES[4], &CASES[5]] {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let run = |threads| {
+                in_pool(threads, || {
+                    let all = run(kernels::transformer_blocks, case, DType::F32, precision);
+                    all.iter().map(bits).collect::<Vec<_>>()
+                })
+            };
+            let expected = run(1);
+            assert!(run(2) == expected && run(3) == expected, "{precision:?}");
+        }
     }
 }
 
@@ -258,7 +282,7 @@ fn many_tokens_are_evaluated_some_queries_at_a_time() {
         width: 8,
         heads: 2,
         class_token_only: false,
-        drop: false,
+        drop: Drop::Nothing,
     };
     let xs = values(&[case.images, case.tokens, case.width], 1, 1.0);
     let vars = variables(case.width, DType::F32);
