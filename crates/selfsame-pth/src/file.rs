@@ -96,15 +96,21 @@ impl<R: Read + Seek> PthFile<R> {
     /// Reads the tensors whose names `keep` wants, each storage once.
     ///
     /// # Errors
-    /// [`PthError::TooLarge`] if they are larger than the file times `max_expansion`;
+    /// [`PthError::TooLarge`] if they are larger than the file by more than `max_expansion` and
+    /// `max_repeated_bytes` allow, which takes tensors that share or repeat bytes;
     /// [`PthError::Archive`] if a storage is missing, has another length or a wrong checksum.
     pub fn read(&mut self, keep: impl Fn(&str) -> bool) -> Result<BTreeMap<String, PthTensor>> {
         let wanted = self.views.iter().filter(|(name, _)| keep(name));
         let wanted: Vec<(&String, &Tensor)> = wanted.collect();
-        let limit = self
-            .archive
-            .file_len
-            .saturating_mul(self.limits.max_expansion);
+        let Limits {
+            max_expansion,
+            max_repeated_bytes,
+            ..
+        } = self.limits;
+        let len = self.archive.file_len;
+        let limit = len
+            .saturating_mul(max_expansion)
+            .min(len.saturating_add(max_repeated_bytes));
         let sizes = wanted.iter().map(|(_, tensor)| {
             let count = tensor.layout.count().unwrap_or(usize::MAX) as u64;
             count.saturating_mul(tensor.dtype.size() as u64)
@@ -112,7 +118,8 @@ impl<R: Read + Seek> PthFile<R> {
         let total = sizes.fold(0u64, u64::saturating_add);
         if total > limit {
             return Err(PthError::TooLarge {
-                what: "bytes of all tensors together",
+                what: "bytes of all tensors together, where tensors share or repeat what the file has \
+                       once",
                 found: total,
                 limit,
             });

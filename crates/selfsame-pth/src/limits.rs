@@ -9,8 +9,11 @@ pub struct Limits {
     pub max_depth: usize,
     /// Total bytes of all tensors read in one call, as a multiple of the file's length.
     ///
-    /// 1 is enough for every file whose tensors do not overlap.
+    /// 1 is enough for every file whose tensors do not overlap. Tied weights and expanded tensors
+    /// lie in the file once and are read once for each name and repetition.
     pub max_expansion: u64,
+    /// By how many bytes the tensors may at most be larger than the file, however large that is.
+    pub max_repeated_bytes: u64,
 }
 
 impl Default for Limits {
@@ -19,7 +22,8 @@ impl Default for Limits {
             max_pickle_bytes: 16 << 20,
             max_objects: 500_000,
             max_depth: 64,
-            max_expansion: 1,
+            max_expansion: 16,
+            max_repeated_bytes: 2 << 30,
         }
     }
 }

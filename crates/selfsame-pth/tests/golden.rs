@@ -89,7 +89,7 @@ fn every_tensor_is_what_torch_finds() {
         }
         files += 1;
     }
-    assert_eq!(files, 5);
+    assert_eq!(files, 6);
 }
 
 #[test]

@@ -191,9 +191,25 @@ fn shapes_that_lie_are_refused() {
         let pickle = Pickle::new().named("w").tensor(0, shape, strides).end();
         assert_says(what, &pickle, part);
     }
-    // A view that repeats one element, more of it than the file is long.
+    // A view that repeats one element, far more of it than the file is long.
     let expanded = Pickle::new().named("w").tensor(0, &[1 << 30], &[0]).end();
-    assert_says("expanded", &expanded, "bytes of all tensors together");
+    assert_says("expanded", &expanded, "tensors share or repeat");
+}
+
+#[test]
+fn what_is_repeated_has_a_limit_of_its_own() {
+    let pickle = Pickle::new().named("w").tensor(0, &[1000], &[0]).end();
+    let bytes = with_pickle(&pickle);
+    let len = bytes.len() as u64;
+    assert!((250..4000).contains(&len), "{len}");
+    for (repeated, found) in [(4000 - len, true), (3999 - len, false)] {
+        let limits = Limits {
+            max_repeated_bytes: repeated,
+            ..Limits::default()
+        };
+        let mut file = PthFile::new(Cursor::new(&bytes[..]), limits).unwrap();
+        assert_eq!(file.read(|_| true).is_ok(), found, "{repeated}");
+    }
 }
 
 #[test]

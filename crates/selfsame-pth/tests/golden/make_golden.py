@@ -43,6 +43,9 @@ def files():
         "every_other": base[::2, 1::2],
         "same": base,
     }
+    # Together larger than their file, which holds the numbers once.
+    shared = counting(50)
+    tied = {"first": shared, "second": shared, "expanded": shared.expand(10, 50)}
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     optimizer = torch.optim.AdamW(model.parameters())
     model(counting(4, 3)).sum().backward()
@@ -59,7 +62,7 @@ def files():
     }
     parameter = {"weight": torch.nn.Parameter(counting(2, 2)), "list": [counting(2), counting(3)]}
     return {
-        "plain": plain, "types": types, "views": views, "checkpoint": checkpoint,
+        "plain": plain, "types": types, "views": views, "tied": tied, "checkpoint": checkpoint,
         "parameter": parameter, "no_tensors": {"epoch": 3, "name": "run", "list": [1, 2]},
     }
 
