@@ -53,6 +53,15 @@ fn refused(answer: &Answer, code: i32, words: &[&str]) {
 }
 
 #[test]
+fn inspect_tells_the_head_of_a_backbone_that_shapes_do_not_tell() {
+    let value = done(&["inspect", run(), "--json"]);
+    assert!(
+        value.contains(r#""head":"notebook, 32 prototypes""#),
+        "{value}"
+    );
+}
+
+#[test]
 fn a_checkpoint_and_its_files_open_like_the_run() {
     let whole = features("run", run(), &[]);
     assert_eq!(features("checkpoint", &text(&newest()), &[]), whole);

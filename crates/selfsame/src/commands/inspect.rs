@@ -1,10 +1,7 @@
 //! `selfsame inspect`
 
-use std::collections::BTreeMap;
-
 use candle_core::Device;
 use clap::CommandFactory;
-use selfsame_models::{HeadKind, infer};
 use serde_json::json;
 
 use crate::cli::{Cli, Inspect};
@@ -93,20 +90,16 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
     Ok(Done::Well)
 }
 
-/// The projection head in a few words.
+/// The projection head in a few words: its last layer tells, whatever the backbone is.
 fn head(loaded: &Loaded) -> Option<String> {
-    let tensors: BTreeMap<_, _> = loaded
-        .params
-        .tensors()
-        .into_iter()
-        .chain(loaded.head.clone())
-        .collect();
-    let head = infer(&tensors).ok()?.head?;
-    let kind = match head.kind {
-        HeadKind::Notebook => "notebook",
-        HeadKind::Official => "official",
-    };
-    Some(format!("{kind}, {} prototypes", head.out_dim))
+    let names = [
+        ("official", "head.last_layer.weight_v"),
+        ("notebook", "head.last_layer.weight"),
+    ];
+    names.into_iter().find_map(|(kind, name)| {
+        let prototypes = loaded.head.get(name)?.dims().first()?;
+        Some(format!("{kind}, {prototypes} prototypes"))
+    })
 }
 
 /// The commands of this program that take such weights.
