@@ -1,21 +1,29 @@
 //! Supervised fine-tuning of a pretrained backbone with the notebook's MLP head.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use candle_core::{D, Device, IndexOp, Tensor};
+use candle_core::{D, Device, Tensor, Var};
+use selfsame_checkpoint::Checkpoint;
 use selfsame_data::augment::{EvalCrop, StandardCrop};
 use selfsame_data::sampler::epoch_order;
-use selfsame_data::{Dataset, EvalLoader, EvalTransform, Ledger};
+use selfsame_data::{Dataset, EvalBatch, EvalLoader, EvalTransform, Ledger};
 use selfsame_models::{
-    Draws, Gradients, MlpClassifier, Mode, ModelConfig, ParamStore, build_backbone_with,
+    BackboneModel, Draws, Gradients, MlpClassifier, Mode, ModelConfig, ParamStore,
+    build_backbone_with,
 };
 use selfsame_optim::{Grads, Optimizer, OptimizerKind};
+use serde::{Deserialize, Serialize};
 
 use crate::device_batch::upload_eval;
 use crate::error::TrainError;
 
-/// Settings of [`finetune`]; the defaults are the notebook's.
+/// Under which names a backbone's parameters stand, and those of [`MlpClassifier`].
+const BACKBONE: &str = "backbone.";
+const HEAD: &str = "new_head.";
+
+/// Settings of [`Finetuning`]; the defaults are the notebook's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FinetuneConfig {
     /// Passes over the training samples.
@@ -59,7 +67,7 @@ pub struct LabelledSamples<'a> {
 /// What is told on the way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum FinetuneEvent {
-    /// So many pictures have gone through the network: those of all epochs, then the test's.
+    /// So many pictures have gone through the network since the first epoch began.
     Pictures(usize),
     /// An epoch, counted from 0, is over.
     Epoch {
@@ -72,18 +80,31 @@ pub enum FinetuneEvent {
     },
 }
 
-/// What fine-tuning gave.
-pub struct FinetuneResult {
-    /// True class of each test sample that could be decoded.
+/// Classes of pictures that could be decoded, in the order of the data set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Predictions {
+    /// True class of each.
     pub truth: Vec<usize>,
-    /// Predicted class of the same samples.
+    /// Predicted class of the same.
     pub predicted: Vec<usize>,
-    /// Mean training loss and accuracy (0..=1) of each epoch.
-    pub epochs: Vec<(f64, f64)>,
-    /// Backbone and head after the last epoch, by name.
-    pub tensors: BTreeMap<String, Tensor>,
-    /// Parameters that were trained.
-    pub trainable_parameters: usize,
+}
+
+/// How far fine-tuning has come.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Progress {
+    /// Epochs that are over, and batches of the present one.
+    epoch: usize,
+    batches: usize,
+    /// Optimizer steps.
+    step: u64,
+    /// Pictures that went through the network, and those of the present epoch.
+    pictures: usize,
+    seen: usize,
+    /// Sum of the losses and number of right answers of the present epoch.
+    loss_sum: f64,
+    right: usize,
+    /// Mean training loss and accuracy of each epoch that is over.
+    epochs: Vec<(f64, f64)>,
 }
 
 impl FinetuneConfig {
@@ -110,164 +131,319 @@ impl FinetuneConfig {
     }
 }
 
-/// Trains head (and backbone, unless frozen) on `train`, then predicts every sample of `test`.
+/// Fine-tuning under way: backbone, head, optimizer, and how far it has come.
 ///
-/// `params` stay as they are: a copy of them is trained.
-/// Training uses random resized crops and flips; testing the deterministic crop. Every usable
-/// sample counts, the last incomplete batch too.
-///
-/// # Errors
-/// [`TrainError::Config`] with what [`FinetuneConfig::check`] finds and a class that is not below
-/// `num_classes`; [`TrainError::Data`], [`TrainError::Tensor`], and [`TrainError::NonFinite`] for a
-/// loss that is not finite.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call per program run; each is a subject"
-)]
-pub fn finetune(
-    model: &ModelConfig,
-    params: &ParamStore,
+/// It can be put aside at any batch and go on in another process with the same bits:
+/// [`Finetuning::checkpoint`], [`Finetuning::restore`].
+pub struct Finetuning {
+    model: ModelConfig,
+    config: FinetuneConfig,
     num_classes: usize,
-    train: &LabelledSamples<'_>,
-    test: &LabelledSamples<'_>,
-    crops: (&StandardCrop, &EvalCrop),
-    config: &FinetuneConfig,
-    device: &Device,
-    ledger: &Arc<Ledger>,
-    mut tell: impl FnMut(FinetuneEvent),
-) -> Result<FinetuneResult, TrainError> {
-    let mut problems = config.check();
-    let classes = [train, test].map(|set| set.classes.values().max());
-    if let Some(highest) = classes.into_iter().flatten().max()
-        && *highest >= num_classes
-    {
-        problems.push(format!("class {highest} is not one of {num_classes}"));
-    }
-    if !problems.is_empty() {
-        return Err(TrainError::Config(problems));
-    }
-    let own = match config.freeze {
-        true => None,
-        false => Some(params.copy()?),
-    };
-    let params = own.as_ref().unwrap_or(params);
-    let gradients = if config.freeze {
-        Gradients::Off
-    } else {
-        Gradients::Recorded
-    };
-    let backbone = build_backbone_with(model, params, gradients)?;
-    let (head, head_params) =
-        MlpClassifier::new(backbone.embed_dim(), num_classes, config.seed, device)?;
+    params: ParamStore,
+    backbone: BackboneModel,
+    head: MlpClassifier,
+    head_params: ParamStore,
+    /// What is trained, of backbone and head.
+    weights: BTreeMap<String, Var>,
+    optimizer: Optimizer,
+    progress: Progress,
+    device: Device,
+}
 
-    let mut weights = head_params.trainable();
-    if !config.freeze {
-        let own = params.trainable();
-        weights.extend(
-            own.into_iter()
-                .filter(|(name, _)| name.starts_with("backbone.")),
-        );
-    }
-    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, true)?;
-    let loader = |dataset: &Arc<dyn Dataset>, transform| EvalLoader {
-        dataset: dataset.clone(),
-        transform,
-        batch_size: config.batch_size,
-        workers: config.workers,
-        ledger: ledger.clone(),
-    };
-    let all: Vec<usize> = train.classes.keys().copied().collect();
-    let mut epochs = Vec::new();
-    let (mut step, mut pictures) = (0, 0);
-    for epoch in 0..config.epochs {
-        let order = epoch_order(config.seed, epoch as u64, all.len());
-        let samples: Vec<usize> = order.into_iter().map(|i| all[i]).collect();
-        let (mut loss_sum, mut right, mut seen) = (0.0, 0, 0);
-        let (crop, seed) = (crops.0.clone(), config.seed);
-        let transform = EvalTransform::Random {
-            crop,
-            seed,
-            epoch: epoch as u64,
-        };
-        for batch in loader(train.dataset, transform).batches(samples)? {
-            let batch = batch?;
-            let mode = Mode::Train(Draws {
-                seed: config.seed,
-                step,
-                micro_batch: 0,
-                first_row: 0,
-            });
-            let backbone_mode = if config.freeze { Mode::Eval } else { mode };
-            let truth: Vec<u32> = batch
-                .samples
-                .iter()
-                .map(|i| train.classes[i] as u32)
-                .collect();
-            let features = backbone.forward(&upload_eval(&batch, device)?, &backbone_mode)?;
-            let logits = head.forward(&features, &mode)?;
-            let loss = cross_entropy(&logits, &truth)?;
-            let value = f64::from(loss.to_scalar::<f32>()?);
-            if !value.is_finite() {
-                return Err(TrainError::NonFinite {
-                    step,
-                    what: "loss",
-                    value,
-                });
-            }
-            let grads = Grads::backward(&loss, &weights)?;
-            optimizer.step(&weights, &grads, config.lr, config.weight_decay)?;
-            loss_sum += value * truth.len() as f64;
-            right += count_right(&logits, &truth)?;
-            seen += truth.len();
-            step += 1;
-            pictures += truth.len();
-            tell(FinetuneEvent::Pictures(pictures));
+impl Finetuning {
+    /// At the beginning. `params` stay as they are: a copy of them is trained.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] with what [`FinetuneConfig::check`] finds, [`TrainError::Model`] for
+    /// parameters that are not the model's, [`TrainError::Tensor`] if the device is out of memory.
+    pub fn new(
+        model: &ModelConfig,
+        params: &ParamStore,
+        num_classes: usize,
+        config: &FinetuneConfig,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        let problems = config.check();
+        if !problems.is_empty() {
+            return Err(TrainError::Config(problems));
         }
-        let (mean, accuracy) = (
-            loss_sum / seen.max(1) as f64,
-            right as f64 / seen.max(1) as f64,
-        );
-        tell(FinetuneEvent::Epoch {
-            epoch,
-            loss: mean,
-            accuracy,
-        });
-        epochs.push((mean, accuracy));
+        let params = params.copy()?;
+        let gradients = match config.freeze {
+            true => Gradients::Off,
+            false => Gradients::Recorded,
+        };
+        let backbone = build_backbone_with(model, &params, gradients)?;
+        let (head, head_params) =
+            MlpClassifier::new(backbone.embed_dim(), num_classes, config.seed, device)?;
+        let mut weights = head_params.trainable();
+        if !config.freeze {
+            let own = params.trainable().into_iter();
+            weights.extend(own.filter(|(name, _)| is_of_backbone(name)));
+        }
+        let optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, true)?;
+        Ok(Self {
+            model: model.clone(),
+            config: config.clone(),
+            num_classes,
+            params,
+            backbone,
+            head,
+            head_params,
+            weights,
+            optimizer,
+            progress: Progress::default(),
+            device: device.clone(),
+        })
     }
 
-    // The same weights, of which nobody asks a gradient.
-    let backbone = build_backbone_with(model, params, Gradients::Off)?;
-    let samples: Vec<usize> = test.classes.keys().copied().collect();
-    let (mut truth, mut predicted) = (Vec::new(), Vec::new());
-    let transform = EvalTransform::Center(crops.1.clone());
-    for batch in loader(test.dataset, transform).batches(samples)? {
-        let batch = batch?;
-        let features = backbone.forward(&upload_eval(&batch, device)?, &Mode::Eval)?;
-        let logits = head.forward(&features, &Mode::Eval)?;
-        predicted.extend(
-            logits
-                .argmax(D::Minus1)?
-                .to_vec1::<u32>()?
-                .iter()
-                .map(|c| *c as usize),
-        );
-        truth.extend(batch.samples.iter().map(|i| test.classes[i]));
-        tell(FinetuneEvent::Pictures(pictures + truth.len()));
+    /// Whether all epochs are over.
+    pub fn is_done(&self) -> bool {
+        self.progress.epoch >= self.config.epochs
     }
-    let mut tensors = head_params.tensors();
-    let own = params.tensors();
-    tensors.extend(
-        own.into_iter()
-            .filter(|(name, _)| name.starts_with("backbone.")),
-    );
-    let trainable_parameters = weights.values().map(|var| var.elem_count()).sum();
-    Ok(FinetuneResult {
-        truth,
-        predicted,
-        epochs,
-        tensors,
-        trainable_parameters,
-    })
+
+    /// Pictures that went through the network since the first epoch began.
+    pub fn pictures(&self) -> usize {
+        self.progress.pictures
+    }
+
+    /// Mean training loss and accuracy (0..=1) of each epoch that is over.
+    pub fn epochs(&self) -> &[(f64, f64)] {
+        &self.progress.epochs
+    }
+
+    /// Number of values that are trained.
+    pub fn trainable_parameters(&self) -> usize {
+        self.weights.values().map(|var| var.elem_count()).sum()
+    }
+
+    /// Backbone and head as they are now, by name; they share storage with what is trained.
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
+        let mut tensors = self.head_params.tensors();
+        let own = self.params.tensors().into_iter();
+        tensors.extend(own.filter(|(name, _)| is_of_backbone(name)));
+        tensors
+    }
+
+    /// All that is needed to go on later; `config` is kept with it and not looked at.
+    ///
+    /// # Errors
+    /// [`TrainError::Tensor`] if the device is out of memory.
+    pub fn checkpoint(&self, config: String) -> Result<Checkpoint, TrainError> {
+        let progress = serde_json::to_value(&self.progress);
+        let extra = progress.map_err(|error| TrainError::State(error.to_string()))?;
+        let files = [
+            ("weights", self.tensors()),
+            ("optimizer", self.optimizer.state()?),
+        ];
+        Ok(Checkpoint {
+            step: self.progress.step,
+            epoch: self.progress.epoch as u64,
+            config,
+            extra,
+            files: files.map(|(name, of)| (name.to_owned(), of)).into(),
+        })
+    }
+
+    /// Goes back to what [`Finetuning::checkpoint`] gave.
+    ///
+    /// # Errors
+    /// [`TrainError::State`], [`TrainError::Model`] or [`TrainError::Optimizer`] with what does not
+    /// fit this model, these classes or these settings; some of it may have been taken over then.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), TrainError> {
+        let misfit = |what: String| TrainError::State(format!("{what} of the checkpoint"));
+        let file = |name: &str| {
+            let file = checkpoint.files.get(name);
+            file.ok_or_else(|| misfit(format!("there is no file {name:?}")))
+        };
+        let (weights, optimizer) = (file("weights")?, file("optimizer")?);
+        let progress: Progress = serde_json::from_value(checkpoint.extra.clone())
+            .map_err(|error| misfit(format!("{error} in the progress")))?;
+        self.params.load_part(weights, BACKBONE)?;
+        self.head_params.load_part(weights, HEAD)?;
+        self.optimizer.load_state(optimizer)?;
+        self.progress = progress;
+        Ok(())
+    }
+
+    /// Trains head (and backbone, unless frozen) until all epochs are over or `tell` breaks; it is
+    /// asked after every batch and every epoch.
+    ///
+    /// Random resized crops and flips; every usable sample counts, the last incomplete batch too.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] for a class that is not below the number of classes;
+    /// [`TrainError::Data`], [`TrainError::Tensor`], and [`TrainError::NonFinite`] for a loss that is
+    /// not finite.
+    pub fn train(
+        &mut self,
+        set: &LabelledSamples<'_>,
+        crop: &StandardCrop,
+        ledger: &Arc<Ledger>,
+        mut tell: impl FnMut(FinetuneEvent) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        self.check_classes(set)?;
+        let all: Vec<usize> = set.classes.keys().copied().collect();
+        while !self.is_done() {
+            let epoch = self.progress.epoch;
+            let order = epoch_order(self.config.seed, epoch as u64, all.len());
+            let samples: Vec<usize> = order.into_iter().map(|i| all[i]).collect();
+            let transform = EvalTransform::Random {
+                crop: crop.clone(),
+                seed: self.config.seed,
+                epoch: epoch as u64,
+            };
+            let mut done = samples
+                .len()
+                .min(self.progress.batches * self.config.batch_size);
+            let loader = self.loader(set.dataset, transform, ledger);
+            for batch in loader.batches(samples[done..].to_vec())? {
+                let batch = batch?;
+                self.batch(&batch, set)?;
+                // Batches without a usable picture never come.
+                let last = batch.samples.last();
+                done += samples[done..]
+                    .iter()
+                    .position(|s| Some(s) == last)
+                    .unwrap_or(0)
+                    + 1;
+                self.progress.batches = done.div_ceil(self.config.batch_size);
+                if tell(FinetuneEvent::Pictures(self.progress.pictures)).is_break() {
+                    return Ok(());
+                }
+            }
+            if self.end_epoch(&mut tell).is_break() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// One optimizer step.
+    fn batch(&mut self, batch: &EvalBatch, set: &LabelledSamples<'_>) -> Result<(), TrainError> {
+        let progress = &mut self.progress;
+        let mode = Mode::Train(Draws {
+            seed: self.config.seed,
+            step: progress.step,
+            micro_batch: 0,
+            first_row: 0,
+        });
+        let backbone_mode = if self.config.freeze { Mode::Eval } else { mode };
+        let truth = batch.samples.iter().map(|i| set.classes[i] as u32);
+        let truth: Vec<u32> = truth.collect();
+        let images = upload_eval(batch, &self.device)?;
+        let features = self.backbone.forward(&images, &backbone_mode)?;
+        let logits = self.head.forward(&features, &mode)?;
+        let loss = cross_entropy(&logits, &truth)?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        if !value.is_finite() {
+            return Err(TrainError::NonFinite {
+                step: progress.step,
+                what: "loss",
+                value,
+            });
+        }
+        let grads = Grads::backward(&loss, &self.weights)?;
+        let FinetuneConfig {
+            lr, weight_decay, ..
+        } = self.config;
+        self.optimizer
+            .step(&self.weights, &grads, lr, weight_decay)?;
+        progress.loss_sum += value * truth.len() as f64;
+        progress.right += count_right(&logits, &truth)?;
+        progress.seen += truth.len();
+        progress.step += 1;
+        progress.pictures += truth.len();
+        Ok(())
+    }
+
+    fn end_epoch(
+        &mut self,
+        tell: &mut impl FnMut(FinetuneEvent) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let now = std::mem::take(&mut self.progress);
+        let seen = now.seen.max(1) as f64;
+        let (loss, accuracy) = (now.loss_sum / seen, now.right as f64 / seen);
+        self.progress = Progress {
+            epoch: now.epoch + 1,
+            step: now.step,
+            pictures: now.pictures,
+            epochs: now.epochs,
+            ..Progress::default()
+        };
+        self.progress.epochs.push((loss, accuracy));
+        tell(FinetuneEvent::Epoch {
+            epoch: now.epoch,
+            loss,
+            accuracy,
+        })
+    }
+
+    /// The class of every sample by the network as it is now, on deterministic crops; `None` if
+    /// `tell`, which hears after every batch how many are done, breaks.
+    ///
+    /// # Errors
+    /// As [`Finetuning::train`].
+    pub fn predict(
+        &self,
+        set: &LabelledSamples<'_>,
+        crop: &EvalCrop,
+        ledger: &Arc<Ledger>,
+        mut tell: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Option<Predictions>, TrainError> {
+        self.check_classes(set)?;
+        // The same weights, of which nobody asks a gradient.
+        let backbone = build_backbone_with(&self.model, &self.params, Gradients::Off)?;
+        let samples: Vec<usize> = set.classes.keys().copied().collect();
+        let mut found = Predictions::default();
+        let transform = EvalTransform::Center(crop.clone());
+        for batch in self
+            .loader(set.dataset, transform, ledger)
+            .batches(samples)?
+        {
+            let batch = batch?;
+            let features = backbone.forward(&upload_eval(&batch, &self.device)?, &Mode::Eval)?;
+            let logits = self.head.forward(&features, &Mode::Eval)?;
+            let classes = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
+            found.predicted.extend(classes.iter().map(|c| *c as usize));
+            found
+                .truth
+                .extend(batch.samples.iter().map(|i| set.classes[i]));
+            if tell(found.truth.len()).is_break() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(found))
+    }
+
+    fn check_classes(&self, set: &LabelledSamples<'_>) -> Result<(), TrainError> {
+        match set.classes.values().max() {
+            Some(highest) if *highest >= self.num_classes => {
+                let classes = self.num_classes;
+                let problem = format!("class {highest} is not one of {classes}");
+                Err(TrainError::Config(vec![problem]))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn loader(
+        &self,
+        dataset: &Arc<dyn Dataset>,
+        transform: EvalTransform,
+        ledger: &Arc<Ledger>,
+    ) -> EvalLoader {
+        EvalLoader {
+            dataset: dataset.clone(),
+            transform,
+            batch_size: self.config.batch_size,
+            workers: self.config.workers,
+            ledger: ledger.clone(),
+        }
+    }
+}
+
+fn is_of_backbone(name: &str) -> bool {
+    name.starts_with(BACKBONE)
 }
 
 /// Mean over rows of -log softmax at the true class, with a gradient.
@@ -281,7 +457,7 @@ fn cross_entropy(logits: &Tensor, truth: &[u32]) -> candle_core::Result<Tensor> 
 }
 
 fn count_right(logits: &Tensor, truth: &[u32]) -> candle_core::Result<usize> {
-    let predicted = logits.argmax(D::Minus1)?.i(..)?.to_vec1::<u32>()?;
+    let predicted = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
     Ok(predicted.iter().zip(truth).filter(|(p, t)| p == t).count())
 }
 
@@ -301,73 +477,163 @@ mod tests {
         assert!((loss - 4f32.ln()).abs() < 1e-6);
     }
 
+    const CLASSES: usize = 2;
+
+    /// A network, eight pictures and the class of each.
+    struct Bench {
+        model: ModelConfig,
+        params: ParamStore,
+        dataset: Arc<dyn Dataset>,
+        classes: BTreeMap<usize, usize>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let model = ModelConfig {
+                arch: Arch::VitTiny,
+                patch_size: 8,
+                image_size: 16,
+                embed_dim: 32,
+                depth: 1,
+                num_heads: 1,
+                drop_path_rate: 0.2,
+                ..ModelConfig::default()
+            };
+            let spec = "synthetic:portraits?count=8&seed=0";
+            Self {
+                params: draw_backbone(&model, 0, &Device::Cpu).unwrap(),
+                model,
+                dataset: selfsame_data::open(spec, &Default::default()).unwrap(),
+                classes: (0..8).map(|i| (i, i % CLASSES)).collect(),
+            }
+        }
+
+        fn set(&self) -> LabelledSamples<'_> {
+            LabelledSamples {
+                dataset: &self.dataset,
+                classes: &self.classes,
+            }
+        }
+
+        fn begin(
+            &self,
+            num_classes: usize,
+            config: &FinetuneConfig,
+        ) -> Result<Finetuning, TrainError> {
+            Finetuning::new(&self.model, &self.params, num_classes, config, &Device::Cpu)
+        }
+
+        /// Trains until so many events have been told.
+        fn train(&self, tuning: &mut Finetuning, mut events: usize) -> Result<(), TrainError> {
+            let crop = StandardCrop {
+                image_size: 16,
+                ..StandardCrop::default()
+            };
+            tuning.train(&self.set(), &crop, &Arc::default(), |_| {
+                events = events.saturating_sub(1);
+                match events {
+                    0 => ControlFlow::Break(()),
+                    _ => ControlFlow::Continue(()),
+                }
+            })
+        }
+    }
+
+    fn values(tensors: BTreeMap<String, Tensor>) -> Vec<(String, Vec<f32>)> {
+        let flat = |x: Tensor| x.flatten_all().unwrap().to_vec1().unwrap();
+        tensors
+            .into_iter()
+            .map(|(name, x)| (name, flat(x)))
+            .collect()
+    }
+
+    fn quick() -> FinetuneConfig {
+        FinetuneConfig {
+            epochs: 2,
+            batch_size: 3,
+            lr: 1e-2,
+            ..FinetuneConfig::default()
+        }
+    }
+
     #[test]
     fn the_weights_given_stay_as_they_are_and_bad_settings_are_told_together() {
-        let model = ModelConfig {
-            arch: Arch::VitTiny,
-            patch_size: 8,
-            image_size: 16,
-            embed_dim: 32,
-            depth: 1,
-            num_heads: 1,
-            ..ModelConfig::default()
-        };
-        let device = &Device::Cpu;
-        let params = draw_backbone(&model, 0, device).unwrap();
-        let values = |tensors: BTreeMap<String, Tensor>| -> Vec<Vec<f32>> {
-            let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1().unwrap();
-            tensors.values().map(flat).collect()
-        };
-        let before = values(params.tensors());
-        let spec = "synthetic:portraits?count=8&seed=0";
-        let dataset = selfsame_data::open(spec, &Default::default()).unwrap();
-        let classes: BTreeMap<usize, usize> = (0..8).map(|i| (i, i % 2)).collect();
-        let set = || LabelledSamples {
-            dataset: &dataset,
-            classes: &classes,
-        };
-        let crop = StandardCrop {
-            image_size: 16,
-            ..StandardCrop::default()
-        };
-        let eval_crop = EvalCrop {
+        let bench = Bench::new();
+        let before = values(bench.params.tensors());
+        let mut tuning = bench.begin(CLASSES, &quick()).unwrap();
+        bench.train(&mut tuning, usize::MAX).unwrap();
+        assert!(tuning.is_done() && tuning.epochs().len() == 2);
+        let crop = EvalCrop {
             image_size: 16,
             ..EvalCrop::default()
         };
-        let run = |num_classes, config: &FinetuneConfig| {
-            finetune(
-                &model,
-                &params,
-                num_classes,
-                &set(),
-                &set(),
-                (&crop, &eval_crop),
-                config,
-                device,
-                &Arc::default(),
-                |_| {},
-            )
-        };
-        let config = FinetuneConfig {
-            epochs: 1,
-            lr: 1e-2,
-            ..FinetuneConfig::default()
-        };
-        let done = run(2, &config).unwrap();
-        assert_eq!(done.predicted.len(), 8);
-        assert_eq!(values(params.tensors()), before);
-        let of_backbone = |(name, _): &(String, Tensor)| name.starts_with("backbone.");
-        let trained = done.tensors.into_iter().filter(of_backbone).collect();
+        let go_on = |_| ControlFlow::Continue(());
+        let found = tuning.predict(&bench.set(), &crop, &Arc::default(), go_on);
+        assert_eq!(found.unwrap().unwrap().predicted.len(), 8);
+        assert_eq!(values(bench.params.tensors()), before);
+        let trained = tuning.tensors().into_iter();
+        let trained = trained.filter(|(name, _)| is_of_backbone(name)).collect();
         assert_ne!(values(trained), before);
 
         let bad = FinetuneConfig {
             epochs: 0,
             lr: f64::NAN,
-            ..config
+            ..quick()
         };
-        let Err(TrainError::Config(problems)) = run(1, &bad) else {
+        let Err(TrainError::Config(problems)) = bench.begin(CLASSES, &bad) else {
+            panic!("it began");
+        };
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        let mut few = bench.begin(1, &quick()).unwrap();
+        let Err(TrainError::Config(problems)) = bench.train(&mut few, usize::MAX) else {
             panic!("it ran");
         };
-        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert_eq!(problems.len(), 1, "{problems:?}");
+    }
+
+    /// Two epochs of three batches: eight events.
+    #[test]
+    fn put_aside_anywhere_it_goes_on_with_the_same_bits() {
+        let bench = Bench::new();
+        for freeze in [false, true] {
+            let config = FinetuneConfig { freeze, ..quick() };
+            let mut whole = bench.begin(CLASSES, &config).unwrap();
+            bench.train(&mut whole, usize::MAX).unwrap();
+            for events in 1..8 {
+                let mut first = bench.begin(CLASSES, &config).unwrap();
+                bench.train(&mut first, events).unwrap();
+                assert!(!first.is_done());
+                let kept = first.checkpoint("settings".to_owned()).unwrap();
+                let mut second = bench.begin(CLASSES, &config).unwrap();
+                second.restore(&kept).unwrap();
+                bench.train(&mut second, usize::MAX).unwrap();
+                assert_eq!(second.progress, whole.progress, "after {events} events");
+                assert!(values(second.tensors()) == values(whole.tensors()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_of_something_else_is_refused() {
+        let bench = Bench::new();
+        let mut tuning = bench.begin(CLASSES, &quick()).unwrap();
+        bench.train(&mut tuning, 2).unwrap();
+        let kept = tuning.checkpoint(String::new()).unwrap();
+        let mut more = bench.begin(3, &quick()).unwrap();
+        let before = values(more.tensors());
+        assert!(matches!(more.restore(&kept), Err(TrainError::Model(_))));
+        let mut none = kept.clone();
+        none.extra = serde_json::Value::Null;
+        assert!(matches!(tuning.restore(&none), Err(TrainError::State(_))));
+        none = kept;
+        none.files.remove("optimizer");
+        assert!(matches!(tuning.restore(&none), Err(TrainError::State(_))));
+        let head = |tensors: Vec<(String, Vec<f32>)>| {
+            let head = tensors
+                .into_iter()
+                .filter(|(name, _)| !is_of_backbone(name));
+            head.collect::<Vec<_>>()
+        };
+        assert!(head(values(more.tensors())) == head(before));
     }
 }

@@ -50,7 +50,7 @@ pub use data_record::PICTURES_FILE;
 pub use device_batch::{DeviceBatch, Uploader, upload_eval};
 pub use embed::{EmbedOptions, Embedded, Extractor, embed, embed_picture};
 pub use error::TrainError;
-pub use finetune::{FinetuneConfig, FinetuneEvent, FinetuneResult, LabelledSamples, finetune};
+pub use finetune::{FinetuneConfig, FinetuneEvent, Finetuning, LabelledSamples, Predictions};
 pub use learner::{Learner, Pending, StepFigures};
 pub use linear::{LinearScores, classes_of, official_linear};
 pub use memory::MemoryEstimate;

@@ -30,7 +30,7 @@ pub(crate) enum Command {
     /// Say what a run would be: steps, memory, time, warnings. Trains nothing.
     Plan(Plan),
     /// Show the resolved configuration as TOML, each value with where it came from.
-    Config(Settings),
+    Config(Config),
     /// Write the features of every picture of a data set.
     Embed(Embed),
     /// Score features by k nearest neighbours.
@@ -71,10 +71,43 @@ pub(crate) struct Demo {
     pub(crate) seed: u64,
 }
 
+/// Flags of `train` that `plan` and `config` take, so that one command line serves all three.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Flags of train, without effect here")]
+pub(crate) struct OnlyTrain {
+    /// Continue a run that is there.
+    #[arg(long)]
+    resume: bool,
+    /// Go on although the pictures are others.
+    #[arg(long)]
+    accept_data_change: bool,
+    /// Save this step.
+    #[arg(long, value_name = "N")]
+    capture_step: Option<u64>,
+    /// Do not write report.html.
+    #[arg(long)]
+    no_report: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    #[command(flatten)]
+    _only_train: OnlyTrain,
+    /// Run directory.
+    #[arg(long = "run", value_name = "DIR")]
+    _run: Option<PathBuf>,
+    /// Weights to start from.
+    #[arg(long = "init", value_name = "W")]
+    _init: Option<String>,
+}
+
 /// Flags that decide a configuration.
 #[derive(Debug, Args)]
 pub(crate) struct Settings {
-    /// Training pictures: a folder, a CSV or synthetic:portraits.
+    /// Training pictures: a folder, a .csv file with a column of paths, or drawn ones,
+    /// synthetic:portraits?count=2000&seed=0.
     #[arg(long, value_name = "SPEC")]
     pub(crate) data: Option<String>,
     /// Held-out pictures, for the k-NN score during training.
@@ -153,6 +186,8 @@ pub(crate) struct Plan {
     /// One JSON object on stdout, everything else on stderr.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    _only_train: OnlyTrain,
 }
 
 #[derive(Debug, Args)]
@@ -254,10 +289,13 @@ impl From<Which> for selfsame_models::Which {
 pub(crate) struct Embed {
     #[command(flatten)]
     pub(crate) weights: WeightsArgs,
-    /// Pictures.
+    /// Pictures: a folder, a .csv file with a column of paths, or drawn ones,
+    /// synthetic:portraits?count=2000&seed=0.
     #[arg(long, value_name = "SPEC")]
     pub(crate) data: String,
-    /// F.safetensors, F.npy or F.csv.
+    /// F.safetensors (with the pictures' names in its metadata), F.csv (with a name in each row) or
+    /// F.npy (rows alone). Rows are in the byte order of the pictures' paths, whatever the order in
+    /// the .csv of --data; pictures that cannot be decoded have none.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
     /// Scale each row to length 1.
@@ -270,10 +308,11 @@ pub(crate) struct Embed {
 pub(crate) struct Labelled {
     #[command(flatten)]
     pub(crate) weights: WeightsArgs,
-    /// Labelled pictures to learn from.
+    /// Labelled pictures to learn from: a folder, a .csv file with a column of paths, or drawn ones,
+    /// synthetic:portraits?count=2000&seed=0.
     #[arg(long, value_name = "SPEC")]
     pub(crate) train: String,
-    /// Labelled pictures to test on; the same as --train: leave-one-out (knn only).
+    /// Labelled pictures to test on; those of --train, however spelled: leave-one-out (knn only).
     #[arg(long, value_name = "SPEC")]
     pub(crate) test: String,
     /// The label to predict.
@@ -319,12 +358,14 @@ pub(crate) struct Linear {
     /// sgd: the protocol's optimizer; logistic: L-BFGS, C chosen on a held-out part.
     #[arg(long, value_enum, default_value_t = Method::Sgd)]
     pub(crate) method: Method,
-    /// notebook: fixed features; official: new random crops in every epoch.
+    /// notebook: fixed features; official: new random crops in every epoch and the class tokens of
+    /// the last four blocks (the official code takes so many of ViT-S; of ViT-B one and the mean of
+    /// the patches). Its test pictures are made with `--resize 1.143`, which is not set here.
     #[arg(long, value_enum, default_value_t = Protocol::Notebook)]
     pub(crate) protocol: Protocol,
-    /// Passes over the training pictures (sgd).
-    #[arg(long, default_value_t = 100)]
-    pub(crate) epochs: usize,
+    /// Passes over the training pictures (sgd only); default: 100.
+    #[arg(long)]
+    pub(crate) epochs: Option<usize>,
     /// Seed of first weights, order and crops.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
@@ -363,11 +404,14 @@ pub(crate) struct Finetune {
     /// Seed of head, order, crops and dropout.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
+    /// Go on from the checkpoint in the folder, if there is one.
+    #[arg(long)]
+    pub(crate) resume: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckData {
-    /// A folder, a CSV or synthetic:portraits.
+    /// A folder, a .csv file with a column of paths, or synthetic:portraits?count=2000&seed=0.
     pub(crate) data: String,
     /// Side of the largest crop that training will take, in pixels.
     #[arg(long, value_name = "N", default_value_t = 128)]

@@ -130,6 +130,8 @@ fn bar(total: u64, done: u64) -> ProgressBar {
 pub(crate) struct CountProgress {
     what: &'static str,
     total: usize,
+    /// Done before this process began.
+    before: usize,
     bar: Option<ProgressBar>,
     began: Instant,
     told: Instant,
@@ -138,12 +140,18 @@ pub(crate) struct CountProgress {
 impl CountProgress {
     /// Progress over `total` items called `what`.
     pub(crate) fn new(what: &'static str, total: usize) -> Self {
+        Self::from(what, total, 0)
+    }
+
+    /// The same where so many were done before.
+    pub(crate) fn from(what: &'static str, total: usize, before: usize) -> Self {
         let bar = std::io::stderr()
             .is_terminal()
-            .then(|| bar(total as u64, 0));
+            .then(|| bar(total as u64, before as u64));
         Self {
             what,
             total,
+            before,
             bar,
             began: Instant::now(),
             told: Instant::now(),
@@ -152,7 +160,8 @@ impl CountProgress {
 
     /// So many are done.
     pub(crate) fn set(&mut self, done: usize) {
-        let rate = done as f64 / self.began.elapsed().as_secs_f64().max(1e-9);
+        let here = done.saturating_sub(self.before);
+        let rate = here as f64 / self.began.elapsed().as_secs_f64().max(1e-9);
         let left = duration(self.total.saturating_sub(done) as f64 / rate.max(1e-9));
         let text = format!("{}: {rate:.1}/s, {left} left", self.what);
         if let Some(bar) = &self.bar {

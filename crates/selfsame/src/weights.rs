@@ -98,9 +98,14 @@ impl Input {
 impl Loaded {
     /// What a weights file says about itself, so that it opens without flags.
     pub(crate) fn metadata(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        self.metadata_for(&self.input)
+    }
+
+    /// The same of weights that were then trained on other pictures.
+    pub(crate) fn metadata_for(&self, input: &Input) -> anyhow::Result<BTreeMap<String, String>> {
         Ok(BTreeMap::from([
             (MODEL_KEY.to_owned(), serde_json::to_string(&self.model)?),
-            (INPUT_KEY.to_owned(), serde_json::to_string(&self.input)?),
+            (INPUT_KEY.to_owned(), serde_json::to_string(input)?),
         ]))
     }
 

@@ -1,20 +1,35 @@
 //! `selfsame finetune`
 
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use anyhow::Context;
-use selfsame_checkpoint::write_tensors;
-use selfsame_data::augment::StandardCrop;
+use selfsame_checkpoint::{Checkpoint, list, load_newest, write_tensors};
+use selfsame_data::augment::{EvalCrop, StandardCrop};
 use selfsame_eval::metrics::{ClassificationReport, ConfusionMatrix, ReportOptions, accuracy};
 use selfsame_models::keep_freed_memory;
-use selfsame_train::{FinetuneConfig, FinetuneEvent, LabelledSamples, TrainError, finetune};
-use serde_json::json;
+use selfsame_train::{
+    FinetuneConfig, FinetuneEvent, Finetuning, LabelledSamples, Predictions, StopFlag, TrainError,
+};
+use serde_json::{Map, Value, json};
 
 use crate::cli::Finetune;
 use crate::exit::{Done, usage};
 use crate::memory::Evaluation;
 use crate::progress::CountProgress;
-use crate::run_dir;
 use crate::scores::{Sets, print_json, print_text};
-use crate::weights::{Weights, refuse_reference};
+use crate::stderr::tell;
+use crate::weights::{Input, Loaded, Weights, refuse_reference};
+use crate::{run_dir, signals};
+
+/// Everything that `--json` prints, and what it was made by.
+const RESULT_FILE: &str = "result.json";
+
+const REPORT_FILE: &str = "classification_report.txt";
+
+/// Time between checkpoints within an epoch.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(15 * 60);
 
 pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     let flags = &args.data.weights;
@@ -42,44 +57,225 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         &sets.device,
     )?;
     let loaded = weights.backbone()?;
-    let eval_crop = weights.eval_crop(flags)?;
-    let train_crop = StandardCrop {
-        image_size: eval_crop.image_size,
-        mean: eval_crop.mean,
-        std: eval_crop.std,
-        interpolation: eval_crop.interpolation,
-        ..StandardCrop::default()
-    };
+    let crop = weights.eval_crop(flags)?;
     let evaluation = Evaluation {
         batch_size: config.batch_size,
         trains: !args.freeze,
         ..sets.evaluation(&weights, flags, [0, 0])?
     };
     evaluation.check(&sets.device)?;
-    let _lock = run_dir::claim_new(&args.run)?;
-    let (train, test) = (
-        sets.classes(&sets.train_labels),
-        sets.classes(&sets.test_labels),
-    );
-    let pictures = args.epochs.saturating_mul(train.len());
-    let mut progress = CountProgress::new("pictures", pictures.saturating_add(test.len()));
-    let done = finetune(
+    let settings = settings(args, &config, &sets, &crop);
+    let stopped = !list(&args.run)?.is_empty();
+    if stopped && !args.resume {
+        return Err(usage(format!(
+            "--run {}: a run is in it that was stopped; go on with --resume, or name another folder",
+            args.run.display()
+        )));
+    }
+    let begun = args.resume && (stopped || result(&args.run).exists());
+    let _lock = match begun {
+        true => run_dir::claim(&args.run)?,
+        false => run_dir::claim_new(&args.run)?,
+    };
+    if begun && result(&args.run).exists() {
+        return again(args, &settings);
+    }
+    let classes = sets.encoder.num_classes();
+    let mut tuning = Finetuning::new(
         &loaded.model,
         &loaded.params,
-        sets.encoder.num_classes(),
-        &LabelledSamples {
-            dataset: &sets.train,
-            classes: &train,
-        },
-        &LabelledSamples {
-            dataset: &sets.test,
-            classes: &test,
-        },
-        (&train_crop, &eval_crop),
+        classes,
         &config,
         &sets.device,
-        &sets.ledger,
-        |event| match event {
+    )?;
+    if begun && let Some((checkpoint, warnings)) = load_newest(&args.run, &sets.device)? {
+        for warning in warnings {
+            tell!("warning: {warning}");
+        }
+        go_on(&mut tuning, &checkpoint, &settings, &args.run)?;
+    }
+    let stop = signals::stop_flag()?;
+    let work = Work {
+        args,
+        sets: &sets,
+        crop,
+        settings: &settings,
+        stop: &stop,
+    };
+    let Some(found) = work.all(&mut tuning)? else {
+        return Ok(work.stopped());
+    };
+    work.keep(&tuning, &found, loaded)?;
+    Ok(Done::Well)
+}
+
+fn result(run: &Path) -> std::path::PathBuf {
+    run.join(RESULT_FILE)
+}
+
+/// What a run that goes on must have in common with how it began.
+fn settings(
+    args: &Finetune,
+    config: &FinetuneConfig,
+    sets: &Sets,
+    crop: &EvalCrop,
+) -> Map<String, Value> {
+    let flags = &args.data.weights;
+    let all = json!({
+        "weights": flags.weights,
+        "which": format!("{:?}", flags.which).to_lowercase(),
+        "arch": flags.arch,
+        "train": args.data.train,
+        "test": args.data.test,
+        "label": args.data.label.to_lowercase(),
+        "image_size": crop.image_size,
+        "resize": flags.resize,
+        "interpolation": flags.interpolation,
+        "batch_size": config.batch_size,
+        "epochs": config.epochs,
+        "lr": config.lr,
+        "freeze": config.freeze,
+        "seed": config.seed,
+        "classes": sets.encoder.classes(),
+        "training pictures": sets.train.fingerprint(),
+        "test pictures": sets.test.fingerprint(),
+    });
+    match all {
+        Value::Object(all) => all,
+        _ => Map::new(),
+    }
+}
+
+/// Refuses to go on with other settings, flag by flag.
+fn refuse_changes(before: &Value, now: &Map<String, Value>, run: &Path) -> anyhow::Result<()> {
+    let changed: Vec<String> = now
+        .iter()
+        .filter(|(key, now)| before[key.as_str()] != **now)
+        .map(|(key, now)| match key.as_str() {
+            "training pictures" | "test pictures" => format!("the {key} have changed"),
+            _ => {
+                let flag = key.replace('_', "-");
+                format!("--{flag}: {now} instead of {}", before[key.as_str()])
+            }
+        })
+        .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "--run {}: what is in it was begun with other settings; take those, or another folder:\n  {}",
+        run.display(),
+        changed.join("\n  ")
+    )))
+}
+
+fn go_on(
+    tuning: &mut Finetuning,
+    checkpoint: &Checkpoint,
+    settings: &Map<String, Value>,
+    run: &Path,
+) -> anyhow::Result<()> {
+    let before = serde_json::from_str(&checkpoint.config)
+        .map_err(|_| usage(format!("--run {}: that is no fine-tuning", run.display())))?;
+    refuse_changes(&before, settings, run)?;
+    tuning.restore(checkpoint)?;
+    tell!(
+        "going on after {} steps, in epoch {}",
+        checkpoint.step,
+        checkpoint.epoch + 1
+    );
+    Ok(())
+}
+
+/// Prints the result of a run that is over.
+fn again(args: &Finetune, settings: &Map<String, Value>) -> anyhow::Result<Done> {
+    let (result, report) = (result(&args.run), args.run.join(REPORT_FILE));
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+    };
+    let mut kept: Value = serde_json::from_str(&read(&result)?)
+        .with_context(|| format!("reading {}", result.display()))?;
+    refuse_changes(&kept["settings"], settings, &args.run)?;
+    tell!("{} is done; this is its result", args.run.display());
+    if args.data.json {
+        if let Some(kept) = kept.as_object_mut() {
+            kept.remove("settings");
+        }
+        print_json(&kept);
+    } else {
+        print_text(&read(&report)?);
+    }
+    Ok(Done::Well)
+}
+
+/// Training and what comes after it.
+struct Work<'a> {
+    args: &'a Finetune,
+    sets: &'a Sets,
+    crop: EvalCrop,
+    settings: &'a Map<String, Value>,
+    stop: &'a StopFlag,
+}
+
+impl Work<'_> {
+    /// Trains to the end and predicts; `None` after a signal, with a checkpoint.
+    fn all(&self, tuning: &mut Finetuning) -> anyhow::Result<Option<Predictions>> {
+        let Self { args, sets, .. } = self;
+        let EvalCrop {
+            image_size,
+            mean,
+            std,
+            interpolation,
+            ..
+        } = self.crop.clone();
+        let train_crop = StandardCrop {
+            image_size,
+            mean,
+            std,
+            interpolation,
+            ..StandardCrop::default()
+        };
+        let (train, test) = (
+            sets.classes(&sets.train_labels),
+            sets.classes(&sets.test_labels),
+        );
+        let all = args.epochs.saturating_mul(train.len());
+        let all = all.saturating_add(test.len());
+        let mut progress = CountProgress::from("pictures", all, tuning.pictures());
+        let train = LabelledSamples {
+            dataset: &sets.train,
+            classes: &train,
+        };
+        let test = LabelledSamples {
+            dataset: &sets.test,
+            classes: &test,
+        };
+        let mut saved = Instant::now();
+        while !tuning.is_done() {
+            let done = tuning.train(&train, &train_crop, &sets.ledger, |event| {
+                let over = self.show(event, &mut progress);
+                let pause = over || self.is_stopped() || saved.elapsed() >= CHECKPOINT_EVERY;
+                flow(pause)
+            });
+            done.map_err(|error| self.explain(error))?;
+            let settings = serde_json::to_string_pretty(self.settings)?;
+            selfsame_checkpoint::save(&args.run, &tuning.checkpoint(settings)?, 1)?;
+            saved = Instant::now();
+            if self.is_stopped() {
+                return Ok(None);
+            }
+        }
+        let trained = tuning.pictures();
+        let found = tuning.predict(&test, &self.crop, &sets.ledger, |n| {
+            progress.set(trained + n);
+            flow(self.is_stopped())
+        });
+        found.map_err(|error| self.explain(error))
+    }
+
+    /// Whether an epoch is over.
+    fn show(&self, event: FinetuneEvent, progress: &mut CountProgress) -> bool {
+        match event {
             FinetuneEvent::Pictures(done) => progress.set(done),
             FinetuneEvent::Epoch {
                 epoch,
@@ -88,53 +284,96 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
             } => progress.say(&format!(
                 "epoch {}/{}: loss {loss:.4}, training accuracy {:.1} %",
                 epoch + 1,
-                args.epochs,
+                self.args.epochs,
                 100.0 * accuracy
             )),
-        },
-    );
-    let done = done.map_err(|error| match error {
-        TrainError::NonFinite { step, what, value } => anyhow::anyhow!(
-            "step {step}: the {what} is {value}; a --lr below {:e} may help",
-            args.lr
-        ),
-        other => other.into(),
-    })?;
-    let classes = sets.encoder.classes();
-    let report = ClassificationReport::new(
-        &done.truth,
-        &done.predicted,
-        classes,
-        &ReportOptions::default(),
-    )?;
-    let confusion = ConfusionMatrix::new(&done.truth, &done.predicted, classes.len())?;
-    let percent = 100.0 * accuracy(&done.truth, &done.predicted)?;
-    let skipped = sets.skipped();
-    let text = format!("{report}\n{}", confusion.to_text(classes));
-    run_dir::replace(&args.run.join("classification_report.txt"), text.as_bytes())?;
-    let mut metadata = loaded.metadata()?;
-    metadata.insert(
-        "selfsame.classes".to_owned(),
-        serde_json::to_string(classes)?,
-    );
-    write_tensors(
-        &args.run.join("finetuned.safetensors"),
-        &done.tensors,
-        &metadata,
-    )?;
-    if args.data.json {
-        print_json(&json!({
-            "accuracy": percent,
-            "n_train": sets.train_labels.len(),
-            "n_test": done.truth.len(),
-            "skipped": skipped,
-            "epochs": done.epochs.iter().map(|(loss, accuracy)| json!({
-                "loss": loss, "train_accuracy": 100.0 * accuracy,
-            })).collect::<Vec<_>>(),
-            "trainable_parameters": done.trainable_parameters,
-        }));
-    } else {
-        print_text(&text);
+        }
+        matches!(event, FinetuneEvent::Epoch { .. })
     }
-    Ok(Done::Well)
+
+    fn is_stopped(&self) -> bool {
+        self.stop.requested().is_some()
+    }
+
+    fn stopped(&self) -> Done {
+        tell!("stopped; the same command with --resume goes on from here");
+        Done::Interrupted(self.stop.requested().unwrap_or_default())
+    }
+
+    fn explain(&self, error: TrainError) -> anyhow::Error {
+        match error {
+            TrainError::NonFinite { step, what, value } => anyhow::anyhow!(
+                "step {step}: the {what} is {value}; a --lr below {:e} may help",
+                self.args.lr
+            ),
+            other => other.into(),
+        }
+    }
+
+    /// Writes and prints the result, and removes the checkpoint that is not needed any more.
+    fn keep(&self, tuning: &Finetuning, found: &Predictions, from: &Loaded) -> anyhow::Result<()> {
+        let (args, sets) = (self.args, self.sets);
+        let classes = sets.encoder.classes();
+        let (truth, predicted) = (&found.truth, &found.predicted);
+        let options = ReportOptions::default();
+        let report = ClassificationReport::new(truth, predicted, classes, &options)?;
+        let confusion = ConfusionMatrix::new(truth, predicted, classes.len())?;
+        let text = format!("{report}\n{}", confusion.to_text(classes));
+        let epochs = tuning
+            .epochs()
+            .iter()
+            .map(|(loss, accuracy)| json!({ "loss": loss, "train_accuracy": 100.0 * accuracy }));
+        let result = json!({
+            "accuracy": 100.0 * accuracy(truth, predicted)?,
+            "n_train": sets.train_labels.len(),
+            "n_test": truth.len(),
+            "skipped": sets.skipped(),
+            "epochs": epochs.collect::<Vec<_>>(),
+            "trainable_parameters": tuning.trainable_parameters(),
+        });
+        let written = self.write(tuning, &result, &text, from);
+        // A full disk is no reason not to tell.
+        match args.data.json {
+            true => print_json(&result),
+            false => print_text(&text),
+        }
+        written?;
+        let checkpoints = args.run.join("checkpoints");
+        if let Err(error) = std::fs::remove_dir_all(&checkpoints) {
+            tell!("warning: {} stays: {error}", checkpoints.display());
+        }
+        Ok(())
+    }
+
+    /// Writes the weights, then the report, and the result last, which says that all is there.
+    fn write(
+        &self,
+        tuning: &Finetuning,
+        result: &Value,
+        report: &str,
+        from: &Loaded,
+    ) -> anyhow::Result<()> {
+        let run = &self.args.run;
+        let mut metadata = from.metadata_for(&Input {
+            image_size: self.crop.image_size,
+            mean: self.crop.mean,
+            std: self.crop.std,
+        })?;
+        let classes = serde_json::to_string(self.sets.encoder.classes())?;
+        metadata.insert("selfsame.classes".to_owned(), classes);
+        let weights = run.join("finetuned.safetensors");
+        write_tensors(&weights, &tuning.tensors(), &metadata)?;
+        run_dir::replace(&run.join(REPORT_FILE), report.as_bytes())?;
+        let mut result = result.clone();
+        result["settings"] = Value::Object(self.settings.clone());
+        let bytes = serde_json::to_vec_pretty(&result)?;
+        run_dir::replace(&run.join(RESULT_FILE), &bytes)
+    }
+}
+
+fn flow(pause: bool) -> ControlFlow<()> {
+    match pause {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
 }
