@@ -25,7 +25,6 @@ fn a_plan_tells_what_the_run_does() {
     done(&args);
     let mut flags = args;
     flags[0] = "plan".to_owned();
-    flags.retain(|flag| flag != "--no-report");
     flags.push("--json".to_owned());
     let plan: Value = serde_json::from_str(&done(&flags)).unwrap();
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();

@@ -158,6 +158,42 @@ fn a_label_that_does_not_exist_is_named_beside_those_that_do() {
 }
 
 #[test]
+fn config_takes_the_flags_of_train_and_says_where_each_value_is_from() {
+    let flags = [
+        "--run",
+        "there",
+        "--init",
+        "pixels",
+        "--resume",
+        "--no-report",
+    ];
+    let others = [
+        "--accept-data-change",
+        "--capture-step",
+        "3",
+        "--preset",
+        "official",
+    ];
+    let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+        .arg("config")
+        .args([&DATA[..], &flags, &others].concat())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        shown.starts_with("# A value without a comment is the default"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("out_dim = 65536  # preset official"),
+        "{shown}"
+    );
+    assert!(!Path::new("there").exists());
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_selfsame"))
         .args(["config", "--preset", "official"])

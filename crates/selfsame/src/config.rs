@@ -216,7 +216,8 @@ impl Merged {
     /// TOML text with a comment on every value that is not the default: where it came from.
     pub(crate) fn annotated(&self, config: &RunConfig) -> anyhow::Result<String> {
         let mut section = String::new();
-        let mut text = String::new();
+        let mut text =
+            "# A value without a comment is the default, which is the notebook's.\n".to_owned();
         for line in to_toml(config)?.lines() {
             let mut key = None;
             if let Some(name) = line.strip_prefix("[[").and_then(|l| l.strip_suffix("]]")) {
@@ -454,6 +455,11 @@ mod tests {
         let text = merged.annotated(&merged.typed().unwrap()).unwrap();
         assert!(text.contains("lr = 0.1  # mine.toml"), "{text}");
         assert!(text.contains("epochs = 20  # --set"), "{text}");
+        let first = text.lines().next().unwrap();
+        assert!(
+            first.starts_with("# ") && first.contains("default"),
+            "{text}"
+        );
     }
 
     /// Damages configuration files and `--set` texts until `enough` says so; how many were taken.

@@ -13,18 +13,29 @@ use crate::cli::{Linear, Method, Protocol};
 use crate::exit::{Done, usage};
 use crate::progress::CountProgress;
 use crate::scores::{Sets, print_json, print_text};
+use crate::stderr::tell;
 use crate::weights::Weights;
+
+/// Passes over the training pictures, in the notebook and in the official code.
+const EPOCHS: usize = 100;
 
 /// Batch of the official protocol here; its learning rate is .001 · batch / 256.
 const OFFICIAL_BATCH: usize = 256;
 
 pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
+    if args.epochs == Some(0) {
+        return Err(usage("--epochs 0: at least one is needed"));
+    }
+    if args.method == Method::Logistic {
+        refuse_flags_of_sgd(args)?;
+    }
     let flags = &args.data.weights;
     let sets = Sets::open(&args.data)?;
     sets.need_classes(&args.data.label)?;
-    if args.epochs == 0 {
-        return Err(usage("--epochs 0: at least one is needed"));
+    if sets.same {
+        tell!("warning: --test is --train; the score is that of the pictures learned from");
     }
+    let epochs = args.epochs.unwrap_or(EPOCHS);
     let weights = Weights::open(
         &flags.weights,
         flags.which,
@@ -62,12 +73,12 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
         (Method::Sgd, Protocol::Notebook) => {
             let (train, test) = sets.embed(&weights, weights.extractor(), &args.data, [1, 1])?;
             let config = ProbeConfig {
-                epochs: args.epochs,
+                epochs,
                 seed: args.seed,
                 ..ProbeConfig::default()
             };
             let (labels, truth) = (sets.encode(&train.labels), sets.encode(&test.labels));
-            let mut progress = CountProgress::new("epochs", args.epochs);
+            let mut progress = CountProgress::new("epochs", epochs);
             let done = sgd(
                 (&train.features, &labels),
                 (&test.features, &truth),
@@ -76,14 +87,14 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 &mut |done| progress.set(done),
             )?;
             let details = json!({
-                "method": "sgd", "protocol": "notebook", "epochs": args.epochs,
+                "method": "sgd", "protocol": "notebook", "epochs": epochs,
                 "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch,
             });
             (truth, done.predictions, details)
         }
         (Method::Sgd, Protocol::Official) => {
             let config = ProbeConfig {
-                epochs: args.epochs,
+                epochs,
                 seed: args.seed,
                 ..ProbeConfig::official(OFFICIAL_BATCH)
             };
@@ -104,7 +115,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
             );
             sets.evaluation(&weights, flags, [1, 1])?
                 .check(&sets.device)?;
-            let mut progress = CountProgress::new("epochs", args.epochs);
+            let mut progress = CountProgress::new("epochs", epochs);
             let done = official_linear(
                 extractor,
                 &LabelledSamples {
@@ -124,7 +135,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 |epoch, _| progress.set(epoch + 1),
             )?;
             let details = json!({
-                "method": "sgd", "protocol": "official", "epochs": args.epochs,
+                "method": "sgd", "protocol": "official", "epochs": epochs,
                 "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch,
             });
             (done.truth, done.predicted, details)
@@ -159,6 +170,21 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
         ));
     }
     Ok(Done::Well)
+}
+
+/// Refuses what would change nothing.
+fn refuse_flags_of_sgd(args: &Linear) -> anyhow::Result<()> {
+    let protocol = (args.protocol == Protocol::Official).then(|| "--protocol official".to_owned());
+    let epochs = args.epochs.map(|epochs| format!("--epochs {epochs}"));
+    let flags: Vec<String> = protocol.into_iter().chain(epochs).collect();
+    if flags.is_empty() {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "{}: for --method sgd only; --method logistic takes fixed features and as many steps as it \
+         needs",
+        flags.join(" and ")
+    )))
 }
 
 /// "method logistic, iterations 120, held out accuracy 93.1".

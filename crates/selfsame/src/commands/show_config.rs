@@ -1,12 +1,12 @@
 //! `selfsame config`
 
-use crate::cli::Settings;
+use crate::cli;
 use crate::config::Merged;
 use crate::exit::Done;
 use crate::scores::print_text;
 
-pub(crate) fn run(args: &Settings) -> anyhow::Result<Done> {
-    let merged = Merged::from_settings(args)?;
+pub(crate) fn run(args: &cli::Config) -> anyhow::Result<Done> {
+    let merged = Merged::from_settings(&args.settings)?;
     let config = merged.resolve()?;
     print_text(merged.annotated(&config)?.trim_end());
     Ok(Done::Well)
