@@ -1,6 +1,6 @@
 //! Two labelled data sets through one extractor: what every score starts from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use crate::cli::{Labelled, WeightsArgs};
 use crate::embedding::name_left_out;
 use crate::exit::usage;
 use crate::memory::Evaluation;
+use crate::overlap::Overlap;
 use crate::progress::CountProgress;
 use crate::stderr::tell;
 use crate::weights::Weights;
@@ -28,7 +29,7 @@ pub(crate) struct Sets {
     pub(crate) train: Arc<dyn Dataset>,
     /// Test on these.
     pub(crate) test: Arc<dyn Dataset>,
-    /// Whether both are the same specification.
+    /// Whether both are the same pictures with the same labels.
     pub(crate) same: bool,
     /// The classes of the label, over both sides.
     pub(crate) encoder: LabelEncoder,
@@ -76,11 +77,28 @@ impl Sets {
         let (train, train_labels) = side("--train", &args.train)?;
         let (test, test_labels) = side("--test", &args.test)?;
         let encoder = LabelEncoder::fit(train_labels.values().chain(test_labels.values()));
+        let same = args.train == args.test
+            || match Overlap::of(train.as_ref(), test.as_ref()) {
+                Overlap::Same if train_labels == test_labels => true,
+                Overlap::Shared(0) => false,
+                overlap => {
+                    let shared = match overlap {
+                        Overlap::Same => test.len(),
+                        Overlap::Shared(shared) => shared,
+                    };
+                    tell!(
+                        "warning: {shared} of the {} pictures of --test are also in --train; the \
+                         score is better than it would be on new pictures",
+                        test.len()
+                    );
+                    false
+                }
+            };
         Ok(Self {
             device,
             train,
             test,
-            same: args.train == args.test,
+            same,
             encoder,
             train_labels,
             test_labels,
@@ -174,7 +192,7 @@ impl Sets {
             .collect()
     }
 
-    /// Needs at least two classes.
+    /// Needs at least two classes, and one of them on both sides.
     ///
     /// # Errors
     /// A usage error otherwise.
@@ -184,6 +202,25 @@ impl Sets {
                 "--label {label}: all pictures have the same one"
             )));
         }
+        let known: BTreeSet<&String> = self.train_labels.values().collect();
+        let labels = self.test_labels.values();
+        let unknown: Vec<&String> = labels.filter(|label| !known.contains(label)).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let (count, all) = (unknown.len(), self.test_labels.len());
+        let unknown = examples(&unknown.into_iter().collect());
+        if count == all {
+            return Err(usage(format!(
+                "--label {label}: no picture of --test has a value that --train has: {unknown} there, \
+                 {} here",
+                examples(&known)
+            )));
+        }
+        tell!(
+            "warning: {count} of the {all} pictures of --test have a {label} that --train never has, \
+             so they count as wrong: {unknown}"
+        );
         Ok(())
     }
 
@@ -192,6 +229,15 @@ impl Sets {
         name_left_out(&self.ledger);
         self.ledger.len()
     }
+}
+
+/// The first few of some values.
+fn examples(values: &BTreeSet<&String>) -> String {
+    let mut named: Vec<&str> = values.iter().take(3).map(|value| value.as_str()).collect();
+    if values.len() > named.len() {
+        named.push("…");
+    }
+    printable(&named.join(", "))
 }
 
 /// The label's name as the data set has it.

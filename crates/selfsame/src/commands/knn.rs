@@ -27,12 +27,14 @@ pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
     if let [problem, ..] = config.check().as_slice() {
         return Err(usage(problem.clone()));
     }
+    if !args.regress {
+        sets.need_classes(&args.data.label)?;
+    }
     let (weights, train, test) = features(&sets, &args.data, &args.data.weights.weights)?;
     if args.regress {
         let protocol = protocol(args, &sets, &weights)?;
         return regress(args, &sets, &config, (&train, &test), &protocol);
     }
-    sets.need_classes(&args.data.label)?;
     if sets.encoder.suggests_regression() {
         tell!(
             "{} has {} different numbers; --regress gives errors instead of hits",
