@@ -102,7 +102,7 @@ fn classes_that_training_never_saw_are_told_and_refused_if_all_are() {
 
         let answer = score(command, &train, &none, &flags);
         assert_eq!(answer.code, 2, "{}", answer.stderr);
-        for word in ["--label class", "images there", "cat, dog here"] {
+        for word in ["--label class", "--train has cat, dog, --test has images"] {
             assert!(answer.stderr.contains(word), "{}", answer.stderr);
         }
         let answer = score(command, &train, &train, &flags);

@@ -212,8 +212,8 @@ impl Sets {
         let unknown = examples(&unknown.into_iter().collect());
         if count == all {
             return Err(usage(format!(
-                "--label {label}: no picture of --test has a value that --train has: {unknown} there, \
-                 {} here",
+                "--label {label}: no picture of --test has a value that --train knows; --train has {}, \
+                 --test has {unknown}",
                 examples(&known)
             )));
         }
