@@ -35,7 +35,8 @@ pub(crate) struct Pictures {
         conflicts_with = "data"
     )]
     pub(crate) image: Option<PathBuf>,
-    /// Pictures, some of which are chosen at random.
+    /// Pictures, some of which are chosen at random: a folder, a .csv file with a column of paths, or drawn
+    /// ones, synthetic:portraits?count=2000&seed=0.
     #[arg(long, value_name = "SPEC")]
     pub(crate) data: Option<String>,
     /// How many of --data.
@@ -78,7 +79,8 @@ pub(crate) struct Attention {
 pub(crate) struct MapArgs {
     #[command(flatten)]
     pub(crate) weights: WeightsArgs,
-    /// Pictures.
+    /// Pictures: a folder, a .csv file with a column of paths, or drawn ones,
+    /// synthetic:portraits?count=2000&seed=0.
     #[arg(long, value_name = "SPEC")]
     pub(crate) data: String,
     /// The label that colours the points.
@@ -123,7 +125,8 @@ pub(crate) struct Pca {
 pub(crate) struct Neighbors {
     #[command(flatten)]
     pub(crate) weights: WeightsArgs,
-    /// Pictures to search.
+    /// Pictures to search: a folder, a .csv file with a column of paths, or drawn ones,
+    /// synthetic:portraits?count=2000&seed=0.
     #[arg(long, value_name = "SPEC")]
     pub(crate) data: String,
     /// The picture whose neighbours are shown.
