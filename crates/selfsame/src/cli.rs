@@ -312,7 +312,7 @@ pub(crate) struct Labelled {
     /// synthetic:portraits?count=2000&seed=0.
     #[arg(long, value_name = "SPEC")]
     pub(crate) train: String,
-    /// Labelled pictures to test on, those of --train, however spelled: leave-one-out (knn only).
+    /// Labelled pictures to test on; those of --train, however spelled: leave-one-out (knn only).
     #[arg(long, value_name = "SPEC")]
     pub(crate) test: String,
     /// The label to predict.
