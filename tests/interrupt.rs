@@ -21,61 +21,20 @@ fn resume(run: &Path, sets: &[&str]) -> Answer {
 
 #[cfg(unix)]
 mod signals {
-    use std::io::{BufRead, BufReader, Read};
-    use std::process::{Child, ChildStderr, Command, Stdio};
+    use std::io::BufRead;
+    use std::process::{Command, Stdio};
 
     use super::*;
     use crate::common::command;
+    use crate::common::running::{Running, begin_as, begin_with};
 
     /// A run far too long for a test.
     fn endless(run: &Path) -> Vec<String> {
         tiny_run(run, &["train.epochs=100000"])
     }
 
-    /// A started run that has said what was waited for.
-    struct Running {
-        child: Child,
-        stderr: BufReader<ChildStderr>,
-    }
-
     fn begin(run: &Path) -> Running {
         begin_with(&endless(run), |line| line.starts_with("step "))
-    }
-
-    fn begin_with(args: &[String], is_it: impl Fn(&str) -> bool) -> Running {
-        begin_as(command(args), is_it)
-    }
-
-    fn begin_as(mut command: Command, is_it: impl Fn(&str) -> bool) -> Running {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        while !is_it(&line) {
-            line.clear();
-            assert!(
-                stderr.read_line(&mut line).unwrap() > 0,
-                "it ended before that"
-            );
-        }
-        Running { child, stderr }
-    }
-
-    impl Running {
-        fn signal(&self, names: &[&str]) {
-            let id = self.child.id();
-            let kills: Vec<String> = names
-                .iter()
-                .map(|name| format!("kill -{name} {id}"))
-                .collect();
-            let status = Command::new("sh").args(["-c", &kills.join("; ")]).status();
-            assert!(status.unwrap().success());
-        }
-
-        fn end(mut self) -> (i32, String) {
-            let mut text = String::new();
-            self.stderr.read_to_string(&mut text).unwrap();
-            (self.child.wait().unwrap().code().unwrap_or(-1), text)
-        }
     }
 
     fn stops_and_goes_on(signal: &str, code: i32) {
@@ -164,61 +123,6 @@ mod signals {
         running.signal(&["TERM"]);
         let (status, stderr) = running.end();
         assert_eq!(status, 143, "{stderr}");
-    }
-
-    #[test]
-    fn fine_tuning_ends_after_a_checkpoint_and_goes_on_to_the_same_bits() {
-        let dir = scratch("stopped-fine-tuning");
-        let tune = |run: &Path, more: &[&str]| -> Vec<String> {
-            let run = text(run);
-            let mut args = vec![
-                "finetune",
-                "--weights=random:vit_tiny/8@32",
-                "--train=synthetic:portraits?count=64&seed=3",
-                "--test=synthetic:portraits?count=16&seed=4",
-                "--label=gender",
-                "--threads=1",
-                "--batch-size=8",
-                "--epochs=6",
-                "--run",
-                &run,
-            ];
-            args.extend(more);
-            args.into_iter().map(str::to_owned).collect()
-        };
-        let (run, whole) = (dir.join("run"), dir.join("whole"));
-        let running = begin_with(&tune(&run, &[]), |line| line.starts_with("epoch 1/6"));
-        running.signal(&["INT"]);
-        let (status, stderr) = running.end();
-        assert_eq!(status, 130, "{stderr}");
-        assert!(stderr.contains("--resume"), "{stderr}");
-        assert_eq!(checkpoints(&run).len(), 1, "{stderr}");
-        assert!(!run.join("result.json").exists());
-
-        // Neither without being asked to nor with other settings.
-        let answer = selfsame(&tune(&run, &[]));
-        assert_eq!(answer.code, 2, "{}", answer.stderr);
-        assert!(answer.stderr.contains("--resume"), "{}", answer.stderr);
-        let answer = selfsame(&tune(&run, &["--resume", "--lr=1e-3"]));
-        assert_eq!(answer.code, 2, "{}", answer.stderr);
-        let told = "--lr: 0.001 instead of 0.0001";
-        assert!(answer.stderr.contains(told), "{}", answer.stderr);
-
-        let end = done(&tune(&run, &["--resume", "--json"]));
-        assert!(!run.join("checkpoints").exists());
-        assert_eq!(end, done(&tune(&whole, &["--json"])));
-        let weights = |run: &Path| std::fs::read(run.join("finetuned.safetensors")).unwrap();
-        assert!(weights(&run) == weights(&whole));
-
-        // What is done is told again, and stays.
-        assert_eq!(end, done(&tune(&run, &["--resume", "--json"])));
-        let answer = selfsame(&tune(&run, &["--resume", "--seed=1"]));
-        assert_eq!(answer.code, 2, "{}", answer.stderr);
-        let report = std::fs::read_to_string(run.join("classification_report.txt")).unwrap();
-        assert_eq!(
-            done(&tune(&run, &["--resume"])).trim_end(),
-            report.trim_end()
-        );
     }
 
     #[test]

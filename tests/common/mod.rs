@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "not every test file needs every part")]
 
+#[cfg(unix)]
+pub(crate) mod running;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

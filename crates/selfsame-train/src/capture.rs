@@ -1,6 +1,10 @@
 //! A captured step: state and batches on disk, so that the step can be replayed here or elsewhere.
 //!
-//! The layout is a contract with other programs; docs/captures.md describes it.
+//! The layout is a contract with other programs: `capture.json` ([`CaptureInfo`]); `config.toml`;
+//! `state.safetensors` with `student.*`, `teacher.*`, `center` `[1, K]` and, after the first step, the
+//! optimizer's `optim.exp_avg.<name>`, `optim.exp_avg_sq.<name>`, `optim.step.<name>` (AdamW),
+//! `optim.momentum_buffer.<name>` (SGD) or `optim.mu.<name>` (LARS); a file `batch-NNNNNN.safetensors`
+//! for each batch with `global` `[2, B, 3, G, G]` and `local` `[L, B, 3, S, S]` in f32.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use candle_core::Device;
 use selfsame_data::augment::EvalCrop;
 use selfsame_data::{Dataset, EvalTransform, Ledger};
 use selfsame_eval::metrics::accuracy;
-use selfsame_eval::{KnnConfig, LabelEncoder, knn};
+use selfsame_eval::{KnnConfig, LabelEncoder, choose, knn};
 use selfsame_models::Backbone;
 
 use crate::config::RunConfig;
@@ -15,7 +15,7 @@ use crate::embed::{EmbedOptions, Extractor, embed_unless};
 use crate::error::TrainError;
 use crate::stop::StopFlag;
 
-/// Most images used, so that the evaluation stays short beside an epoch.
+/// Most images used of each side, drawn from all, so that the evaluation stays short beside an epoch.
 const MAX_IMAGES: usize = 10_000;
 
 /// Neighbours that vote (the notebook's k).
@@ -36,11 +36,13 @@ struct Labelled {
 }
 
 impl Labelled {
-    fn new(dataset: &Arc<dyn Dataset>, label: &str) -> Self {
-        let labels: BTreeMap<usize, String> = (0..dataset.len())
+    fn new(dataset: &Arc<dyn Dataset>, label: &str, most: usize) -> Self {
+        let all: Vec<(usize, String)> = (0..dataset.len())
             .filter_map(|i| Some((i, dataset.labels(i).get(label)?.clone())))
-            .take(MAX_IMAGES)
             .collect();
+        // Pictures often stand in the order of their classes.
+        let chosen = choose(all.len(), most, 0);
+        let labels: BTreeMap<usize, String> = chosen.into_iter().map(|i| all[i].clone()).collect();
         Self {
             dataset: dataset.clone(),
             samples: labels.keys().copied().collect(),
@@ -86,10 +88,10 @@ impl Monitor {
                 list_names(&names)
             )));
         };
-        let bank = Labelled::new(train, &label);
+        let bank = Labelled::new(train, &label, MAX_IMAGES);
         let queries = val
             .filter(|val| val.label_names().contains(&label))
-            .map(|val| Labelled::new(val, &label));
+            .map(|val| Labelled::new(val, &label, MAX_IMAGES));
         if bank.samples.len() < 2 || queries.as_ref().is_some_and(|q| q.samples.is_empty()) {
             return Ok(Err(format!(
                 "k-NN is off: too few images carry the label {label}"
@@ -200,5 +202,26 @@ fn list_names(names: &[String]) -> String {
         "no labels".to_owned()
     } else {
         format!("the labels {}", names.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_drawn_of_many_pictures_is_of_all_of_them() {
+        let spec = "synthetic:portraits?count=100&seed=0";
+        let dataset = selfsame_data::open(spec, &Default::default()).unwrap();
+        let few = Labelled::new(&dataset, "gender", 20);
+        assert_eq!(few.samples.len(), 20);
+        assert!(
+            few.samples[9] > 20 && few.samples[19] > 60,
+            "{:?}",
+            few.samples
+        );
+        assert!(few.samples.is_sorted());
+        let all = Labelled::new(&dataset, "gender", 1000);
+        assert!(all.samples.into_iter().eq(0..100));
     }
 }

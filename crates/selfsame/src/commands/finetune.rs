@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use selfsame_checkpoint::{Checkpoint, list, load_newest, write_tensors};
+use selfsame_checkpoint::{Checkpoint, CheckpointError, list, load_newest, write_tensors};
 use selfsame_data::augment::{EvalCrop, StandardCrop};
 use selfsame_eval::metrics::{ClassificationReport, ConfusionMatrix, ReportOptions, accuracy};
 use selfsame_models::keep_freed_memory;
@@ -47,6 +47,9 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         return Err(usage(format!("--{problem}")));
     }
     let sets = Sets::open(&args.data)?;
+    if sets.same {
+        tell!("warning: --test is --train; the report is about the pictures learned from");
+    }
     keep_freed_memory(&sets.device).context("setting up memory")?;
     sets.need_classes(&args.data.label)?;
     refuse_reference("--weights", &args.data.weights.weights)?;
@@ -129,7 +132,7 @@ fn settings(
         "test": args.data.test,
         "label": args.data.label.to_lowercase(),
         "image_size": crop.image_size,
-        "resize": flags.resize,
+        "resize": crop.resize_ratio,
         "interpolation": flags.interpolation,
         "batch_size": config.batch_size,
         "epochs": config.epochs,
@@ -259,7 +262,8 @@ impl Work<'_> {
             });
             done.map_err(|error| self.explain(error))?;
             let settings = serde_json::to_string_pretty(self.settings)?;
-            selfsame_checkpoint::save(&args.run, &tuning.checkpoint(settings)?, 1)?;
+            let saved_at = selfsame_checkpoint::save(&args.run, &tuning.checkpoint(settings)?, 1);
+            saved_at.map_err(|error| self.explain(error.into()))?;
             saved = Instant::now();
             if self.is_stopped() {
                 return Ok(None);
@@ -306,6 +310,10 @@ impl Work<'_> {
                 "step {step}: the {what} is {value}; a --lr below {:e} may help",
                 self.args.lr
             ),
+            not_finite @ TrainError::Checkpoint(CheckpointError::NotFinite { .. }) => {
+                let help = format!("a --lr below {:e} may help", self.args.lr);
+                anyhow::Error::new(not_finite).context(help)
+            }
             other => other.into(),
         }
     }

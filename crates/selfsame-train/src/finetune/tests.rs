@@ -1,0 +1,169 @@
+use selfsame_models::{Arch, draw_backbone};
+
+use super::*;
+
+#[test]
+fn cross_entropy_of_even_logits_is_ln_of_the_class_count() {
+    let logits = Tensor::zeros((3, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let loss = cross_entropy(&logits, &[0, 1, 3])
+        .unwrap()
+        .to_scalar::<f32>()
+        .unwrap();
+    assert!((loss - 4f32.ln()).abs() < 1e-6);
+}
+
+const CLASSES: usize = 2;
+
+/// A network, eight pictures and the class of each.
+struct Bench {
+    model: ModelConfig,
+    params: ParamStore,
+    dataset: Arc<dyn Dataset>,
+    classes: BTreeMap<usize, usize>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let model = ModelConfig {
+            arch: Arch::VitTiny,
+            patch_size: 8,
+            image_size: 16,
+            embed_dim: 32,
+            depth: 1,
+            num_heads: 1,
+            drop_path_rate: 0.2,
+            ..ModelConfig::default()
+        };
+        let spec = "synthetic:portraits?count=8&seed=0";
+        Self {
+            params: draw_backbone(&model, 0, &Device::Cpu).unwrap(),
+            model,
+            dataset: selfsame_data::open(spec, &Default::default()).unwrap(),
+            classes: (0..8).map(|i| (i, i % CLASSES)).collect(),
+        }
+    }
+
+    fn set(&self) -> LabelledSamples<'_> {
+        LabelledSamples {
+            dataset: &self.dataset,
+            classes: &self.classes,
+        }
+    }
+
+    fn begin(&self, num_classes: usize, config: &FinetuneConfig) -> Result<Finetuning, TrainError> {
+        Finetuning::new(&self.model, &self.params, num_classes, config, &Device::Cpu)
+    }
+
+    /// Trains until so many events have been told.
+    fn train(&self, tuning: &mut Finetuning, mut events: usize) -> Result<(), TrainError> {
+        let crop = StandardCrop {
+            image_size: 16,
+            ..StandardCrop::default()
+        };
+        tuning.train(&self.set(), &crop, &Arc::default(), |_| {
+            events = events.saturating_sub(1);
+            match events {
+                0 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        })
+    }
+}
+
+fn values(tensors: BTreeMap<String, Tensor>) -> Vec<(String, Vec<f32>)> {
+    let flat = |x: Tensor| x.flatten_all().unwrap().to_vec1().unwrap();
+    tensors
+        .into_iter()
+        .map(|(name, x)| (name, flat(x)))
+        .collect()
+}
+
+fn quick() -> FinetuneConfig {
+    FinetuneConfig {
+        epochs: 2,
+        batch_size: 3,
+        lr: 1e-2,
+        ..FinetuneConfig::default()
+    }
+}
+
+#[test]
+fn the_weights_given_stay_as_they_are_and_bad_settings_are_told_together() {
+    let bench = Bench::new();
+    let before = values(bench.params.tensors());
+    let mut tuning = bench.begin(CLASSES, &quick()).unwrap();
+    bench.train(&mut tuning, usize::MAX).unwrap();
+    assert!(tuning.is_done() && tuning.epochs().len() == 2);
+    let crop = EvalCrop {
+        image_size: 16,
+        ..EvalCrop::default()
+    };
+    let go_on = |_| ControlFlow::Continue(());
+    let found = tuning.predict(&bench.set(), &crop, &Arc::default(), go_on);
+    assert_eq!(found.unwrap().unwrap().predicted.len(), 8);
+    assert_eq!(values(bench.params.tensors()), before);
+    let trained = tuning.tensors().into_iter();
+    let trained = trained.filter(|(name, _)| is_of_backbone(name)).collect();
+    assert_ne!(values(trained), before);
+
+    let bad = FinetuneConfig {
+        epochs: 0,
+        lr: f64::NAN,
+        ..quick()
+    };
+    let Err(TrainError::Config(problems)) = bench.begin(CLASSES, &bad) else {
+        panic!("it began");
+    };
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    let mut few = bench.begin(1, &quick()).unwrap();
+    let Err(TrainError::Config(problems)) = bench.train(&mut few, usize::MAX) else {
+        panic!("it ran");
+    };
+    assert_eq!(problems.len(), 1, "{problems:?}");
+}
+
+/// Two epochs of three batches: eight events.
+#[test]
+fn put_aside_anywhere_it_goes_on_with_the_same_bits() {
+    let bench = Bench::new();
+    for freeze in [false, true] {
+        let config = FinetuneConfig { freeze, ..quick() };
+        let mut whole = bench.begin(CLASSES, &config).unwrap();
+        bench.train(&mut whole, usize::MAX).unwrap();
+        for events in 1..8 {
+            let mut first = bench.begin(CLASSES, &config).unwrap();
+            bench.train(&mut first, events).unwrap();
+            assert!(!first.is_done());
+            let kept = first.checkpoint("settings".to_owned()).unwrap();
+            let mut second = bench.begin(CLASSES, &config).unwrap();
+            second.restore(&kept).unwrap();
+            bench.train(&mut second, usize::MAX).unwrap();
+            assert_eq!(second.progress, whole.progress, "after {events} events");
+            assert!(values(second.tensors()) == values(whole.tensors()));
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_something_else_is_refused() {
+    let bench = Bench::new();
+    let mut tuning = bench.begin(CLASSES, &quick()).unwrap();
+    bench.train(&mut tuning, 2).unwrap();
+    let kept = tuning.checkpoint(String::new()).unwrap();
+    let mut more = bench.begin(3, &quick()).unwrap();
+    let before = values(more.tensors());
+    assert!(matches!(more.restore(&kept), Err(TrainError::Model(_))));
+    let mut none = kept.clone();
+    none.extra = serde_json::Value::Null;
+    assert!(matches!(tuning.restore(&none), Err(TrainError::State(_))));
+    none = kept;
+    none.files.remove("optimizer");
+    assert!(matches!(tuning.restore(&none), Err(TrainError::State(_))));
+    let head = |tensors: Vec<(String, Vec<f32>)>| {
+        let head = tensors
+            .into_iter()
+            .filter(|(name, _)| !is_of_backbone(name));
+        head.collect::<Vec<_>>()
+    };
+    assert!(head(values(more.tensors())) == head(before));
+}

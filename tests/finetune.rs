@@ -1,0 +1,68 @@
+//! Fine-tuning that is stopped goes on where it was.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
+mod common;
+
+use std::path::Path;
+
+use common::running::begin_with;
+use common::{checkpoints, done, scratch, selfsame, text, tiny_run};
+
+#[test]
+fn fine_tuning_ends_after_a_checkpoint_and_goes_on_to_the_same_bits() {
+    let dir = scratch("stopped-fine-tuning");
+    let from = dir.join("from");
+    done(&tiny_run(&from, &["train.max_steps=1"]));
+    let weights = format!("--weights={}", text(&from));
+    let tune = |run: &Path, more: &[&str]| -> Vec<String> {
+        let run = text(run);
+        let mut args = vec![
+            "finetune",
+            &weights,
+            "--train=synthetic:portraits?count=64&seed=3",
+            "--test=synthetic:portraits?count=16&seed=4",
+            "--label=gender",
+            "--threads=1",
+            "--batch-size=8",
+            "--epochs=20",
+            "--run",
+            &run,
+        ];
+        args.extend(more);
+        args.into_iter().map(str::to_owned).collect()
+    };
+    let (run, whole) = (dir.join("run"), dir.join("whole"));
+    let running = begin_with(&tune(&run, &[]), |line| line.starts_with("epoch 1/20"));
+    running.signal(&["INT"]);
+    let (status, stderr) = running.end();
+    assert_eq!(status, 130, "{stderr}");
+    assert!(stderr.contains("--resume"), "{stderr}");
+    assert_eq!(checkpoints(&run).len(), 1, "{stderr}");
+    assert!(!run.join("result.json").exists());
+
+    // Neither without being asked to nor with other settings.
+    let answer = selfsame(&tune(&run, &[]));
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains("--resume"), "{}", answer.stderr);
+    let answer = selfsame(&tune(&run, &["--resume", "--lr=1e-3"]));
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    let told = "--lr: 0.001 instead of 0.0001";
+    assert!(answer.stderr.contains(told), "{}", answer.stderr);
+
+    let end = done(&tune(&run, &["--resume", "--json"]));
+    assert!(!run.join("checkpoints").exists());
+    assert_eq!(end, done(&tune(&whole, &["--json"])));
+    let weights = |run: &Path| std::fs::read(run.join("finetuned.safetensors")).unwrap();
+    assert!(weights(&run) == weights(&whole));
+
+    // What is done is told again, and stays.
+    assert_eq!(end, done(&tune(&run, &["--resume", "--json"])));
+    let answer = selfsame(&tune(&run, &["--resume", "--seed=1"]));
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    let report = std::fs::read_to_string(run.join("classification_report.txt")).unwrap();
+    assert_eq!(
+        done(&tune(&run, &["--resume"])).trim_end(),
+        report.trim_end()
+    );
+}
