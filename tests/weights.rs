@@ -149,6 +149,97 @@ fn a_folder_that_is_no_run_names_the_weights_in_it() {
     refused(&answer, 2, &["is not a run", &text(&newest())]);
 }
 
+/// A folder of timm's with the run's weights and a configuration of the test's.
+fn timm_folder(name: &str, change: impl Fn(&mut serde_json::Value)) -> PathBuf {
+    let dir = scratch(&format!("weights-timm-{name}"));
+    let to = text(&dir);
+    done(&["export", "--weights", run(), "--format=timm", "--out", &to]);
+    let path = dir.join("config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    change(&mut config);
+    std::fs::write(&path, config.to_string()).unwrap();
+    // Without our own metadata, as timm writes it.
+    let file = dir.join("model.safetensors");
+    let tensors = read_tensor_file(&file, &Device::Cpu).unwrap().tensors;
+    let nothing = BTreeMap::new();
+    selfsame_checkpoint::write_tensors(&file, &tensors, &nothing).unwrap();
+    dir
+}
+
+#[test]
+fn what_a_config_beside_weights_says_is_followed_or_refused() {
+    let pairs = timm_folder("pairs", |config| {
+        config["model_args"]["img_size"] = serde_json::json!([32, 32]);
+        config["pretrained_cfg"]["input_size"] = serde_json::json!([3, 224, 224]);
+    });
+    assert_eq!(
+        features("pairs", &text(&pairs), &[]),
+        features("run", run(), &[])
+    );
+    let relu = timm_folder("relu", |config| {
+        config["model_args"]["act_layer"] = serde_json::json!("relu");
+    });
+    let out = scratch("weights-refused").join("f.npy");
+    refused(&embed(&out, &text(&relu), &[]), 2, &["act_layer", "--arch"]);
+    let absurd = timm_folder("absurd", |config| {
+        config["model_args"]["img_size"] = serde_json::json!(1_000_000_000_000u64);
+    });
+    refused(&embed(&out, &text(&absurd), &[]), 2, &["model.image_size"]);
+    std::fs::write(pairs.join("config.json"), "{").unwrap();
+    refused(
+        &embed(&out, &text(&pairs), &[]),
+        2,
+        &["config.json", "not JSON"],
+    );
+}
+
+#[test]
+fn weights_begin_no_run_with_another_number_of_heads() {
+    let dir = scratch("weights-heads");
+    let begin = |sets: &[&str]| {
+        let mut args = tiny_run(
+            &dir.join("begun"),
+            &["model.embed_dim=48", "train.max_steps=1"],
+        );
+        args.extend(["--init".to_owned(), run().to_owned()]);
+        for set in sets {
+            args.extend(["--set".to_owned(), (*set).to_owned()]);
+        }
+        selfsame(&args)
+    };
+    refused(
+        &begin(&["model.num_heads=4"]),
+        2,
+        &["3 attention heads", "model.num_heads"],
+    );
+    assert!(!dir.join("begun").exists());
+    assert_eq!(begin(&["model.num_heads=3"]).code, 0);
+}
+
+/// Trained on crops of 48 pixels with positions of 64: evaluated, and so exported, at 48.
+#[test]
+fn an_export_has_the_size_at_which_the_weights_are_evaluated() {
+    let dir = scratch("weights-sizes");
+    let run = dir.join("run");
+    let sets = [
+        "model.image_size=64",
+        "augment.global_size=48",
+        "train.max_steps=1",
+    ];
+    done(&tiny_run(&run, &sets));
+    let (run, out) = (text(&run), text(&dir.join("timm")));
+    done(&["export", "--weights", &run, "--format=timm", "--out", &out]);
+    let config = std::fs::read_to_string(dir.join("timm/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["model_args"]["img_size"], 48);
+    assert_eq!(config["pretrained_cfg"]["input_size"][1], 48);
+    assert_eq!(
+        features("sizes-export", &out, &[]),
+        features("sizes-run", &run, &[])
+    );
+}
+
 #[test]
 fn an_export_replaces_only_one_of_the_same_kind() {
     let dir = scratch("weights-export");

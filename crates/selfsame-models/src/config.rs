@@ -317,8 +317,8 @@ impl Default for HeadConfig {
         Self {
             kind: HeadKind::Notebook,
             out_dim: 2048,
-            hidden_dim: 2048,    // main_dino.py, DINOHead
-            bottleneck_dim: 256, // main_dino.py, DINOHead
+            hidden_dim: 2048,    // vision_transformer.py, DINOHead
+            bottleneck_dim: 256, // vision_transformer.py, DINOHead
             norm_last_layer: true,
             use_bn: false,
         }

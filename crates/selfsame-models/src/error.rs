@@ -27,6 +27,14 @@ pub enum ModelError {
     /// Tensors from whose names and shapes no architecture follows.
     #[error("cannot tell the architecture from the tensors: {0}")]
     Unrecognised(String),
+    /// A checkpoint that has one network of the two, and not the one asked for.
+    #[error("the file has a {there} and no {wanted}")]
+    OtherNetwork {
+        /// `teacher` or `student`.
+        wanted: &'static str,
+        /// The other one.
+        there: &'static str,
+    },
     /// A tensor operation failed.
     #[error("a tensor operation failed")]
     Tensor(#[from] candle_core::Error),

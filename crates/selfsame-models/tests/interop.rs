@@ -133,6 +133,45 @@ fn round_trips_are_bit_identical() {
     }
 }
 
+/// transformers' DINOv2 has layer scales in every block.
+#[test]
+fn registers_or_swiglu_without_layer_scale_become_a_dinov2_of_the_same_features() {
+    let [_, _, (_, swiglu), (_, registers), _] = models();
+    for model in [swiglu, registers] {
+        let model = ModelConfig {
+            layer_scale: 0.0,
+            ..model
+        };
+        let params = filled(&model);
+        let theirs = to_hf(&params.tensors()).unwrap();
+        let scale = &theirs["encoder.layer.1.layer_scale2.lambda1"];
+        assert_eq!(scale.to_vec1::<f32>().unwrap(), vec![1.0; 32]);
+        assert!(theirs.contains_key("encoder.layer.0.norm1.weight"));
+
+        let ours = to_own_names(theirs).unwrap().tensors;
+        let scaled = ModelConfig {
+            layer_scale: 1.0,
+            ..model.clone()
+        };
+        let again = draw_backbone(&scaled, 0, &Device::Cpu).unwrap();
+        again.load_part(&ours, "backbone.").unwrap();
+        let xs = fill_images(32);
+        let features = |model: &ModelConfig, params: &ParamStore| -> Vec<f32> {
+            let backbone = build_backbone(model, params).unwrap();
+            let ys = backbone.forward(&xs, &Mode::Eval).unwrap();
+            ys.flatten_all().unwrap().to_vec1().unwrap()
+        };
+        assert_eq!(features(&model, &params), features(&scaled, &again));
+    }
+}
+
+fn fill_images(side: usize) -> Tensor {
+    let numbers = (0..2 * 3 * side * side).map(|i| (i % 17) as f32 / 17.0);
+    Tensor::from_iter(numbers, &Device::Cpu)
+        .and_then(|xs| xs.reshape((2, 3, side, side)))
+        .unwrap()
+}
+
 #[test]
 fn the_newer_spelling_and_a_wrapped_model_are_read_as_well() {
     let (_, model) = models()[0].clone();

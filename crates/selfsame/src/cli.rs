@@ -233,9 +233,10 @@ pub(crate) struct WeightsArgs {
     /// Side of the evaluated crop in pixels; default: what the weights were trained at.
     #[arg(long)]
     pub(crate) image_size: Option<usize>,
-    /// Shorter side after the resize, over the image size (official protocol: 1.143).
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) resize: f64,
+    /// Shorter side after the resize, over the image size; default: 1, in `linear --protocol official`
+    /// 256/224.
+    #[arg(long)]
+    pub(crate) resize: Option<f64>,
     /// bilinear or bicubic; with _pillow13 behind it the bytes of Pillow 13.
     #[arg(long, default_value = "bicubic")]
     pub(crate) interpolation: String,
@@ -360,7 +361,7 @@ pub(crate) struct Linear {
     pub(crate) method: Method,
     /// notebook: fixed features; official: new random crops in every epoch and the class tokens of
     /// the last four blocks (the official code takes so many of ViT-S; of ViT-B one and the mean of
-    /// the patches). Its test pictures are made with `--resize 1.143`, which is not set here.
+    /// the patches).
     #[arg(long, value_enum, default_value_t = Protocol::Notebook)]
     pub(crate) protocol: Protocol,
     /// Passes over the training pictures (sgd only); default: 100.

@@ -13,8 +13,8 @@ use selfsame_data::EvalTransform;
 use selfsame_data::augment::{AugmentConfig, EvalCrop};
 use selfsame_models::interop::{Layout, fit_patches, fit_positions, is_pth};
 use selfsame_models::{
-    BackboneModel, ModelConfig, ParamStore, build_backbone, draw_backbone, infer, read_weights,
-    reference_backbone,
+    BackboneModel, ModelConfig, ModelError, ParamStore, build_backbone, draw_backbone, infer,
+    read_weights, reference_backbone,
 };
 use selfsame_train::{EmbedOptions, Extractor, INPUT_KEY, MODEL_KEY};
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,6 @@ use crate::exit::usage;
 use crate::run_dir;
 use crate::stderr::tell;
 use arch::{asked, parse_arch};
-use beside::Beside;
 
 /// Side in pixels of the `pixels` baseline.
 const PIXELS_SIZE: usize = 64;
@@ -245,7 +244,19 @@ impl Weights {
     /// # Errors
     /// A usage error for `pixels`; every name that does not fit.
     pub(crate) fn fit_to(&mut self, model: &ModelConfig, device: &Device) -> anyhow::Result<()> {
-        let mut tensors = self.backbone()?.params.tensors();
+        let from = self.backbone()?;
+        let dims = [&from.model, model].map(ModelConfig::vit_dims);
+        if let [Some(theirs), Some(ours)] = dims
+            && theirs.embed_dim == ours.embed_dim
+            && theirs.num_heads != ours.num_heads
+        {
+            let (theirs, ours) = (theirs.num_heads, ours.num_heads);
+            return Err(usage(format!(
+                "the weights are of a network with {theirs} attention heads, model.num_heads says \
+                 {ours}: the shapes are the same, the features are not"
+            )));
+        }
+        let mut tensors = from.params.tensors();
         resample_aloud(&mut tensors, model)?;
         let params = draw_backbone(model, 0, device)?;
         params.load_part(&tensors, "backbone.")?;
@@ -297,7 +308,7 @@ impl Weights {
             .map_err(|problem| usage(format!("--interpolation: {problem}")))?;
         let crop = EvalCrop {
             image_size,
-            resize_ratio: args.resize,
+            resize_ratio: args.resize.unwrap_or(1.0),
             interpolation,
             mean,
             std,
@@ -462,9 +473,12 @@ fn of_file(
     device: &Device,
 ) -> anyhow::Result<Loaded> {
     selfsame_checkpoint::verify_file(path)?;
-    let weights = read_weights(path, which.into())?;
-    let beside = Beside::read(path);
-    let told = weights.stated_model().or_else(|| beside.model());
+    let weights = read_weights(path, which.into()).map_err(|error| match error {
+        ModelError::OtherNetwork { there, .. } => anyhow::Error::new(error)
+            .context(format!("--which {there} takes the one that is there")),
+        error => error.into(),
+    })?;
+    let (beside, told) = beside::told(path, &weights, arch)?;
     let model = match (arch, told) {
         (Some(text), Some(told)) => asked(text, Some(told))?,
         (Some(text), None) => {
@@ -477,17 +491,15 @@ fn of_file(
     for difference in beside.differences() {
         tell!("warning: {difference}");
     }
-    let native = if model.arch.is_vit() {
-        model.image_size
-    } else {
-        224
-    };
-    let input = weights
-        .metadata
-        .get(INPUT_KEY)
-        .and_then(|text| serde_json::from_str(text).ok())
-        .or_else(|| beside.input(native))
-        .unwrap_or_else(|| Input::imagenet(native));
+    let input = weights.metadata.get(INPUT_KEY);
+    let input = input.and_then(|text| serde_json::from_str(text).ok());
+    let input = input.or_else(|| beside.input(&model)).unwrap_or_else(|| {
+        tell!(
+            "note: nothing says how the pictures of these weights were normalised; ImageNet's mean \
+             and standard deviation are taken"
+        );
+        Input::imagenet(beside::native_size(&model))
+    });
     let mut tensors = weights.tensors;
     resample_aloud(&mut tensors, &model)?;
     let params = draw_backbone(&model, 0, device)?;
@@ -510,6 +522,17 @@ fn of_file(
 
 /// What a folder that is no run holds instead, with what to write.
 fn weights_inside(dir: &Path) -> Option<String> {
+    for index in [
+        "model.safetensors.index.json",
+        "pytorch_model.bin.index.json",
+    ] {
+        if dir.join(index).exists() {
+            return Some(format!(
+                "; its weights are in several files, of which {index} tells, and those are not read: \
+                 save them in one, in transformers by save_pretrained(max_shard_size=\"100GB\")"
+            ));
+        }
+    }
     let entries = std::fs::read_dir(dir).ok()?;
     let mut inside: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
     inside.retain(|path| {
@@ -525,11 +548,15 @@ fn weights_inside(dir: &Path) -> Option<String> {
 /// grid, and says so.
 ///
 /// # Errors
-/// If they are those of no square.
+/// If they are those of no square, or the model is none that can be built.
 pub(crate) fn resample_aloud(
     tensors: &mut BTreeMap<String, Tensor>,
     model: &ModelConfig,
 ) -> anyhow::Result<()> {
+    let problems = model.check();
+    if !problems.is_empty() {
+        return Err(ModelError::Config(problems).into());
+    }
     if let Some((from, to)) = fit_patches(tensors, model)? {
         tell!("note: the kernel of patches of {from}x{from} pixels was resampled to {to}x{to}");
     }

@@ -11,17 +11,20 @@ use crate::pos_embed::{Grid, resample_matrix};
 
 const NAME: &str = "backbone.pos_embed";
 const KERNEL: &str = "backbone.patch_embed.proj.weight";
+const REGISTERS: &str = "backbone.reg_token";
 
 /// Resamples the position embeddings of `tensors` to the grid of `model`, by its configured
 /// formula; the grids before and after, or `None` if there is nothing to do.
 ///
-/// Nothing else is touched; a patch kernel of another size is [`fit_patches`]' to change.
+/// Positions of registers, which timm can have, are added to the registers. Nothing else is touched;
+/// a patch kernel of another size is [`fit_patches`]' to change.
 /// # Errors
 /// [`ModelError::Unrecognised`] if the embeddings are not those of a class token and a square.
 pub fn fit_positions(
     tensors: &mut BTreeMap<String, Tensor>,
     model: &ModelConfig,
 ) -> Result<Option<(Grid, Grid)>, ModelError> {
+    fold_registers(tensors, model)?;
     let (Some(positions), Some(_)) = (tensors.get(NAME), model.vit_dims()) else {
         return Ok(None);
     };
@@ -53,6 +56,38 @@ pub fn fit_positions(
     let resampled = Tensor::cat(&[&positions.narrow(1, 0, 1)?, &patches], 1)?;
     tensors.insert(NAME.to_owned(), resampled);
     Ok(Some((from, to)))
+}
+
+/// Adds the positions of registers, between those of class token and patches, to the registers, where
+/// they come to the same.
+fn fold_registers(
+    tensors: &mut BTreeMap<String, Tensor>,
+    model: &ModelConfig,
+) -> Result<(), ModelError> {
+    let (Some(positions), Some(registers)) = (tensors.get(NAME), tensors.get(REGISTERS)) else {
+        return Ok(());
+    };
+    let (&[1, tokens, d], &[1, count, width]) = (positions.dims(), registers.dims()) else {
+        return Ok(());
+    };
+    let square = |patches: usize| patches.isqrt() * patches.isqrt() == patches;
+    let side = model.image_size / model.patch_size.max(1);
+    let with = tokens
+        .checked_sub(1 + count)
+        .filter(|patches| square(*patches));
+    let is_native = |tokens: usize| tokens == side * side;
+    let plain = !is_native(with.unwrap_or_default()) && square(tokens.saturating_sub(1));
+    let Some(patches) = with.filter(|_| count > 0 && width == d && !plain) else {
+        return Ok(());
+    };
+    let [positions, registers] = [positions, registers].map(|x| x.to_dtype(DType::F32));
+    let (positions, registers) = (positions?, registers?);
+    let own = positions.narrow(1, 1, count)?;
+    let class = positions.narrow(1, 0, 1)?;
+    let rest = positions.narrow(1, 1 + count, patches)?;
+    tensors.insert(REGISTERS.to_owned(), (registers + own)?);
+    tensors.insert(NAME.to_owned(), Tensor::cat(&[&class, &rest], 1)?);
+    Ok(())
 }
 
 /// Resamples the patch kernel of `tensors` to the patch size of `model`, so that a patch and the
@@ -116,6 +151,29 @@ mod tests {
         };
         assert_eq!(class(&tensors), class(&positions(17)));
         assert_eq!(fit_positions(&mut tensors, &model(48, 8)).unwrap(), None);
+    }
+
+    #[test]
+    fn positions_of_registers_are_added_to_them() {
+        let ones = Tensor::ones((1, 4, 2), DType::F32, &Device::Cpu).unwrap();
+        let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        // 1 + 4 + 36 tokens; 1 + 4 + 16 for a model of another size.
+        for (tokens, size) in [(41, 48), (21, 48)] {
+            let mut tensors = positions(tokens);
+            let before = flat(&tensors[NAME]);
+            tensors.insert(REGISTERS.to_owned(), ones.clone());
+            let done = fit_positions(&mut tensors, &model(size, 8)).unwrap();
+            assert_eq!(done.is_some(), tokens == 21);
+            assert_eq!(tensors[NAME].dims(), [1, 37, 2]);
+            assert_eq!(flat(&tensors[NAME])[..2], before[..2]);
+            let expected: Vec<f32> = before[2..10].iter().map(|x| x + 1.0).collect();
+            assert_eq!(flat(&tensors[REGISTERS]), expected);
+        }
+        // Registers without positions.
+        let mut tensors = positions(37);
+        tensors.insert(REGISTERS.to_owned(), ones.clone());
+        assert_eq!(fit_positions(&mut tensors, &model(48, 8)).unwrap(), None);
+        assert_eq!(flat(&tensors[REGISTERS]), flat(&ones));
     }
 
     #[test]

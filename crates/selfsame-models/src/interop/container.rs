@@ -18,25 +18,28 @@ const WRAPPERS: [&str; 3] = ["state_dict.", "model_state_dict.", "model."];
 /// The prefix under which the weights asked for stand; empty if they are not wrapped.
 ///
 /// # Errors
-/// [`ModelError::Unrecognised`] if the file has one network of the two and the other is wanted.
+/// [`ModelError::OtherNetwork`] if the file has one network of the two and the other is wanted.
 pub(super) fn prefix<'a>(
     names: impl Iterator<Item = &'a String> + Clone,
     which: Which,
-) -> Result<&'static str, ModelError> {
+) -> Result<String, ModelError> {
     let has = |prefix: &str| names.clone().any(|name| name.starts_with(prefix));
-    match (has("teacher."), has("student."), which) {
-        (true, _, Which::Teacher) => Ok("teacher."),
-        (_, true, Which::Student) => Ok("student."),
-        (false, false, _) => Ok(WRAPPERS.into_iter().find(|w| has(w)).unwrap_or("")),
-        (true, false, Which::Student) => Err(lacks("student", "teacher")),
-        (false, true, Which::Teacher) => Err(lacks("teacher", "student")),
+    for outer in [""].into_iter().chain(WRAPPERS) {
+        let [teacher, student] = ["teacher.", "student."].map(|inner| format!("{outer}{inner}"));
+        return match (has(&teacher), has(&student), which) {
+            (false, false, _) => continue,
+            (true, _, Which::Teacher) => Ok(teacher),
+            (_, true, Which::Student) => Ok(student),
+            (true, false, Which::Student) => Err(lacks("student", "teacher")),
+            (false, true, Which::Teacher) => Err(lacks("teacher", "student")),
+        };
     }
+    let wrapper = WRAPPERS.into_iter().find(|wrapper| has(wrapper));
+    Ok(wrapper.unwrap_or_default().to_owned())
 }
 
-fn lacks(wanted: &str, there: &str) -> ModelError {
-    ModelError::Unrecognised(format!(
-        "the file has a {there} and no {wanted}; use --which {there}"
-    ))
+fn lacks(wanted: &'static str, there: &'static str) -> ModelError {
+    ModelError::OtherNetwork { wanted, there }
 }
 
 #[cfg(test)]
@@ -57,7 +60,17 @@ mod tests {
             "model."
         );
         assert_eq!(prefix(&["cls_token"], Which::Student).unwrap(), "");
+        // Lightning's, with a model that has both.
+        let nested = [
+            "state_dict.teacher.backbone.x",
+            "state_dict.student.backbone.x",
+        ];
+        assert_eq!(
+            prefix(&nested, Which::Student).unwrap(),
+            "state_dict.student."
+        );
         let error = prefix(&["teacher.x"], Which::Student).unwrap_err();
-        assert!(error.to_string().contains("--which teacher"), "{error}");
+        let told = "a teacher and no student";
+        assert!(error.to_string().contains(told), "{error}");
     }
 }

@@ -39,17 +39,26 @@ impl ImportedWeights {
     /// shapes, which takes a ViT's heads to be 64 wide.
     ///
     /// # Errors
-    /// As [`infer`].
+    /// As [`infer`] and [`ImportedWeights::stated_model`].
     pub fn model(&self) -> Result<ModelConfig, ModelError> {
-        match self.stated_model() {
+        match self.stated_model()? {
             Some(model) => Ok(model),
             None => Ok(infer(&self.tensors)?.model),
         }
     }
 
     /// The backbone's configuration if the file says it, under [`MODEL_KEY`].
-    pub fn stated_model(&self) -> Option<ModelConfig> {
-        serde_json::from_str(self.metadata.get(MODEL_KEY)?).ok()
+    ///
+    /// # Errors
+    /// [`ModelError::Unrecognised`] if what it says cannot be read: a key of a later version may well
+    /// make another network.
+    pub fn stated_model(&self) -> Result<Option<ModelConfig>, ModelError> {
+        let read = |text: &String| {
+            serde_json::from_str(text).map_err(|error| {
+                ModelError::Unrecognised(format!("{MODEL_KEY} in the metadata: {error}"))
+            })
+        };
+        self.metadata.get(MODEL_KEY).map(read).transpose()
     }
 }
 
@@ -67,11 +76,13 @@ pub fn read_weights(path: &Path, which: Which) -> Result<ImportedWeights, ModelE
     } else {
         let (mut tensors, metadata) = read_safetensors(path)?;
         let prefix = prefix(tensors.keys(), which)?;
-        let others = tensors.iter().filter(|(name, _)| !name.starts_with(prefix));
+        let others = tensors
+            .iter()
+            .filter(|(name, _)| !name.starts_with(&prefix));
         let others = others.map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
         let others: Shapes = others.collect();
-        tensors.retain(|name, _| name.starts_with(prefix));
-        (strip(tensors, prefix), metadata, others)
+        tensors.retain(|name, _| name.starts_with(&prefix));
+        (strip(tensors, &prefix), metadata, others)
     };
     let mut weights = to_own_names(tensors)?;
     weights.metadata = metadata;
@@ -115,19 +126,19 @@ fn read_pth(path: &Path, which: Which) -> Result<(Tensors, Shapes), ModelError> 
     let others = file
         .tensors()
         .iter()
-        .filter(|(name, _)| !name.starts_with(prefix));
+        .filter(|(name, _)| !name.starts_with(&prefix));
     let others = others
         .map(|(name, info)| (name.clone(), info.shape.clone()))
         .collect();
     let raw = file
-        .read(|name| name.starts_with(prefix))
+        .read(|name| name.starts_with(&prefix))
         .map_err(|error| read_error(path, error))?;
     let mut tensors = BTreeMap::new();
     for (name, tensor) in raw {
         // One at a time, so that bytes are freed as tensors are made.
         tensors.insert(name, to_candle(&tensor)?);
     }
-    Ok((strip(tensors, prefix), others))
+    Ok((strip(tensors, &prefix), others))
 }
 
 fn strip(tensors: Tensors, prefix: &str) -> Tensors {

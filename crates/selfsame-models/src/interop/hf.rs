@@ -134,8 +134,9 @@ fn resnet_name(name: &str) -> Option<String> {
 /// Backbone tensors under the names in which transformers stores `ViTModel`, `Dinov2Model`,
 /// `Dinov2WithRegistersModel` and `ResNetModel`.
 ///
-/// `tensors` have our names, with `backbone.` before them; a head is left out. DINOv2 gets a mask
-/// token of zeros, which their classes have and no evaluation uses.
+/// `tensors` have our names, with `backbone.` before them; a head is left out. A network with
+/// registers, layer scale or SwiGLU becomes a DINOv2: with a mask token of zeros, which their classes
+/// have and no evaluation uses, and with layer scales of 1 where it has none.
 /// # Errors
 /// [`candle_core::Error`] if a packed projection is not three times as high as wide.
 pub fn to_hf(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
@@ -143,9 +144,10 @@ pub fn to_hf(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tens
         .iter()
         .filter_map(|(name, tensor)| Some((name.strip_prefix("backbone.")?, tensor)))
         .collect();
-    let is_dinov2 = ours
+    let is_scaled = ours
         .keys()
         .any(|name| name.ends_with(".gamma") && name.contains(".ls"));
+    let is_dinov2 = is_scaled || ours.contains_key("reg_token") || is_swiglu(&ours);
     let mut theirs = BTreeMap::new();
     for (name, tensor) in &ours {
         if let Some((block, field)) = name.split_once(".attn.qkv.") {
@@ -163,6 +165,17 @@ pub fn to_hf(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tens
     if is_dinov2 && let Some(token) = ours.get("cls_token") {
         let mask = Tensor::zeros((1, token.dim(2)?), DType::F32, token.device())?;
         theirs.insert("embeddings.mask_token".to_owned(), mask);
+        let blocks = ours.keys().filter_map(|name| {
+            let block = name.strip_prefix("blocks.")?;
+            block.strip_suffix(".norm1.weight")
+        });
+        for block in blocks.filter(|_| !is_scaled) {
+            for scale in 1..=2 {
+                let name = format!("encoder.layer.{block}.layer_scale{scale}.lambda1");
+                let ones = Tensor::ones(token.dim(2)?, DType::F32, token.device())?;
+                theirs.insert(name, ones);
+            }
+        }
         let swiglu: Vec<String> = theirs
             .keys()
             .filter(|name| name.contains(".mlp.fc"))

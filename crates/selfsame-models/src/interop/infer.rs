@@ -40,7 +40,14 @@ struct Shapes<'a>(&'a BTreeMap<String, Tensor>);
 impl Shapes<'_> {
     fn dims<const N: usize>(&self, name: &str) -> Result<[usize; N], ModelError> {
         let Some(tensor) = self.0.get(name) else {
-            return Err(ModelError::Unrecognised(format!("there is no {name}")));
+            let first: Vec<&str> = self.0.keys().take(3).map(String::as_str).collect();
+            let there = match first.as_slice() {
+                [] => "there are no weights of a network".to_owned(),
+                names => format!("there are {} and so on", names.join(", ")),
+            };
+            return Err(ModelError::Unrecognised(format!(
+                "there is no {name}; {there}"
+            )));
         };
         tensor.dims().try_into().map_err(|_| {
             let dims = tensor.dims();
@@ -55,12 +62,21 @@ impl Shapes<'_> {
     fn vit(&self) -> Result<ModelConfig, ModelError> {
         let [embed_dim, _, patch_size, _] = self.dims("backbone.patch_embed.proj.weight")?;
         let [_, tokens, _] = self.dims("backbone.pos_embed")?;
-        let side = tokens.saturating_sub(1).isqrt();
-        if side == 0 || side * side + 1 != tokens {
+        let registers = match self.has("backbone.reg_token") {
+            true => self.dims::<3>("backbone.reg_token")?[1],
+            false => 0,
+        };
+        // timm's registers can have positions of their own.
+        let side = [0, registers].into_iter().find_map(|registers| {
+            let patches = tokens.checked_sub(1 + registers)?;
+            let side = patches.isqrt();
+            (side > 0 && side * side == patches).then_some(side)
+        });
+        let Some(side) = side else {
             return Err(ModelError::Unrecognised(format!(
                 "backbone.pos_embed has {tokens} tokens, not a class token and a square of patches"
             )));
-        }
+        };
         let block = |index| format!("backbone.blocks.{index}.norm1.weight");
         let depth = (0..).take_while(|index| self.has(&block(*index))).count();
         if depth == 0 || !embed_dim.is_multiple_of(64) {

@@ -99,10 +99,23 @@ pub fn to_own_names(
 
 /// The name here, with `backbone.` or `head.` before it.
 fn own_name(name: &str, layout: Layout) -> Renamed {
-    let stripped = name.strip_prefix("module.").unwrap_or(name);
-    let bare = stripped.strip_prefix("backbone.").unwrap_or(stripped);
-    let supervised = ["head.weight", "head.bias", "fc.weight", "fc.bias"];
-    if supervised.contains(&bare) || bare.starts_with("new_head.") {
+    let bare = without(name, &["module.", "_orig_mod.", "backbone."]);
+    // A classifier, iBOT's mask token; below heads of the notebook's, DINOv2's and iBOT's training.
+    let unused = [
+        "head.weight",
+        "head.bias",
+        "fc.weight",
+        "fc.bias",
+        "masked_embed",
+    ];
+    let heads = [
+        "new_head.",
+        "dino_head.",
+        "ibot_head.",
+        "head.mlp2.",
+        "head.last_layer2.",
+    ];
+    if unused.contains(&bare) || heads.iter().any(|head| bare.starts_with(head)) {
         return Renamed::Unused;
     }
     if bare.starts_with("head.mlp.") || bare.starts_with("head.last_layer.") {
@@ -120,15 +133,25 @@ fn own_name(name: &str, layout: Layout) -> Renamed {
     }
 }
 
+/// The name without any of these before it, in whatever order they stand.
+fn without<'a>(name: &'a str, prefixes: &[&str]) -> &'a str {
+    let mut name = name;
+    while let Some(inner) = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)) {
+        name = inner;
+    }
+    name
+}
+
 fn layout<'a>(names: impl Iterator<Item = &'a String> + Clone) -> Layout {
-    let ours = |name: &String| {
+    // Of data-parallel and of compiled models.
+    let names = names.map(|name| without(name, &["module.", "_orig_mod."]));
+    let ours = |name: &str| {
         let starts = ["backbone.", "head.mlp.", "head.last_layer.", "new_head."];
-        let name = name.strip_prefix("module.").unwrap_or(name);
         starts.iter().any(|start| name.starts_with(start))
     };
-    if names.clone().any(|name| hf::is_telling(name)) {
+    if names.clone().any(hf::is_telling) {
         Layout::HuggingFace
-    } else if names.clone().any(|name| dinov2::is_telling(name)) {
+    } else if names.clone().any(dinov2::is_telling) {
         Layout::Dinov2
     } else if names.clone().count() > 0 && names.clone().all(ours) {
         Layout::Selfsame
@@ -182,6 +205,9 @@ mod tests {
             "head.weight",
             "fc.bias",
             "new_head.0.weight",
+            "_orig_mod.module.backbone.module.norm.weight",
+            "ibot_head.mlp.0.weight",
+            "masked_embed",
         ])
         .unwrap();
         assert_eq!(
@@ -189,13 +215,20 @@ mod tests {
             [
                 "backbone.cls_token",
                 "backbone.norm.bias",
+                "backbone.norm.weight",
                 "head.last_layer.weight_v",
                 "head.mlp.0.weight"
             ]
         );
         assert_eq!(
             weights.left_out.keys().collect::<Vec<_>>(),
-            ["fc.bias", "head.weight", "new_head.0.weight"]
+            [
+                "fc.bias",
+                "head.weight",
+                "ibot_head.mlp.0.weight",
+                "masked_embed",
+                "new_head.0.weight"
+            ]
         );
         assert_eq!(weights.layout, Layout::Timm);
         assert!(rename(&["cls_token", "backbone.cls_token"]).is_err());

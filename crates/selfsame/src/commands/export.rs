@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use selfsame_checkpoint::{read_tensor_file, write_bytes, write_tensors};
+use selfsame_models::ModelConfig;
 use selfsame_train::MODEL_KEY;
 
 pub(super) use timm::timm;
@@ -24,9 +25,14 @@ const WEIGHTS: &str = "model.safetensors";
 
 pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
     refuse_reference("--weights", &args.weights)?;
-    let weights = Weights::open(&args.weights, args.which, None, &Device::Cpu)?;
+    let mut weights = Weights::open(&args.weights, args.which, None, &Device::Cpu)?;
+    fit_to_pictures(&mut weights, args.format)?;
     let loaded = weights.backbone()?;
-    refuse_others(&args.out, files(args.format), &loaded.metadata()?)?;
+    let metadata = match args.format {
+        Format::Hf => hf::metadata(loaded)?,
+        _ => loaded.metadata()?,
+    };
+    refuse_others(&args.out, files(args.format), &metadata)?;
     match args.format {
         Format::Timm => timm(loaded, &args.out)?,
         Format::Hf => hf::hf(loaded, &args.out)?,
@@ -35,6 +41,26 @@ pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
     }
     tell!("{} written to {}", weights.describe(), args.out.display());
     Ok(Done::Well)
+}
+
+/// Resamples the positions to the size at which the weights are evaluated, where a format or those
+/// who read it take pictures of one size only.
+fn fit_to_pictures(weights: &mut Weights, format: Format) -> anyhow::Result<()> {
+    let Loaded { model, input, .. } = weights.backbone()?;
+    let any_size = match format {
+        Format::Dino => true,
+        // Dinov2Model resamples by itself.
+        Format::Hf => model.is_dinov2(),
+        Format::Timm | Format::Onnx => false,
+    };
+    let fitted = ModelConfig {
+        image_size: input.image_size,
+        ..model.clone()
+    };
+    if any_size || !model.arch.is_vit() || fitted == *model || !fitted.check().is_empty() {
+        return Ok(());
+    }
+    weights.fit_to(&fitted, &Device::Cpu)
 }
 
 /// What each format writes.
@@ -102,6 +128,12 @@ fn dino(loaded: &Loaded, out: &Path) -> anyhow::Result<()> {
         tensors.extend(loaded.head.clone());
     } else if !loaded.head.is_empty() {
         tell!("note: the notebook's head has no counterpart in the official code; left out");
+    }
+    if loaded.model.is_dinov2() {
+        tell!(
+            "note: the official DINO code has neither registers nor layer scale nor SwiGLU; other \
+             programs read this file"
+        );
     }
     create(out)?;
     save(out, "model.safetensors", &tensors, &loaded.metadata()?)

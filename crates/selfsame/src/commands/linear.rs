@@ -22,6 +22,9 @@ const EPOCHS: usize = 100;
 /// Batch of the official protocol here; its learning rate is .001 · batch / 256.
 const OFFICIAL_BATCH: usize = 256;
 
+/// Resize(256) before CenterCrop(224) (eval_linear.py).
+const OFFICIAL_RESIZE: f64 = 256.0 / 224.0;
+
 pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
     if args.epochs == Some(0) {
         return Err(usage("--epochs 0: at least one is needed"));
@@ -29,7 +32,11 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
     if args.method == Method::Logistic {
         refuse_flags_of_sgd(args)?;
     }
-    let flags = &args.data.weights;
+    let mut flags = args.data.weights.clone();
+    if args.method == Method::Sgd && args.protocol == Protocol::Official {
+        flags.resize = flags.resize.or(Some(OFFICIAL_RESIZE));
+    }
+    let flags = &flags;
     let sets = Sets::open(&args.data)?;
     sets.need_classes(&args.data.label)?;
     if sets.same {
@@ -136,6 +143,9 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
             )?;
             let details = json!({
                 "method": "sgd", "protocol": "official", "epochs": epochs,
+                "image_size": crop.image_size, "resize": crop.resize_ratio,
+                "interpolation": flags.interpolation,
+                "batch_size": OFFICIAL_BATCH, "lr": config.lr,
                 "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch,
             });
             (done.truth, done.predicted, details)

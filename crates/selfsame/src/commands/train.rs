@@ -105,7 +105,16 @@ pub(super) fn start_weights(
     device: &Device,
 ) -> anyhow::Result<Weights> {
     refuse_reference("--init", spec)?;
-    let mut weights = Weights::open(spec, Which::Teacher, None, device)?;
+    let other = |error: &anyhow::Error| {
+        matches!(error.downcast_ref(), Some(ModelError::OtherNetwork { .. }))
+    };
+    let mut weights = match Weights::open(spec, Which::Teacher, None, device) {
+        Err(error) if other(&error) => {
+            tell!("note: {spec} has no teacher; beginning with its student");
+            Weights::open(spec, Which::Student, None, device)?
+        }
+        weights => weights?,
+    };
     weights
         .fit_to(&config.model, device)
         .map_err(|error| match error.downcast_ref() {

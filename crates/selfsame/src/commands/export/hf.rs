@@ -1,9 +1,11 @@
 //! A folder for Hugging Face transformers.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use selfsame_models::interop::to_hf;
 use selfsame_models::{Arch, MlpKind, ModelConfig, VitDims};
+use selfsame_train::MODEL_KEY;
 use serde_json::{Value, json};
 
 use super::{create, save, save_json};
@@ -15,13 +17,34 @@ use crate::weights::Loaded;
 pub(super) fn hf(loaded: &Loaded, out: &Path) -> anyhow::Result<()> {
     create(out)?;
     let tensors = to_hf(&loaded.params.tensors())?;
-    save(out, "model.safetensors", &tensors, &loaded.metadata()?)?;
-    let config = match loaded.model.vit_dims() {
-        Some(dims) => vit_config(&loaded.model, dims),
+    save(out, "model.safetensors", &tensors, &metadata(loaded)?)?;
+    let model = as_written(&loaded.model);
+    let config = match model.vit_dims() {
+        Some(dims) => vit_config(&model, dims),
         None => resnet_config(loaded.model.arch),
     };
     save_json(out, "config.json", &config)?;
     save_json(out, "preprocessor_config.json", &preprocessor(loaded))
+}
+
+/// What the file says of itself.
+///
+/// # Errors
+/// As [`Loaded::metadata`].
+pub(super) fn metadata(loaded: &Loaded) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut metadata = loaded.metadata()?;
+    let model = serde_json::to_string(&as_written(&loaded.model))?;
+    metadata.insert(MODEL_KEY.to_owned(), model);
+    Ok(metadata)
+}
+
+/// The model with the layer scales of 1 that [`to_hf`] gives a DINOv2 without any.
+fn as_written(model: &ModelConfig) -> ModelConfig {
+    let mut model = model.clone();
+    if model.is_dinov2() && model.layer_scale == 0.0 {
+        model.layer_scale = 1.0;
+    }
+    model
 }
 
 fn vit_config(model: &ModelConfig, dims: VitDims) -> Value {
@@ -81,9 +104,13 @@ fn preprocessor(loaded: &Loaded) -> Value {
     let input = &loaded.input;
     let side = input.image_size;
     json!({
-        "image_processor_type": "ViTImageProcessor",
+        // As we evaluate: the shorter side resized, the middle cut out.
+        "image_processor_type": "BitImageProcessor",
         "do_resize": true,
-        "size": {"height": side, "width": side},
+        "size": {"shortest_edge": side},
+        "do_center_crop": true,
+        "crop_size": {"height": side, "width": side},
+        "do_convert_rgb": true,
         // PIL's bicubic
         "resample": 3,
         "do_rescale": true,

@@ -33,12 +33,7 @@ pub(in crate::commands) fn timm(loaded: &Loaded, out: &Path) -> anyhow::Result<(
         }
         tensors.insert(name.to_owned(), tensor);
     }
-    let metadata = match loaded.model.num_registers {
-        0 => loaded.metadata()?,
-        // The metadata describes our tensors, and the positions are no longer ours.
-        _ => BTreeMap::new(),
-    };
-    save(out, "model.safetensors", &tensors, &metadata)?;
+    save(out, "model.safetensors", &tensors, &loaded.metadata()?)?;
     save_json(out, "config.json", &config(loaded))
 }
 
