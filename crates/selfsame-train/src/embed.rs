@@ -21,6 +21,10 @@ pub enum Extractor<'a> {
     /// official linear protocol for ViT-S (eval_linear.py, `--n_last_blocks 4`); a ResNet's
     /// pooled output.
     LastFourClassTokens(&'a dyn Backbone),
+    /// Class token and mean of the patches of the last block, concatenated, as the official linear
+    /// protocol for ViT-B (eval_linear.py, `--n_last_blocks 1 --avgpool_patchtokens true`); a
+    /// ResNet's pooled output twice.
+    ClassTokenAndMean(&'a dyn Backbone),
     /// The pixels themselves: the baseline that learned features must beat.
     Pixels,
 }
@@ -34,6 +38,11 @@ impl Extractor<'_> {
                     backbone.intermediate_layers(images, backbone.num_blocks().clamp(1, 4))?;
                 let tokens: Vec<&Tensor> = layers.iter().map(|(cls, _)| cls).collect();
                 Tensor::cat(&tokens, 1)
+            }
+            Self::ClassTokenAndMean(backbone) => {
+                let layers = backbone.intermediate_layers(images, 1)?;
+                let (class, patches) = &layers[0];
+                Tensor::cat(&[class, &patches.mean(1)?], 1)
             }
             Self::Pixels => images.flatten_from(1),
         }
@@ -138,4 +147,47 @@ pub fn embed_picture(
 ) -> Result<Vec<f32>, TrainError> {
     let picture = upload_picture(&picture.data, [picture.size; 2], device)?;
     Ok(extractor.extract(&picture)?.flatten_all()?.to_vec1()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use selfsame_models::{Arch, ModelConfig, build_backbone, draw_backbone};
+
+    use super::*;
+
+    #[test]
+    fn the_probe_of_a_large_network_takes_class_token_and_mean_of_patches() {
+        let model = ModelConfig {
+            arch: Arch::VitTiny,
+            embed_dim: 32,
+            num_heads: 1,
+            depth: 2,
+            patch_size: 8,
+            image_size: 16,
+            ..ModelConfig::default()
+        };
+        let params = draw_backbone(&model, 0, &Device::Cpu).unwrap();
+        let backbone = build_backbone(&model, &params).unwrap();
+        let backbone = backbone.as_ref();
+        let values = (0..2 * 3 * 16 * 16).map(|i| (i % 23) as f32 / 23.0);
+        let images = Tensor::from_iter(values, &Device::Cpu).unwrap();
+        let images = images.reshape((2, 3, 16, 16)).unwrap();
+        let rows = |extractor: Extractor<'_>| -> Vec<Vec<f32>> {
+            extractor.extract(&images).unwrap().to_vec2().unwrap()
+        };
+        let (both, class) = (
+            rows(Extractor::ClassTokenAndMean(backbone)),
+            rows(Extractor::Backbone(backbone)),
+        );
+        let (_, patches) = &backbone.intermediate_layers(&images, 1).unwrap()[0];
+        let patches: Vec<Vec<Vec<f32>>> = patches.to_vec3().unwrap();
+        for ((both, class), patches) in both.iter().zip(&class).zip(&patches) {
+            assert_eq!((both.len(), patches.len()), (64, 4));
+            for i in 0..32 {
+                let mean = patches.iter().map(|patch| patch[i]).sum::<f32>() / 4.0;
+                assert!((both[i] - class[i]).abs() < 1e-5);
+                assert!((both[32 + i] - mean).abs() < 1e-5);
+            }
+        }
+    }
 }

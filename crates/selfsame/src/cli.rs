@@ -360,8 +360,7 @@ pub(crate) struct Linear {
     #[arg(long, value_enum, default_value_t = Method::Sgd)]
     pub(crate) method: Method,
     /// notebook: fixed features; official: new random crops in every epoch and the class tokens of
-    /// the last four blocks (the official code takes so many of ViT-S; of ViT-B one and the mean of
-    /// the patches).
+    /// the last four blocks, of ViT-B that of the last one and the mean of the patches.
     #[arg(long, value_enum, default_value_t = Protocol::Notebook)]
     pub(crate) protocol: Protocol,
     /// Passes over the training pictures (sgd only); default: 100.

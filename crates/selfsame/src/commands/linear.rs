@@ -6,6 +6,7 @@ use selfsame_eval::logistic::{LogisticConfig, default_grid, fit_with_best_c};
 use selfsame_eval::metrics::{
     BootstrapConfig, ClassificationReport, ReportOptions, accuracy, bootstrap_mean, correct,
 };
+use selfsame_models::Arch;
 use selfsame_train::{Extractor, LabelledSamples, official_linear};
 use serde_json::json;
 
@@ -112,10 +113,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 std: crop.std,
                 ..StandardCrop::default()
             };
-            let extractor = match weights.extractor() {
-                Extractor::Backbone(backbone) => Extractor::LastFourClassTokens(backbone),
-                other => other,
-            };
+            let (extractor, features) = official_features(&weights);
             let (train_classes, test_classes) = (
                 sets.classes(&sets.train_labels),
                 sets.classes(&sets.test_labels),
@@ -143,7 +141,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
             )?;
             let details = json!({
                 "method": "sgd", "protocol": "official", "epochs": epochs,
-                "image_size": crop.image_size, "resize": crop.resize_ratio,
+                "features": features, "image_size": crop.image_size, "resize": crop.resize_ratio,
                 "interpolation": flags.interpolation,
                 "batch_size": OFFICIAL_BATCH, "lr": config.lr,
                 "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch,
@@ -180,6 +178,24 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
         ));
     }
     Ok(Done::Well)
+}
+
+/// What the official code takes of each architecture, and in words.
+fn official_features(weights: &Weights) -> (Extractor<'_>, &'static str) {
+    match (weights, weights.extractor()) {
+        (Weights::Backbone(loaded), Extractor::Backbone(backbone)) => match loaded.model.arch {
+            Arch::VitBase => (
+                Extractor::ClassTokenAndMean(backbone),
+                "class token and mean of the patches of the last block",
+            ),
+            arch if arch.is_vit() => (
+                Extractor::LastFourClassTokens(backbone),
+                "class tokens of the last four blocks",
+            ),
+            _ => (Extractor::Backbone(backbone), "pooled output"),
+        },
+        (_, other) => (other, "pixels"),
+    }
 }
 
 /// Refuses what would change nothing.

@@ -1,0 +1,194 @@
+//! timm's `config.json`.
+
+use selfsame_models::{ModelConfig, PosEmbedResample};
+use serde_json::Value;
+
+use super::{Refusal, native_size, refuse, side};
+use crate::weights::{Input, parse_arch};
+
+/// The architecture in timm's `config.json`: a name like `vit_tiny_patch16_224` or `resnet50`, and
+/// the arguments that make it another size.
+pub(super) fn model(config: &Value) -> Result<ModelConfig, Refusal> {
+    let name = config["architecture"].as_str().unwrap_or_default();
+    let unknown = || format!("the architecture {name:?} is not one of those here");
+    let mut model = named(name.split('.').next().unwrap_or_default()).ok_or_else(unknown)?;
+    model.pos_embed_resample = PosEmbedResample::Timm;
+    let is_vit = model.arch.is_vit();
+    let no_arguments = serde_json::Map::new();
+    let arguments = config.get("model_args").and_then(Value::as_object);
+    for (key, value) in arguments.unwrap_or(&no_arguments) {
+        let name = format!("model_args.{key}");
+        let number = || {
+            let number = value.as_u64().map(|number| number as usize);
+            number.ok_or_else(|| format!("{name} = {value} is not a number"))
+        };
+        match key.as_str() {
+            _ if value.is_null() => {}
+            "img_size" if is_vit => model.image_size = side(&name, value)?,
+            "patch_size" if is_vit => model.patch_size = side(&name, value)?,
+            "embed_dim" if is_vit => model.embed_dim = number()?,
+            "depth" if is_vit => model.depth = number()?,
+            "num_heads" if is_vit => model.num_heads = number()?,
+            "reg_tokens" if is_vit => model.num_registers = number()?,
+            "init_values" if is_vit => model.layer_scale = value.as_f64().unwrap_or_default(),
+            "global_pool" => {
+                check_pool(is_vit, &name, value)?;
+            }
+            "act_layer" => {
+                let ours = if is_vit { "gelu" } else { "relu" };
+                if value != ours {
+                    return Err(refuse(&name, value));
+                }
+            }
+            "output_stride" if *value == 32 => {}
+            "in_chans" if *value == 3 => {}
+            "qkv_bias" | "class_token" if *value == true => {}
+            // Of the classifier, of training, or seen from the shapes.
+            "num_classes" | "drop_rate" | "drop_path_rate" | "drop_block_rate"
+            | "pos_drop_rate" | "patch_drop_rate" | "proj_drop_rate" | "attn_drop_rate"
+            | "weight_init" | "zero_init_last" | "dynamic_img_size" | "no_embed_class"
+            | "mlp_ratio" | "strict_img_size" => {}
+            _ => return Err(refuse(&name, value)),
+        }
+    }
+    if let Some(pool) = config.get("global_pool") {
+        check_pool(is_vit, "global_pool", pool)?;
+    }
+    Ok(model)
+}
+
+/// Refuses features that are not those of the class token, or the mean over a ResNet's last map.
+fn check_pool(is_vit: bool, key: &str, pool: &Value) -> Result<(), Refusal> {
+    let ours = if is_vit { "token" } else { "avg" };
+    match pool == ours || pool == "" || pool.is_null() {
+        true => Ok(()),
+        false => Err(refuse(key, pool)),
+    }
+}
+
+/// The architecture of a name; families in which other names have the same shapes and compute
+/// something else are known by the whole name.
+fn named(name: &str) -> Option<ModelConfig> {
+    let Some((family, sizes)) = name.split_once("_patch") else {
+        let same = ["tv_", "ssl_", "swsl_", "gluon_"];
+        let bare = same.iter().find_map(|prefix| name.strip_prefix(prefix));
+        let bare = bare.unwrap_or(name);
+        return parse_arch(bare.strip_suffix("_v1b").unwrap_or(bare));
+    };
+    let family = match family.strip_prefix("deit_") {
+        Some(size) => format!("vit_{size}"),
+        None => family.to_owned(),
+    };
+    let (patch, rest) = sizes.split_once('_')?;
+    let (registers, rest) = match rest.strip_prefix("reg").and_then(|r| r.split_once('_')) {
+        Some((registers, rest)) => (registers.parse().ok()?, rest),
+        None => (0, rest),
+    };
+    if rest == "dinov2" {
+        let mut model = parse_arch(&format!("{family}/{patch}@518"))?;
+        model.layer_scale = 1e-5; // dinov2, --layerscale: what training starts from
+        model.num_registers = registers;
+        return Some(model);
+    }
+    let size = rest.strip_suffix("_in21k").unwrap_or(rest);
+    let model = parse_arch(&format!("{family}/{patch}@{size}"))?;
+    (registers == 0).then_some(model)
+}
+
+/// Size and normalisation in timm's `config.json`.
+pub(super) fn input(config: &Value, model: &ModelConfig) -> Option<Input> {
+    let cfg = config.get("pretrained_cfg")?;
+    let triple = |key: &str| serde_json::from_value(cfg.get(key)?.clone()).ok();
+    // A ViT takes no other size than its own, whatever its pretrained weights did.
+    let said = || cfg.get("input_size")?.get(1)?.as_u64();
+    let image_size = match model.arch.is_vit() {
+        true => model.image_size,
+        false => said().map_or_else(|| native_size(model), |size| size as usize),
+    };
+    Some(Input {
+        image_size,
+        mean: triple("mean")?,
+        std: triple("std")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use selfsame_models::Arch;
+    use serde_json::json;
+
+    use super::*;
+    use crate::weights::beside::tests::beside;
+
+    #[test]
+    fn timms_config_tells_heads_that_shapes_do_not() {
+        let config = json!({
+            "architecture": "vit_tiny_patch16_224.some_tag",
+            "model_args": {"img_size": [32, 32], "patch_size": 8, "embed_dim": 32, "num_heads": 2},
+            "pretrained_cfg": {"input_size": [3, 224, 224], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+        });
+        let beside = beside(config);
+        let model = beside.model().unwrap().unwrap();
+        assert_eq!((model.image_size, model.patch_size), (32, 8));
+        let dims = model.vit_dims().unwrap();
+        assert_eq!((dims.embed_dim, dims.depth, dims.num_heads), (32, 12, 2));
+        assert_eq!(model.pos_embed_resample, PosEmbedResample::Timm);
+        assert_eq!(beside.input(&model).unwrap().image_size, 32);
+    }
+
+    #[test]
+    fn timms_names_of_the_same_networks_are_known_and_others_refused() {
+        let model = |name: &str| super::model(&json!({ "architecture": name }));
+        for name in [
+            "resnet18",
+            "resnet50.a1_in1k",
+            "tv_resnet50",
+            "gluon_resnet50_v1b",
+        ] {
+            assert!(!model(name).unwrap().arch.is_vit(), "{name}");
+        }
+        let deit = model("deit_small_patch16_224").unwrap();
+        assert_eq!((deit.arch, deit.patch_size), (Arch::VitSmall, 16));
+        let dinov2 = model("vit_base_patch14_reg4_dinov2.lvd142m").unwrap();
+        assert_eq!((dinov2.num_registers, dinov2.image_size), (4, 518));
+        assert!(dinov2.is_dinov2());
+        for name in [
+            "convnext_tiny",
+            "resnetaa50",
+            "resnetblur50",
+            "vit_huge_patch14_224",
+            "vit_base_patch16_clip_224",
+            "vit_base_patch16_siglip_224",
+        ] {
+            let error = model(name).unwrap_err();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn settings_that_make_another_network_of_the_same_shapes_are_refused() {
+        let vit = "vit_tiny_patch16_224";
+        for (architecture, key, value) in [
+            (vit, "act_layer", json!("relu")),
+            (vit, "act_layer", json!("gelu_tanh")),
+            (vit, "global_pool", json!("avg")),
+            (vit, "fc_norm", json!(false)),
+            (vit, "img_size", json!([64, 48])),
+            (vit, "img_size", json!("64")),
+            ("resnet18", "global_pool", json!("max")),
+            ("resnet18", "output_stride", json!(16)),
+            ("resnet18", "act_layer", json!("silu")),
+        ] {
+            let config = json!({ "architecture": architecture, "model_args": { key: value } });
+            let error = beside(config).model().unwrap_err();
+            assert!(error.contains(key), "{error}");
+        }
+        let config = json!({ "architecture": vit, "global_pool": "avg" });
+        assert!(beside(config).model().is_err());
+        let harmless = json!({
+            "architecture": vit, "global_pool": "token",
+            "model_args": {"num_classes": 10, "act_layer": "gelu", "drop_path_rate": 0.1},
+        });
+        assert!(beside(harmless).model().unwrap().is_some());
+    }
+}
