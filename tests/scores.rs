@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Answer, scratch, selfsame, text};
+use common::{Answer, scratch, selfsame, text, tiny_run};
 use serde_json::Value;
 
 /// `knn` or `linear` on raw pixels, `--label class`.
@@ -134,4 +134,22 @@ fn logistic_regression_refuses_the_flags_of_sgd() {
         assert_eq!(answer.code, 2, "{}", answer.stderr);
         assert!(answer.stderr.contains(named), "{}", answer.stderr);
     }
+}
+
+#[test]
+fn validation_on_training_pictures_is_told() {
+    let dir = scratch("scores-val");
+    let train = |name: &str, val: &str| {
+        let sets = ["train.max_steps=1", "train.knn_every_epochs=1"];
+        let mut args = tiny_run(&dir.join(name), &sets);
+        args.extend(["--val".to_owned(), val.to_owned()]);
+        let answer = selfsame(&args);
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        answer.stderr
+    };
+    // The first ten of the forty that are trained on, then others.
+    let stderr = train("same", "synthetic:portraits?seed=3&count=10");
+    assert!(stderr.contains("10 of 10 pictures of --val"), "{stderr}");
+    let stderr = train("other", "synthetic:portraits?seed=4&count=10");
+    assert!(!stderr.contains("--val are in"), "{stderr}");
 }

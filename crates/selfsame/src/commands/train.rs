@@ -14,6 +14,7 @@ use super::report::{self, Facts, REPORT_FILE};
 use crate::cli::{Train, Which};
 use crate::config::{Merged, refuse_changes, to_toml};
 use crate::exit::{Done, pasteable, usage};
+use crate::overlap::Overlap;
 use crate::progress::TrainProgress;
 use crate::stderr::tell;
 use crate::weights::{Weights, refuse_reference};
@@ -165,6 +166,7 @@ pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
             Ok(())
         }
     });
+    warn_of_shared(execution);
     let images = execution.train.len();
     let run = Run {
         config,
@@ -190,6 +192,28 @@ pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
         tell!("continue with: selfsame resume {}", pasteable(run_dir));
     }
     Ok(outcome)
+}
+
+/// Says if the scores during training are of pictures that are among their own neighbours.
+fn warn_of_shared(execution: &Execution<'_>) {
+    let Some(val) = &execution.val else {
+        return;
+    };
+    if execution.config.train.knn_every_epochs == 0 {
+        return;
+    }
+    let shared = match Overlap::of(execution.train.as_ref(), val.as_ref()) {
+        Overlap::Same => val.len(),
+        Overlap::Shared(shared) => shared,
+    };
+    if shared > 0 {
+        tell!(
+            "warning: {shared} of {} pictures of --val are in --data too, each among its own \
+             neighbours: the k-NN score says too much; without --val every picture is left out of \
+             its own vote",
+            val.len()
+        );
+    }
 }
 
 /// Writes the page about a finished run. A run that is done is not lost for want of a page.
