@@ -13,7 +13,7 @@ use selfsame_train::{
 use super::report::{self, Facts, REPORT_FILE};
 use crate::cli::{Train, Which};
 use crate::config::{Merged, refuse_changes, to_toml};
-use crate::exit::{Done, pasteable, usage};
+use crate::exit::{Done, Usage, pasteable, usage};
 use crate::overlap::Overlap;
 use crate::progress::TrainProgress;
 use crate::stderr::tell;
@@ -120,6 +120,7 @@ pub(super) fn start_weights(
         .fit_to(&config.model, device)
         .map_err(|error| match error.downcast_ref() {
             Some(ModelError::Weights(_)) => usage(format!("--init {spec}: {error}")),
+            _ if error.is::<Usage>() => usage(format!("--init {spec}: {error}")),
             _ => error,
         })?;
     Ok(weights)
