@@ -15,6 +15,14 @@ pub(crate) enum Overlap {
 }
 
 impl Overlap {
+    /// How many samples of the second set, which has so many, are pictures of the first.
+    pub(crate) fn shared(self, all: usize) -> usize {
+        match self {
+            Self::Same => all,
+            Self::Shared(shared) => shared,
+        }
+    }
+
     /// Compares samples by the real paths of their files, drawn ones by name and labels.
     ///
     /// Asks the file system about every file. Copies of a file are other pictures to it.

@@ -82,10 +82,7 @@ impl Sets {
                 Overlap::Same if train_labels == test_labels => true,
                 Overlap::Shared(0) => false,
                 overlap => {
-                    let shared = match overlap {
-                        Overlap::Same => test.len(),
-                        Overlap::Shared(shared) => shared,
-                    };
+                    let shared = overlap.shared(test.len());
                     tell!(
                         "warning: {shared} of the {} pictures of --test are also in --train; the \
                          score is better than it would be on new pictures",

@@ -155,7 +155,7 @@ fn refuse_changes(before: &Value, now: &Map<String, Value>, run: &Path) -> anyho
         .iter()
         .filter(|(key, now)| before[key.as_str()] != **now)
         .map(|(key, now)| match key.as_str() {
-            "training pictures" | "test pictures" => format!("the {key} have changed"),
+            "training pictures" | "test pictures" | "classes" => format!("the {key} have changed"),
             _ => {
                 let flag = key.replace('_', "-");
                 format!("--{flag}: {now} instead of {}", before[key.as_str()])

@@ -203,10 +203,7 @@ fn warn_of_shared(execution: &Execution<'_>) {
     if execution.config.train.knn_every_epochs == 0 {
         return;
     }
-    let shared = match Overlap::of(execution.train.as_ref(), val.as_ref()) {
-        Overlap::Same => val.len(),
-        Overlap::Shared(shared) => shared,
-    };
+    let shared = Overlap::of(execution.train.as_ref(), val.as_ref()).shared(val.len());
     if shared > 0 {
         tell!(
             "warning: {shared} of {} pictures of --val are in --data too, each among its own \

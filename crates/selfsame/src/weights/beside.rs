@@ -109,7 +109,7 @@ impl Beside {
         let act = config.get("hidden_act").and_then(Value::as_str);
         if let Some(act) = act.filter(|act| hf::OTHER_GELUS.contains(act)) {
             differences.push(format!(
-                "config.json says hidden_act = {act:?}, ours is the gelu of erf: features differ slightly"
+                "config.json says hidden_act = {act:?}, ours is the gelu of erf: features differ"
             ));
         }
         differences
