@@ -13,5 +13,5 @@ pub use adapt::{fit_patches, fit_positions};
 pub use container::Which;
 pub use file::{INPUT_KEY, ImportedWeights, MODEL_KEY, is_pth, read_weights};
 pub use hf::to_hf;
-pub use infer::{InferredModel, infer};
+pub use infer::{InferredModel, infer, infer_head};
 pub use names::{Layout, to_own_names};

@@ -71,7 +71,8 @@ pub use dino_head::DinoHead;
 pub use error::{ModelError, WeightMismatch};
 pub use init::Init;
 pub use interop::{
-    INPUT_KEY, ImportedWeights, InferredModel, MODEL_KEY, Which, infer, read_weights, to_own_names,
+    INPUT_KEY, ImportedWeights, InferredModel, MODEL_KEY, Which, infer, infer_head, read_weights,
+    to_own_names,
 };
 pub use mode::{Draws, Mode};
 pub use network::{Network, network_specs};

@@ -35,6 +35,14 @@ pub fn infer(tensors: &BTreeMap<String, Tensor>) -> Result<InferredModel, ModelE
     })
 }
 
+/// The projection head among tensors under our own names, whatever the backbone is.
+///
+/// # Errors
+/// [`ModelError::Unrecognised`] if one of its tensors is missing or has other dimensions.
+pub fn infer_head(tensors: &BTreeMap<String, Tensor>) -> Result<Option<HeadConfig>, ModelError> {
+    Shapes(tensors).head()
+}
+
 struct Shapes<'a>(&'a BTreeMap<String, Tensor>);
 
 impl Shapes<'_> {

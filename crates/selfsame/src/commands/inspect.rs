@@ -2,6 +2,7 @@
 
 use candle_core::Device;
 use clap::CommandFactory;
+use selfsame_models::{HeadKind, infer_head};
 use serde_json::json;
 
 use crate::cli::{Cli, Inspect};
@@ -90,16 +91,14 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
     Ok(Done::Well)
 }
 
-/// The projection head in a few words: its last layer tells, whatever the backbone is.
+/// The projection head in a few words.
 fn head(loaded: &Loaded) -> Option<String> {
-    let names = [
-        ("official", "head.last_layer.weight_v"),
-        ("notebook", "head.last_layer.weight"),
-    ];
-    names.into_iter().find_map(|(kind, name)| {
-        let prototypes = loaded.head.get(name)?.dims().first()?;
-        Some(format!("{kind}, {prototypes} prototypes"))
-    })
+    let head = infer_head(&loaded.head).ok()??;
+    let kind = match head.kind {
+        HeadKind::Notebook => "notebook",
+        HeadKind::Official => "official",
+    };
+    Some(format!("{kind}, {} prototypes", head.out_dim))
 }
 
 /// The commands of this program that take such weights.
