@@ -210,6 +210,15 @@ impl ModelConfig {
         })
     }
 
+    /// Side in pixels of the pictures that the network is made for: a ViT's position embeddings have
+    /// one; for a ResNet, which has none, 224.
+    pub fn native_size(&self) -> usize {
+        match self.arch.is_vit() {
+            true => self.image_size,
+            false => 224,
+        }
+    }
+
     /// Number of features that the backbone gives per image.
     pub fn feature_dim(&self) -> usize {
         match self.arch {

@@ -27,6 +27,9 @@ pub enum ModelError {
     /// Tensors from whose names and shapes no architecture follows.
     #[error("cannot tell the architecture from the tensors: {0}")]
     Unrecognised(String),
+    /// What lies beside the weights cannot be read, or says a network that is none of those here.
+    #[error("{0}")]
+    Beside(String),
     /// A checkpoint that has one network of the two, and not the one asked for.
     #[error("the file has a {there} and no {wanted}")]
     OtherNetwork {

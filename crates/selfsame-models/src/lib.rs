@@ -45,9 +45,11 @@ mod dinov2;
 mod drop_path;
 mod error;
 mod init;
+mod input;
 pub mod interop;
 mod layers;
 mod mode;
+mod named;
 mod network;
 mod params;
 mod patch_kernel;
@@ -70,11 +72,13 @@ pub use config::{
 pub use dino_head::DinoHead;
 pub use error::{ModelError, WeightMismatch};
 pub use init::Init;
+pub use input::InputConfig;
 pub use interop::{
-    INPUT_KEY, ImportedWeights, InferredModel, MODEL_KEY, Which, infer, infer_head, read_weights,
-    to_own_names,
+    Beside, Difference, INPUT_KEY, ImportedWeights, InferredModel, MODEL_KEY, Which, infer,
+    infer_head, read_weights, to_own_names,
 };
 pub use mode::{Draws, Mode};
+pub use named::NamedArch;
 pub use network::{Network, network_specs};
 pub use params::{Gradients, ParamKind, ParamSpec, ParamStore};
 #[cfg(feature = "reference")]

@@ -13,9 +13,9 @@ use candle_core::{DType, Device, Tensor};
 use common::{tensor, values};
 use selfsame_models::interop::Layout;
 use selfsame_models::{
-    Arch, BatchStats, DinoHead, Draws, HeadConfig, HeadKind, ImportedWeights, InitForm, MODEL_KEY,
-    Mode, ModelConfig, Network, ParamKind, ParamStore, Which, backbone_specs, build_backbone,
-    draw_backbone, network_specs, read_weights,
+    Arch, BatchStats, Beside, DinoHead, Draws, HeadConfig, HeadKind, ImportedWeights, InitForm,
+    MODEL_KEY, Mode, ModelConfig, Network, ParamKind, ParamStore, Which, backbone_specs,
+    build_backbone, draw_backbone, network_specs, read_weights,
 };
 
 const TRAIN: Mode = Mode::Train(Draws {
@@ -416,10 +416,27 @@ fn a_file_that_states_its_model_is_believed() {
         metadata: BTreeMap::new(),
         layout: Layout::Selfsame,
     };
-    assert_eq!(weights.model().unwrap().vit_dims().unwrap().num_heads, 2);
+    let num_heads = |beside: &Beside| {
+        let model = weights.model(beside).unwrap();
+        model.vit_dims().unwrap().num_heads
+    };
+    assert_eq!(num_heads(&Beside::default()), 2);
+    let dir = tempfile::tempdir().unwrap();
+    let config = serde_json::json!({
+        "architecture": "vit_tiny_patch8_224",
+        "model_args": {"img_size": model.image_size, "patch_size": model.patch_size,
+            "embed_dim": 128, "depth": model.depth, "num_heads": 8},
+        "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+    });
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let beside = Beside::read(&dir.path().join("model.safetensors")).unwrap();
+    assert_eq!(num_heads(&beside), 8);
+    let input = weights.input(&beside, &model).unwrap();
+    assert_eq!((input.image_size, input.mean), (model.image_size, [0.5; 3]));
+    assert_eq!(weights.input(&Beside::default(), &model), None);
     let text = serde_json::to_string(&model).unwrap();
     weights.metadata.insert(MODEL_KEY.to_owned(), text);
-    assert_eq!(weights.model().unwrap(), model);
+    assert_eq!(weights.model(&beside).unwrap(), model);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use candle_core::Device;
 use selfsame_data::Layout;
 use selfsame_data::augment::AugmentConfig;
-use selfsame_models::{HeadConfig, ModelConfig, device_memory};
+use selfsame_models::{HeadConfig, InputConfig, ModelConfig, device_memory};
 use selfsame_objectives::ScheduleConfig;
 pub use selfsame_objectives::WeightDecayUpdate;
 use selfsame_optim::scaled_lr;
@@ -280,6 +280,15 @@ impl RunConfig {
     /// Images per optimizer step.
     pub fn effective_batch(&self) -> usize {
         self.train.batch_size.saturating_mul(self.train.accumulate)
+    }
+
+    /// Size and normalisation of the pictures that the network is trained on: its global crops.
+    pub fn input(&self) -> InputConfig {
+        InputConfig {
+            image_size: self.augment.global_size,
+            mean: self.augment.mean,
+            std: self.augment.std,
+        }
     }
 
     /// What these settings ask for that only CUDA devices have.

@@ -59,7 +59,6 @@ pub use monitor::Monitor;
 pub use plan::{Plan, Trial};
 pub use replay::{ReplayLine, replay};
 pub use run_length::RunLength;
-pub use selfsame_models::{INPUT_KEY, MODEL_KEY};
 pub use snapshot::{backbone_tensors, weights_metadata};
 pub use stop::StopFlag;
 pub use tensorboard::{EventFile, Scalar, read_events, scalars};

@@ -12,16 +12,9 @@ use crate::learner::Learner;
 
 /// Describes a backbone's weights: what other programs need to use them.
 pub fn weights_metadata(config: &RunConfig) -> BTreeMap<String, String> {
-    let input = serde_json::json!({
-        "image_size": config.augment.global_size,
-        "mean": config.augment.mean,
-        "std": config.augment.std,
-    });
     let model = serde_json::to_string(&config.model).expect("a model configuration serialises");
-    BTreeMap::from([
-        (MODEL_KEY.to_owned(), model),
-        (INPUT_KEY.to_owned(), input.to_string()),
-    ])
+    let input = serde_json::to_string(&config.input()).expect("numbers serialise");
+    BTreeMap::from([(MODEL_KEY.to_owned(), model), (INPUT_KEY.to_owned(), input)])
 }
 
 /// Writes `snapshots/epoch-NNNN.safetensors`: the teacher's backbone under timm names.
@@ -46,4 +39,22 @@ pub fn backbone_tensors(learner: &Learner) -> BTreeMap<String, candle_core::Tens
         .into_iter()
         .filter_map(|(name, tensor)| Some((name.strip_prefix("backbone.")?.to_owned(), tensor)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use selfsame_models::InputConfig;
+
+    use super::*;
+
+    #[test]
+    fn weights_say_the_pictures_they_were_trained_on() {
+        let mut config = RunConfig::default();
+        config.model.image_size = 128;
+        config.augment.global_size = 128;
+        let metadata = weights_metadata(&config);
+        let input: InputConfig = serde_json::from_str(&metadata[INPUT_KEY]).unwrap();
+        // ImageNet's mean and deviation stand in two crates.
+        assert_eq!(input, InputConfig::imagenet(&config.model));
+    }
 }

@@ -1,8 +1,8 @@
 //! `--weights`: a run, a file or a baseline, opened as something that turns pictures into features.
 
 mod arch;
-mod beside;
 mod hub;
+mod told;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
 use selfsame_data::EvalTransform;
-use selfsame_data::augment::{AugmentConfig, EvalCrop};
-use selfsame_models::interop::{Layout, fit_patches, fit_positions, is_pth};
+use selfsame_data::augment::EvalCrop;
+use selfsame_models::interop::{Difference, Layout, fit_patches, fit_positions, is_pth};
 use selfsame_models::{
-    BackboneModel, ModelConfig, ModelError, ParamStore, build_backbone, draw_backbone, infer,
-    read_weights, reference_backbone,
+    BackboneModel, INPUT_KEY, InputConfig, MODEL_KEY, ModelConfig, ModelError, NamedArch,
+    ParamStore, build_backbone, draw_backbone, infer, read_weights, reference_backbone,
 };
-use selfsame_train::{EmbedOptions, Extractor, INPUT_KEY, MODEL_KEY};
-use serde::{Deserialize, Serialize};
+use selfsame_train::{EmbedOptions, Extractor};
 
 use crate::cli::{WeightsArgs, Which};
 use crate::exit::usage;
 use crate::run_dir;
 use crate::stderr::tell;
-use arch::{asked, parse_arch};
+use arch::asked;
+use told::told;
 
 /// Side in pixels of the `pixels` baseline.
 const PIXELS_SIZE: usize = 64;
@@ -51,7 +51,7 @@ pub(crate) struct Loaded {
     /// The network over them, without gradients.
     pub(crate) backbone: BackboneModel,
     /// Size and normalisation of its training pictures, if known.
-    pub(crate) input: Input,
+    pub(crate) input: InputConfig,
     /// Whose names the tensors had where they came from.
     pub(crate) layout: &'static str,
     /// What came with the backbone and is not used, such as a head: name and shape.
@@ -64,36 +64,6 @@ pub(crate) struct Loaded {
     pub(crate) file_metadata: BTreeMap<String, String>,
 }
 
-/// Size and normalisation of training pictures, as stored with weights.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Input {
-    /// Side of the global crops in pixels.
-    pub(crate) image_size: usize,
-    /// Mean per channel.
-    pub(crate) mean: [f64; 3],
-    /// Standard deviation per channel.
-    pub(crate) std: [f64; 3],
-}
-
-impl Input {
-    fn of(augment: &AugmentConfig) -> Self {
-        Self {
-            image_size: augment.global_size,
-            mean: augment.mean,
-            std: augment.std,
-        }
-    }
-
-    fn imagenet(image_size: usize) -> Self {
-        let EvalCrop { mean, std, .. } = EvalCrop::default();
-        Self {
-            image_size,
-            mean,
-            std,
-        }
-    }
-}
-
 impl Loaded {
     /// What a weights file says about itself, so that it opens without flags.
     pub(crate) fn metadata(&self) -> anyhow::Result<BTreeMap<String, String>> {
@@ -101,7 +71,10 @@ impl Loaded {
     }
 
     /// The same of weights that were then trained on other pictures.
-    pub(crate) fn metadata_for(&self, input: &Input) -> anyhow::Result<BTreeMap<String, String>> {
+    pub(crate) fn metadata_for(
+        &self,
+        input: &InputConfig,
+    ) -> anyhow::Result<BTreeMap<String, String>> {
         Ok(BTreeMap::from([
             (MODEL_KEY.to_owned(), serde_json::to_string(&self.model)?),
             (INPUT_KEY.to_owned(), serde_json::to_string(input)?),
@@ -406,9 +379,10 @@ fn random(text: &str, device: &Device) -> anyhow::Result<Loaded> {
         Some((text, seed)) => (text, seed.parse().map_err(|_| wrong())?),
         None => (text, 0),
     };
-    let model = parse_arch(text).ok_or_else(wrong)?;
+    let named: NamedArch = text.parse().map_err(|_| wrong())?;
+    let model = named.model();
     let params = draw_backbone(&model, seed, device)?;
-    let input = Input::imagenet(model.image_size);
+    let input = InputConfig::imagenet(&model);
     finish(model, params, input)
 }
 
@@ -420,6 +394,7 @@ fn of_run(dir: &Path, which: Which, arch: Option<&str>, device: &Device) -> anyh
         return Err(usage(format!("{} is not a run{hint}", dir.display())));
     }
     let config = run_dir::read_config(dir)?.typed()?;
+    let input = config.input();
     let model = match arch {
         Some(text) => asked(text, Some(config.model))?,
         None => config.model,
@@ -437,7 +412,7 @@ fn of_run(dir: &Path, which: Which, arch: Option<&str>, device: &Device) -> anyh
     resample_aloud(&mut own, &model)?;
     let params = draw_backbone(&model, 0, device)?;
     params.load_part(&own, "backbone.")?;
-    let mut loaded = finish(model, params, Input::of(&config.augment))?;
+    let mut loaded = finish(model, params, input)?;
     loaded.layout = "run";
     loaded.take_rest(tensors.clone());
     Ok(loaded)
@@ -478,8 +453,8 @@ fn of_file(
             .context(format!("--which {there} takes the one that is there")),
         error => error.into(),
     })?;
-    let (beside, told) = beside::told(path, &weights, arch)?;
-    let model = match (arch, told) {
+    let told = told(path, &weights, arch)?;
+    let model = match (arch, told.model) {
         (Some(text), Some(told)) => asked(text, Some(told))?,
         (Some(text), None) => {
             let inferred = infer(&weights.tensors).ok();
@@ -488,17 +463,20 @@ fn of_file(
         (None, Some(told)) => told,
         (None, None) => infer(&weights.tensors)?.model,
     };
-    for difference in beside.differences() {
-        tell!("warning: {difference}");
+    for difference in told.beside.differences() {
+        let flag = match &difference {
+            Difference::Cut { edge, side } => format!(": --resize {:.4} does so", edge / side),
+            _ => String::new(),
+        };
+        tell!("warning: {difference}{flag}");
     }
-    let input = weights.metadata.get(INPUT_KEY);
-    let input = input.and_then(|text| serde_json::from_str(text).ok());
-    let input = input.or_else(|| beside.input(&model)).unwrap_or_else(|| {
+    let stated = told.input.or_else(|| weights.input(&told.beside, &model));
+    let input = stated.unwrap_or_else(|| {
         tell!(
             "note: nothing says how the pictures of these weights were normalised; ImageNet's mean \
              and standard deviation are taken"
         );
-        Input::imagenet(beside::native_size(&model))
+        InputConfig::imagenet(&model)
     });
     let mut tensors = weights.tensors;
     resample_aloud(&mut tensors, &model)?;
@@ -572,7 +550,7 @@ pub(crate) fn resample_aloud(
     Ok(())
 }
 
-fn finish(model: ModelConfig, params: ParamStore, input: Input) -> anyhow::Result<Loaded> {
+fn finish(model: ModelConfig, params: ParamStore, input: InputConfig) -> anyhow::Result<Loaded> {
     let backbone = build_backbone(&model, &params)?;
     Ok(Loaded {
         model,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::grid::{self, Positions};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::patch_kernel::kernel_matrix;
@@ -38,12 +39,12 @@ pub fn fit_positions(
     if tokens == 1 + side * side {
         return Ok(None);
     }
-    let from = tokens.saturating_sub(1).isqrt();
-    if from == 0 || from * from + 1 != tokens || side == 0 {
+    let from = grid::positions(tokens, 0, None).map(|found| found.side);
+    let Some(from) = from.filter(|_| side > 0) else {
         return Err(ModelError::Unrecognised(format!(
             "{NAME} has {tokens} tokens, not a class token and a square of patches"
         )));
-    }
+    };
     let positions = positions.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
     let (from, to) = ((from, from), (side, side));
     let matrix = resample_matrix(model.pos_embed_resample, from, to);
@@ -70,21 +71,22 @@ fn fold_registers(
     let (&[1, tokens, d], &[1, count, width]) = (positions.dims(), registers.dims()) else {
         return Ok(());
     };
-    let square = |patches: usize| patches.isqrt() * patches.isqrt() == patches;
-    let side = model.image_size / model.patch_size.max(1);
-    let with = tokens
-        .checked_sub(1 + count)
-        .filter(|patches| square(*patches));
-    let is_native = |tokens: usize| tokens == side * side;
-    let plain = !is_native(with.unwrap_or_default()) && square(tokens.saturating_sub(1));
-    let Some(patches) = with.filter(|_| count > 0 && width == d && !plain) else {
+    let native = model.image_size / model.patch_size.max(1);
+    let Some(Positions {
+        registers: own,
+        side,
+    }) = grid::positions(tokens, count, Some(native))
+    else {
         return Ok(());
     };
+    if own == 0 || width != d {
+        return Ok(());
+    }
     let [positions, registers] = [positions, registers].map(|x| x.to_dtype(DType::F32));
     let (positions, registers) = (positions?, registers?);
-    let own = positions.narrow(1, 1, count)?;
     let class = positions.narrow(1, 0, 1)?;
-    let rest = positions.narrow(1, 1 + count, patches)?;
+    let own = positions.narrow(1, 1, count)?;
+    let rest = positions.narrow(1, 1 + count, side * side)?;
     tensors.insert(REGISTERS.to_owned(), (registers + own)?);
     tensors.insert(NAME.to_owned(), Tensor::cat(&[&class, &rest], 1)?);
     Ok(())

@@ -9,11 +9,13 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use selfsame_pth::{PthFile, PthTensor};
 
+use super::beside::Beside;
 use super::container::{Which, prefix};
 use super::infer::infer;
 use super::names::{Layout, to_own_names};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::input::InputConfig;
 
 /// Tensors under our own names.
 #[derive(Debug, Clone)]
@@ -29,19 +31,22 @@ pub struct ImportedWeights {
     pub layout: Layout,
 }
 
-/// Metadata key of a backbone's configuration, as JSON.
+/// Metadata key of a [`ModelConfig`], as JSON.
 pub const MODEL_KEY: &str = "selfsame.model";
-/// Metadata key of the normalisation and size that a backbone was trained with, as JSON.
+/// Metadata key of an [`InputConfig`], as JSON.
 pub const INPUT_KEY: &str = "selfsame.input";
 
 impl ImportedWeights {
-    /// The backbone's configuration: as the file says it, else as [`infer`] tells it from names and
-    /// shapes, which takes a ViT's heads to be 64 wide.
+    /// The backbone's configuration: as the file says it, else as what lies beside it does, else as
+    /// [`infer`] tells it from names and shapes, which takes a ViT's heads to be 64 wide.
     ///
     /// # Errors
-    /// As [`infer`] and [`ImportedWeights::stated_model`].
-    pub fn model(&self) -> Result<ModelConfig, ModelError> {
-        match self.stated_model()? {
+    /// As [`ImportedWeights::stated_model`], [`Beside::model`] and [`infer`].
+    pub fn model(&self, beside: &Beside) -> Result<ModelConfig, ModelError> {
+        if let Some(model) = self.stated_model()? {
+            return Ok(model);
+        }
+        match beside.model()? {
             Some(model) => Ok(model),
             None => Ok(infer(&self.tensors)?.model),
         }
@@ -59,6 +64,15 @@ impl ImportedWeights {
             })
         };
         self.metadata.get(MODEL_KEY).map(read).transpose()
+    }
+
+    /// Size and normalisation of pictures for `model`: as the file says them, under [`INPUT_KEY`],
+    /// else as what lies beside it does; `None` where nothing says them.
+    pub fn input(&self, beside: &Beside, model: &ModelConfig) -> Option<InputConfig> {
+        let stated = self.metadata.get(INPUT_KEY);
+        stated
+            .and_then(|text| serde_json::from_str(text).ok())
+            .or_else(|| beside.input(model))
     }
 }
 

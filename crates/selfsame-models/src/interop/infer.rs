@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
+use super::grid::{Positions, positions};
 use crate::config::{Arch, HeadConfig, HeadKind, MlpKind, ModelConfig, PosEmbedResample};
 use crate::error::ModelError;
 
@@ -74,13 +75,8 @@ impl Shapes<'_> {
             true => self.dims::<3>("backbone.reg_token")?[1],
             false => 0,
         };
-        // timm's registers can have positions of their own.
-        let side = [0, registers].into_iter().find_map(|registers| {
-            let patches = tokens.checked_sub(1 + registers)?;
-            let side = patches.isqrt();
-            (side > 0 && side * side == patches).then_some(side)
-        });
-        let Some(side) = side else {
+        let found = positions(tokens, registers, None);
+        let Some(Positions { side, .. }) = found else {
             return Err(ModelError::Unrecognised(format!(
                 "backbone.pos_embed has {tokens} tokens, not a class token and a square of patches"
             )));

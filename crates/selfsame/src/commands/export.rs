@@ -10,8 +10,7 @@ use std::path::Path;
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use selfsame_checkpoint::{read_tensor_file, write_bytes, write_tensors};
-use selfsame_models::ModelConfig;
-use selfsame_train::MODEL_KEY;
+use selfsame_models::{MODEL_KEY, ModelConfig};
 
 pub(super) use timm::timm;
 

@@ -8,7 +8,7 @@ use anyhow::Context;
 use selfsame_checkpoint::{Checkpoint, CheckpointError, list, load_newest, write_tensors};
 use selfsame_data::augment::{EvalCrop, StandardCrop};
 use selfsame_eval::metrics::{ClassificationReport, ConfusionMatrix, ReportOptions, accuracy};
-use selfsame_models::keep_freed_memory;
+use selfsame_models::{InputConfig, keep_freed_memory};
 use selfsame_train::{
     FinetuneConfig, FinetuneEvent, Finetuning, LabelledSamples, Predictions, StopFlag, TrainError,
 };
@@ -20,7 +20,7 @@ use crate::memory::Evaluation;
 use crate::progress::CountProgress;
 use crate::scores::{Sets, print_json, print_text};
 use crate::stderr::tell;
-use crate::weights::{Input, Loaded, Weights, refuse_reference};
+use crate::weights::{Loaded, Weights, refuse_reference};
 use crate::{run_dir, signals};
 
 /// Everything that `--json` prints, and what it was made by.
@@ -362,7 +362,7 @@ impl Work<'_> {
         from: &Loaded,
     ) -> anyhow::Result<()> {
         let run = &self.args.run;
-        let mut metadata = from.metadata_for(&Input {
+        let mut metadata = from.metadata_for(&InputConfig {
             image_size: self.crop.image_size,
             mean: self.crop.mean,
             std: self.crop.std,

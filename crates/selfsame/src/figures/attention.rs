@@ -4,11 +4,12 @@ use candle_core::Device;
 use image::{RgbImage, imageops};
 use selfsame_data::augment::EvalCrop;
 use selfsame_eval::{Features, Pca};
+use selfsame_models::InputConfig;
 use selfsame_report::{CellMap, SheetCell, rgb_cells};
 use selfsame_train::{CellMaps, MapKind, attention, patch_features};
 
 use super::{cell, shown};
-use crate::weights::{Input, Loaded};
+use crate::weights::Loaded;
 
 /// Side of the drawn pictures in pixels.
 pub(crate) const SIDE: usize = 224;
@@ -40,7 +41,7 @@ impl Prepared {
     pub(crate) fn whole(
         picture: &RgbImage,
         cell: usize,
-        input: &Input,
+        input: &InputConfig,
     ) -> Option<(Self, Option<String>)> {
         let (width, height) = picture.dimensions();
         let whole = |side: u32| side / cell as u32 * cell as u32;

@@ -1,43 +1,9 @@
-//! `ARCH[/PATCH][@SIZE]`, in `random:` and `--arch`.
+//! `--arch ARCH[/PATCH][@SIZE]`.
 
-use selfsame_models::{Arch, ModelConfig};
+use selfsame_models::{ModelConfig, NamedArch};
 
 use super::describe_model;
 use crate::exit::usage;
-
-/// An architecture with what was said of its sizes.
-struct Named {
-    arch: Arch,
-    patch_size: Option<usize>,
-    image_size: Option<usize>,
-}
-
-fn parse(text: &str) -> Option<Named> {
-    let (text, image_size) = match text.split_once('@') {
-        Some((text, size)) => (text, Some(size.parse().ok()?)),
-        None => (text, None),
-    };
-    let (arch, patch_size) = match text.split_once('/') {
-        Some((arch, patch)) => (arch, Some(patch.parse().ok()?)),
-        None => (text, None),
-    };
-    Some(Named {
-        arch: arch.parse().ok()?,
-        patch_size,
-        image_size,
-    })
-}
-
-/// The architecture of that name; patches of 16 pixels at 224 unless it says otherwise.
-pub(super) fn parse_arch(text: &str) -> Option<ModelConfig> {
-    let named = parse(text)?;
-    Some(ModelConfig {
-        arch: named.arch,
-        patch_size: named.patch_size.unwrap_or(16),
-        image_size: named.image_size.unwrap_or(224),
-        ..ModelConfig::default()
-    })
-}
 
 /// What `--arch` makes of an architecture that is known: the same with another patch or image size.
 ///
@@ -45,23 +11,23 @@ pub(super) fn parse_arch(text: &str) -> Option<ModelConfig> {
 /// A usage error for what is no architecture, is another network, or has sizes that do not fit.
 pub(super) fn asked(text: &str, known: Option<ModelConfig>) -> anyhow::Result<ModelConfig> {
     let wrong = || usage(format!("--arch {text}: write it as vit_small/16@224"));
+    let named: NamedArch = text.parse().map_err(|_| wrong())?;
     let model = match known {
-        None => parse_arch(text).ok_or_else(wrong)?,
+        None => named.model(),
+        Some(known) if named.arch == known.arch => named.sizes_for(known),
+        Some(known) if known.arch.is_vit() => {
+            return Err(usage(format!(
+                "--arch {text}: these weights are {}; another patch or image size is all that \
+                 --arch can give them, such as {}/16@224",
+                describe_model(&known),
+                known.arch
+            )));
+        }
         Some(known) => {
-            let named = parse(text).ok_or_else(wrong)?;
-            if named.arch != known.arch {
-                return Err(usage(format!(
-                    "--arch {text}: these weights are {}; another patch or image size is all that \
-                     --arch can give them, such as {}/16@224",
-                    describe_model(&known),
-                    known.arch
-                )));
-            }
-            ModelConfig {
-                patch_size: named.patch_size.unwrap_or(known.patch_size),
-                image_size: named.image_size.unwrap_or(known.image_size),
-                ..known
-            }
+            return Err(usage(format!(
+                "--arch {text}: these weights are {known}; --arch can give them nothing else",
+                known = known.arch
+            )));
         }
     };
     match model.check().as_slice() {
@@ -72,15 +38,9 @@ pub(super) fn asked(text: &str, known: Option<ModelConfig>) -> anyhow::Result<Mo
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use selfsame_models::Arch;
 
-    #[test]
-    fn baselines_are_read_from_their_names() {
-        let model = parse_arch("vit_tiny/8@64").unwrap();
-        assert_eq!((model.patch_size, model.image_size), (8, 64));
-        assert_eq!(parse_arch("resnet18").unwrap().image_size, 224);
-        assert!(parse_arch("vit_huge").is_none() && parse_arch("vit_tiny/x").is_none());
-    }
+    use super::*;
 
     #[test]
     fn a_known_network_keeps_what_is_not_asked_for() {

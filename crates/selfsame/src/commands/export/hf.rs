@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use selfsame_models::interop::to_hf;
-use selfsame_models::{Arch, MlpKind, ModelConfig, VitDims};
-use selfsame_train::MODEL_KEY;
+use selfsame_models::{Arch, MODEL_KEY, MlpKind, ModelConfig, VitDims};
 use serde_json::{Value, json};
 
 use super::{create, save, save_json};

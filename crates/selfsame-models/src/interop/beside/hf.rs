@@ -1,10 +1,10 @@
 //! `config.json` and `preprocessor_config.json` of Hugging Face's transformers.
 
-use selfsame_models::{Arch, MlpKind, ModelConfig, PosEmbedResample};
 use serde_json::Value;
 
-use super::{Refusal, refuse, side};
-use crate::weights::Input;
+use super::{Difference, Refusal, refuse, side};
+use crate::config::{Arch, MlpKind, ModelConfig, PosEmbedResample};
+use crate::input::InputConfig;
 
 /// Approximations of the GELU under transformers' names.
 pub(super) const OTHER_GELUS: [&str; 6] = [
@@ -105,7 +105,7 @@ fn vit(kind: &str, config: &Value) -> Result<ModelConfig, Refusal> {
 }
 
 /// Normalisation in Hugging Face's `preprocessor_config.json`, and the size if it says one.
-pub(super) fn input(config: &Value, native: usize) -> Option<Input> {
+pub(super) fn input(config: &Value, native: usize) -> Option<InputConfig> {
     let is_on = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(true);
     let triple =
         |key: &str| -> Option<[f64; 3]> { serde_json::from_value(config.get(key)?.clone()).ok() };
@@ -126,33 +126,27 @@ pub(super) fn input(config: &Value, native: usize) -> Option<Input> {
     } else {
         scale
     };
-    Some(Input {
+    Some(InputConfig {
         image_size: size("crop_size").or_else(|| size("size")).unwrap_or(native),
         mean: mean.map(|mean| mean / scale),
         std: std.map(|std| std / scale),
     })
 }
 
-/// What to say for a preprocessor that resizes to another size than it cuts out.
-pub(super) fn other_cut(config: &Value) -> Option<String> {
+/// A preprocessor that resizes to another size than it cuts out.
+pub(super) fn other_cut(config: &Value) -> Option<Difference> {
     let edge = config.get("size")?.get("shortest_edge")?.as_f64()?;
     let side = config.get("crop_size")?.get("height")?.as_f64()?;
     let is_cut = config.get("do_center_crop").and_then(Value::as_bool) != Some(false);
-    (is_cut && side > 0.0 && edge != side).then(|| {
-        format!(
-            "preprocessor_config.json resizes the shorter side to {edge} and cuts out {side}: \
-             --resize {:.4} does so",
-            edge / side
-        )
-    })
+    (is_cut && side > 0.0 && edge != side).then_some(Difference::Cut { edge, side })
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
+    use super::super::tests::beside;
     use super::*;
-    use crate::weights::beside::tests::beside;
 
     #[test]
     fn transformers_config_tells_the_model_and_its_differences() {
@@ -167,7 +161,13 @@ mod tests {
         assert!(model.is_dinov2());
         assert!(beside(config.clone()).differences().is_empty());
         let old = json!({"layer_norm_eps": 1e-12, "hidden_act": "gelu_new"});
-        assert_eq!(beside(old).differences().len(), 2);
+        assert_eq!(
+            beside(old).differences(),
+            [
+                Difference::LayerNormEps(1e-12),
+                Difference::Activation("gelu_new".into())
+            ]
+        );
 
         let with = |key: &str, value: Value| {
             let mut config = config.clone();
@@ -226,7 +226,8 @@ mod tests {
         assert!((bytes.mean[0] - 0.1 / 255.0).abs() < 1e-12);
         let bit =
             json!({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}});
-        assert!(other_cut(&bit).unwrap().contains("--resize 1.1429"));
+        let (edge, side) = (256.0, 224.0);
+        assert_eq!(other_cut(&bit), Some(Difference::Cut { edge, side }));
         assert!(other_cut(&config).is_none());
         // timm's 2 / 255 - 1 as transformers writes it.
         let twice = with("rescale_factor", json!(2.0 / 255.0));

@@ -1,10 +1,11 @@
 //! timm's `config.json`.
 
-use selfsame_models::{ModelConfig, PosEmbedResample};
 use serde_json::Value;
 
-use super::{Refusal, native_size, refuse, side};
-use crate::weights::{Input, parse_arch};
+use super::{Refusal, refuse, side};
+use crate::config::{ModelConfig, PosEmbedResample};
+use crate::input::InputConfig;
+use crate::named::NamedArch;
 
 /// The architecture in timm's `config.json`: a name like `vit_tiny_patch16_224` or `resnet50`, and
 /// the arguments that make it another size.
@@ -73,7 +74,7 @@ fn named(name: &str) -> Option<ModelConfig> {
         let same = ["tv_", "ssl_", "swsl_", "gluon_"];
         let bare = same.iter().find_map(|prefix| name.strip_prefix(prefix));
         let bare = bare.unwrap_or(name);
-        return parse_arch(bare.strip_suffix("_v1b").unwrap_or(bare));
+        return parsed(bare.strip_suffix("_v1b").unwrap_or(bare));
     };
     let family = match family.strip_prefix("deit_") {
         Some(size) => format!("vit_{size}"),
@@ -85,27 +86,32 @@ fn named(name: &str) -> Option<ModelConfig> {
         None => (0, rest),
     };
     if rest == "dinov2" {
-        let mut model = parse_arch(&format!("{family}/{patch}@518"))?;
+        let mut model = parsed(&format!("{family}/{patch}@518"))?;
         model.layer_scale = 1e-5; // dinov2, --layerscale: what training starts from
         model.num_registers = registers;
         return Some(model);
     }
     let size = rest.strip_suffix("_in21k").unwrap_or(rest);
-    let model = parse_arch(&format!("{family}/{patch}@{size}"))?;
+    let model = parsed(&format!("{family}/{patch}@{size}"))?;
     (registers == 0).then_some(model)
 }
 
+fn parsed(name: &str) -> Option<ModelConfig> {
+    let named: NamedArch = name.parse().ok()?;
+    Some(named.model())
+}
+
 /// Size and normalisation in timm's `config.json`.
-pub(super) fn input(config: &Value, model: &ModelConfig) -> Option<Input> {
+pub(super) fn input(config: &Value, model: &ModelConfig) -> Option<InputConfig> {
     let cfg = config.get("pretrained_cfg")?;
     let triple = |key: &str| serde_json::from_value(cfg.get(key)?.clone()).ok();
     // A ViT takes no other size than its own, whatever its pretrained weights did.
     let said = || cfg.get("input_size")?.get(1)?.as_u64();
     let image_size = match model.arch.is_vit() {
         true => model.image_size,
-        false => said().map_or_else(|| native_size(model), |size| size as usize),
+        false => said().map_or_else(|| model.native_size(), |size| size as usize),
     };
-    Some(Input {
+    Some(InputConfig {
         image_size,
         mean: triple("mean")?,
         std: triple("std")?,
@@ -114,11 +120,11 @@ pub(super) fn input(config: &Value, model: &ModelConfig) -> Option<Input> {
 
 #[cfg(test)]
 mod tests {
-    use selfsame_models::Arch;
     use serde_json::json;
 
+    use super::super::tests::beside;
     use super::*;
-    use crate::weights::beside::tests::beside;
+    use crate::config::Arch;
 
     #[test]
     fn timms_config_tells_heads_that_shapes_do_not() {
@@ -180,7 +186,7 @@ mod tests {
             ("resnet18", "act_layer", json!("silu")),
         ] {
             let config = json!({ "architecture": architecture, "model_args": { key: value } });
-            let error = beside(config).model().unwrap_err();
+            let error = beside(config).model().unwrap_err().to_string();
             assert!(error.contains(key), "{error}");
         }
         let config = json!({ "architecture": vit, "global_pool": "avg" });

@@ -1,0 +1,91 @@
+//! Architectures by a short name.
+
+use std::str::FromStr;
+
+use crate::config::{Arch, ModelConfig};
+
+/// `ARCH[/PATCH][@SIZE]`, such as `vit_small/16@224`: an architecture with what was said of its
+/// sizes in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedArch {
+    /// The architecture.
+    pub arch: Arch,
+    /// Side of a patch, if it was said.
+    pub patch_size: Option<usize>,
+    /// Side of the pictures, if it was said.
+    pub image_size: Option<usize>,
+}
+
+impl FromStr for NamedArch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |size: &str| {
+            size.parse()
+                .map_err(|_| format!("{text:?}: {size:?} is not a size in pixels"))
+        };
+        let (rest, image_size) = match text.split_once('@') {
+            Some((rest, size)) => (rest, Some(number(size)?)),
+            None => (text, None),
+        };
+        let (arch, patch_size) = match rest.split_once('/') {
+            Some((arch, patch)) => (arch, Some(number(patch)?)),
+            None => (rest, None),
+        };
+        Ok(Self {
+            arch: arch.parse()?,
+            patch_size,
+            image_size,
+        })
+    }
+}
+
+impl NamedArch {
+    /// The whole configuration: patches of 16 pixels at 224 unless it says otherwise.
+    pub fn model(self) -> ModelConfig {
+        let known = ModelConfig {
+            arch: self.arch,
+            patch_size: 16,
+            image_size: 224,
+            ..ModelConfig::default()
+        };
+        self.sizes_for(known)
+    }
+
+    /// `known` with the sizes that are said here.
+    pub fn sizes_for(self, known: ModelConfig) -> ModelConfig {
+        ModelConfig {
+            patch_size: self.patch_size.unwrap_or(known.patch_size),
+            image_size: self.image_size.unwrap_or(known.image_size),
+            ..known
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_from_the_name() {
+        let model = |text: &str| text.parse::<NamedArch>().unwrap().model();
+        let tiny = model("vit_tiny/8@64");
+        assert_eq!(tiny.arch, Arch::VitTiny);
+        assert_eq!((tiny.patch_size, tiny.image_size), (8, 64));
+        assert_eq!(model("vit_tiny@64").patch_size, 16);
+        assert_eq!(model("resnet18").image_size, 224);
+    }
+
+    #[test]
+    fn what_is_no_name_says_which_part() {
+        for (text, part) in [
+            ("vit_huge", "vit_huge"),
+            ("vit_tiny/x", "\"x\""),
+            ("vit_tiny/8@", "\"\""),
+            ("vit_tiny@64/8", "\"64/8\""),
+        ] {
+            let error = text.parse::<NamedArch>().unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
