@@ -34,6 +34,7 @@
 //! - [`Cached`] keeps decoded pictures in memory.
 //! - [`Loader`] makes batches of crops for training, [`EvalLoader`] one view of each image.
 //! - [`PictureList`] names what has changed since a run began.
+//! - [`Overlap`] tells whether two data sets have pictures in common.
 //! - [`check()`] decodes everything and counts what cannot be used.
 //! - [`annotations`], [`split`] and [`walk`] are what `cargo xtask prepare-*` is made of.
 //!
@@ -57,6 +58,7 @@ mod label_table;
 mod ledger;
 mod loader;
 mod ordered;
+mod overlap;
 mod picture_list;
 mod portraits;
 mod rng;
@@ -74,6 +76,7 @@ pub use eval_loader::{EvalBatches, EvalLoader, EvalTransform, eval_batches};
 pub use file_name::{AgeDbName, UtkFaceName};
 pub use ledger::{Ledger, LedgerEntry};
 pub use loader::{Batches, Loader, LoaderConfig};
+pub use overlap::Overlap;
 pub use picture_list::PictureList;
 pub use portraits::PORTRAIT_SIZE;
 pub use sampler::Sampler;

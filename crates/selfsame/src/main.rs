@@ -11,7 +11,6 @@ mod embedding;
 mod exit;
 mod figures;
 mod memory;
-mod overlap;
 mod progress;
 mod run_dir;
 mod scores;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use candle_core::Device;
-use selfsame_data::{Dataset, Ledger};
+use selfsame_data::{Dataset, Ledger, Overlap};
 use selfsame_eval::metrics::{BootstrapConfig, Interval, bootstrap, bootstrap_mean, r2};
 use selfsame_eval::{Features, LabelEncoder};
 use selfsame_train::{Extractor, embed};
@@ -15,7 +15,6 @@ use crate::cli::{Labelled, WeightsArgs};
 use crate::embedding::name_left_out;
 use crate::exit::usage;
 use crate::memory::Evaluation;
-use crate::overlap::Overlap;
 use crate::progress::CountProgress;
 use crate::stderr::tell;
 use crate::weights::Weights;

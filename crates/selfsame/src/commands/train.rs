@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
-use selfsame_data::Dataset;
+use selfsame_data::{Dataset, Overlap};
 use selfsame_models::ModelError;
 use selfsame_train::{
     Init, Learner, Outcome, Run, RunConfig, RunLength, StopFlag, TrainError, train,
@@ -14,7 +14,6 @@ use super::report::{self, Facts, REPORT_FILE};
 use crate::cli::{Train, Which};
 use crate::config::{Merged, refuse_changes, to_toml};
 use crate::exit::{Done, Usage, pasteable, usage};
-use crate::overlap::Overlap;
 use crate::progress::TrainProgress;
 use crate::stderr::tell;
 use crate::weights::{Weights, refuse_reference};

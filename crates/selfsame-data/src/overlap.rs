@@ -1,13 +1,14 @@
 //! Whether two data sets hold the same pictures, however their specifications are spelled.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
 
-use selfsame_data::Dataset;
+use crate::dataset::Dataset;
 
 /// What two data sets have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Overlap {
+pub enum Overlap {
     /// The same pictures in the same order.
     Same,
     /// So many samples of the second set are pictures that the first one has too.
@@ -15,19 +16,15 @@ pub(crate) enum Overlap {
 }
 
 impl Overlap {
-    /// How many samples of the second set, which has so many, are pictures of the first.
-    pub(crate) fn shared(self, all: usize) -> usize {
-        match self {
-            Self::Same => all,
-            Self::Shared(shared) => shared,
-        }
-    }
-
     /// Compares samples by the real paths of their files, drawn ones by name and labels.
     ///
     /// Asks the file system about every file. Copies of a file are other pictures to it.
-    pub(crate) fn of(first: &dyn Dataset, second: &dyn Dataset) -> Self {
-        let (first, second) = (pictures(first), pictures(second));
+    pub fn of(first: &dyn Dataset, second: &dyn Dataset) -> Self {
+        let mut folders = RealFolders::default();
+        let (first, second) = (
+            pictures(first, &mut folders),
+            pictures(second, &mut folders),
+        );
         if first == second {
             return Self::Same;
         }
@@ -35,16 +32,22 @@ impl Overlap {
         let shared = second.iter().filter(|&picture| first.contains(picture));
         Self::Shared(shared.count())
     }
+
+    /// How many samples of the second set, which has `len`, are pictures of the first.
+    pub fn shared(self, len: usize) -> usize {
+        match self {
+            Self::Same => len,
+            Self::Shared(shared) => shared,
+        }
+    }
 }
 
 /// A number for the picture of each sample.
-fn pictures(set: &dyn Dataset) -> Vec<u64> {
+fn pictures(set: &dyn Dataset, folders: &mut RealFolders) -> Vec<u64> {
     let number = |index| {
         let mut hasher = DefaultHasher::new();
         match set.path(index) {
-            Some(path) => std::fs::canonicalize(&path)
-                .unwrap_or(path)
-                .hash(&mut hasher),
+            Some(path) => folders.real_path(path).hash(&mut hasher),
             None => (set.name(index), set.labels(index)).hash(&mut hasher),
         }
         hasher.finish()
@@ -52,11 +55,37 @@ fn pictures(set: &dyn Dataset) -> Vec<u64> {
     (0..set.len()).map(number).collect()
 }
 
+/// Folders that were asked about, so that a million files of one cost one question each.
+#[derive(Default)]
+struct RealFolders(HashMap<PathBuf, PathBuf>);
+
+impl RealFolders {
+    /// The path without links, or as it is if there is no such file.
+    fn real_path(&mut self, path: PathBuf) -> PathBuf {
+        let is_link = std::fs::symlink_metadata(&path).is_ok_and(|file| file.is_symlink());
+        let (false, Some(name), Some(folder)) = (is_link, path.file_name(), path.parent()) else {
+            return std::fs::canonicalize(&path).unwrap_or(path);
+        };
+        if let Some(real) = self.0.get(folder) {
+            return real.join(name);
+        }
+        // The parent of a bare name is an empty path.
+        let asked = if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        };
+        let real = std::fs::canonicalize(asked).unwrap_or_else(|_| folder.to_owned());
+        let joined = real.join(name);
+        self.0.insert(folder.to_owned(), real);
+        joined
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use selfsame_data::{OpenOptions, open};
-
     use super::*;
+    use crate::dataset::{OpenOptions, open};
 
     fn overlap(first: &str, second: &str) -> Overlap {
         let set = |spec| open(spec, &OpenOptions::default()).unwrap();
@@ -97,5 +126,25 @@ mod tests {
         ] {
             assert_eq!(overlap(&spec(first), &spec(second)), expected, "{second}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_the_pictures_they_lead_to() {
+        use std::os::unix::fs::symlink;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for folder in ["faces", "links"] {
+            std::fs::create_dir(path(folder)).unwrap();
+        }
+        for name in ["a.png", "b.png"] {
+            std::fs::write(path("faces").join(name), name).unwrap();
+        }
+        symlink(path("faces/b.png"), path("links/first.png")).unwrap();
+        symlink(path("faces"), path("all")).unwrap();
+        let spec = |name: &str| path(name).to_str().unwrap().to_owned();
+        assert_eq!(overlap(&spec("faces"), &spec("all")), Overlap::Same);
+        assert_eq!(overlap(&spec("faces"), &spec("links")), Overlap::Shared(1));
     }
 }
