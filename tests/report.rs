@@ -144,6 +144,52 @@ fn a_run_without_a_checkpoint_has_a_page_with_its_curves() {
 }
 
 #[test]
+fn weights_that_cannot_be_used_are_told_on_the_page_and_beside_it() {
+    let dir = scratch("report-damaged");
+    for name in ["damaged", "other"] {
+        let other = dir.join(name);
+        let newest = other.join("checkpoints/step-00000015");
+        std::fs::create_dir_all(&newest).unwrap();
+        for file in ["config.toml", "metrics.jsonl"] {
+            std::fs::copy(RUN.join(file), other.join(file)).unwrap();
+        }
+        for entry in std::fs::read_dir(RUN.join("checkpoints/step-00000015")).unwrap() {
+            let from = entry.unwrap().path();
+            std::fs::copy(&from, newest.join(from.file_name().unwrap())).unwrap();
+        }
+        let words = match name {
+            "damaged" => {
+                let file = newest.join("teacher.safetensors");
+                let mut bytes = std::fs::read(&file).unwrap();
+                *bytes.last_mut().unwrap() ^= 1;
+                std::fs::write(file, bytes).unwrap();
+                "teacher.safetensors"
+            }
+            _ => {
+                let config = std::fs::read_to_string(other.join("config.toml")).unwrap();
+                let config = config.replace("embed_dim = 64", "embed_dim = 96");
+                std::fs::write(other.join("config.toml"), config).unwrap();
+                "backbone."
+            }
+        };
+        let answer = selfsame(&["report", &text(&other)]);
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        let told = &answer.stderr;
+        assert!(told.contains("warning: without scores: "), "{told}");
+        assert!(told.contains(words), "{told}");
+        let page = std::fs::read_to_string(other.join("report.html")).unwrap();
+        assert!(!page.contains("There are none yet"), "{name}");
+        let scores = between(
+            &page,
+            "There are none, since the weights cannot be used: ",
+            "</p>",
+        );
+        assert!(scores.contains(words), "{scores}");
+        assert!(page.contains("Training loss"));
+    }
+}
+
+#[test]
 fn maps_come_as_pictures_and_as_coordinates() {
     let dir = scratch("report-maps");
     for command in ["tsne", "pca"] {

@@ -102,24 +102,6 @@ pub(crate) fn extension(out: &Path, allowed: &[&'static str]) -> anyhow::Result<
         })
 }
 
-/// Refuses to write a result over the picture that it is about.
-///
-/// # Errors
-/// A usage error that names both flags.
-pub(crate) fn refuse_overwriting(out: &Path, image: Option<&Path>) -> anyhow::Result<()> {
-    let Some(image) = image else {
-        return Ok(());
-    };
-    let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
-    if same(out, image) == Some(true) {
-        return Err(usage(format!(
-            "--out {}: that is the picture of --image, which stays as it is; name another file",
-            out.display()
-        )));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

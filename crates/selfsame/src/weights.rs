@@ -288,7 +288,13 @@ impl Weights {
         };
         match crop.check().as_slice() {
             [] => Ok(crop),
-            problems => Err(usage(problems.join("; "))),
+            problems => {
+                let problems = problems.join("; ");
+                let by_flag = problems.replace("eval_crop.resize_ratio", "--resize");
+                Err(usage(
+                    by_flag.replace("eval_crop.image_size", "--image-size"),
+                ))
+            }
         }
     }
 
@@ -322,6 +328,11 @@ impl Weights {
             Self::Backbone(loaded) => Ok(loaded),
         }
     }
+}
+
+/// The file, folder or baseline of a specification of weights, whoever is to run them.
+pub(crate) fn without_prefix(spec: &str) -> &str {
+    spec.strip_prefix(REFERENCE).unwrap_or(spec)
 }
 
 /// Refuses `reference:`, where weights are to be changed or written.

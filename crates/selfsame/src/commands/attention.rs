@@ -14,11 +14,12 @@ use selfsame_train::{CellMaps, MapKind};
 use serde_json::json;
 
 use crate::cli::{Attention, Pictures, WeightsArgs};
-use crate::exit::{Done, extension, refuse_overwriting, usage};
+use crate::exit::{Done, extension, usage};
 use crate::figures::attention::{Prepared, heads};
 use crate::figures::cell;
 use crate::figures::grown::Grown;
 use crate::memory::{Evaluation, check_whole};
+use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::scores::print_json;
 use crate::stderr::tell;
 use crate::weights::{Loaded, Weights};
@@ -32,7 +33,17 @@ const MAX_SNAPSHOTS: usize = 6;
 pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     let flags = &args.weights;
     extension(&args.out, &["png"])?;
-    refuse_overwriting(&args.out, args.pictures.image.as_deref())?;
+    let out = ("--out", args.out.as_path());
+    let mut inputs = vec![("--weights", Path::new(&flags.weights))];
+    let pictures_of = &args.pictures;
+    inputs.extend(pictures_of.image.as_deref().map(|path| ("--image", path)));
+    inputs.extend(
+        pictures_of
+            .data
+            .as_deref()
+            .map(|spec| ("--data", Path::new(spec))),
+    );
+    refuse_overwriting(out, &inputs)?;
     if args
         .mass
         .is_some_and(|share| !(share > 0.0 && share <= 1.0))
@@ -77,7 +88,7 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     }
     let mut rows: Vec<Vec<SheetCell>> = Vec::new();
     let mut told = Vec::new();
-    for (name, picture) in pictures(&args.pictures, flags)? {
+    for (name, picture) in pictures(&args.pictures, flags, out)? {
         let (prepared, mut notes) = prepare(args, &newest, &picture, &device)?;
         if !columns.is_empty() {
             let mut row = vec![cell(&name, notes, prepared.image.clone())];
@@ -220,10 +231,11 @@ fn prepare(
     Ok((Prepared::evaluated(picture, &crop), notes))
 }
 
-/// The pictures asked for, with their names.
+/// The pictures asked for, with their names; `out` is the flag of a result that must be none of them.
 pub(crate) fn pictures(
     args: &Pictures,
     flags: &WeightsArgs,
+    out: (&str, &Path),
 ) -> anyhow::Result<Vec<(String, RgbImage)>> {
     if let Some(path) = &args.image {
         let picture =
@@ -233,6 +245,7 @@ pub(crate) fn pictures(
     }
     let spec = args.data.as_deref().unwrap_or_default();
     let set = data::of_flags(spec, flags)?;
+    refuse_overwriting_pictures(out, ("--data", set.as_ref()))?;
     let mut found = Vec::new();
     for sample in choose(set.len(), set.len(), args.seed) {
         if found.len() == args.count {

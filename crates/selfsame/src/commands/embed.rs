@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use selfsame_checkpoint::{write_bytes, write_tensors};
@@ -10,6 +11,7 @@ use selfsame_eval::Features;
 use crate::cli::Embed;
 use crate::embedding::embed_all;
 use crate::exit::{Done, extension};
+use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::stderr::tell;
 use crate::weights::Weights;
 use crate::{data, device};
@@ -17,9 +19,18 @@ use crate::{data, device};
 pub(crate) fn run(args: &Embed) -> anyhow::Result<Done> {
     let flags = &args.weights;
     let kind = extension(&args.out, &["safetensors", "npy", "csv"])?;
+    let out = ("--out", args.out.as_path());
+    refuse_overwriting(
+        out,
+        &[
+            ("--weights", Path::new(&flags.weights)),
+            ("--data", Path::new(&args.data)),
+        ],
+    )?;
     device::set_threads(flags.threads)?;
     let device = device::open(&flags.device)?;
     let set = data::of_flags(&args.data, flags)?;
+    refuse_overwriting_pictures(out, ("--data", set.as_ref()))?;
     let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
     let all: Vec<usize> = (0..set.len()).collect();
     let done = embed_all(&set, &args.data, &all, &weights, flags, &device)?;

@@ -16,6 +16,7 @@ pub(super) use timm::timm;
 
 use crate::cli::{Export, Format};
 use crate::exit::{Done, usage};
+use crate::overwriting::refuse_overwriting;
 use crate::stderr::tell;
 use crate::weights::{Loaded, Weights, refuse_reference};
 
@@ -24,6 +25,10 @@ const WEIGHTS: &str = "model.safetensors";
 
 pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
     refuse_reference("--weights", &args.weights)?;
+    for file in files(args.format) {
+        let inputs = [("--weights", Path::new(&args.weights))];
+        refuse_overwriting(("--out", &args.out.join(file)), &inputs)?;
+    }
     let mut weights = Weights::open(&args.weights, args.which, None, &Device::Cpu)?;
     fit_to_pictures(&mut weights, args.format)?;
     let loaded = weights.backbone()?;

@@ -1,6 +1,7 @@
 //! `selfsame tsne` and `selfsame pca`
 
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use selfsame_checkpoint::write_bytes;
@@ -16,6 +17,7 @@ use crate::embedding::embed_all;
 use crate::exit::{Done, extension, usage};
 use crate::figures::attention::{Prepared, patch_components};
 use crate::figures::map::{coloring, tsne_chart};
+use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::progress::CountProgress;
 use crate::scores::{label_or_usage, print_json};
 use crate::stderr::tell;
@@ -139,6 +141,8 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
     let map = &args.map;
     let flags = &map.weights;
     extension(&map.out, &["png"])?;
+    let out = ("--out", map.out.as_path());
+    refuse_overwriting(out, &inputs(map))?;
     if args.count == 0 {
         return Err(usage("--count 0: at least one picture is needed"));
     }
@@ -153,7 +157,7 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
         seed: map.seed,
     };
     evaluation(&weights, &chosen, flags)?.check(&device)?;
-    let prepared = pictures(&chosen, flags)?.into_iter();
+    let prepared = pictures(&chosen, flags, out)?.into_iter();
     let prepared: Vec<(String, Prepared)> = prepared
         .map(|(name, picture)| (name, Prepared::evaluated(&picture, &crop)))
         .collect();
@@ -180,11 +184,22 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
     Ok(Done::Well)
 }
 
+/// What a map is made from.
+fn inputs(args: &MapArgs) -> [(&str, &Path); 2] {
+    [
+        ("--weights", Path::new(&args.weights.weights)),
+        ("--data", Path::new(&args.data)),
+    ]
+}
+
 fn embedded(args: &MapArgs) -> anyhow::Result<Embedded> {
     let flags = &args.weights;
+    let out = ("--out", args.out.as_path());
+    refuse_overwriting(out, &inputs(args))?;
     device::set_threads(flags.threads)?;
     let device = device::open(&flags.device)?;
     let set: Arc<dyn Dataset> = data::of_flags(&args.data, flags)?;
+    refuse_overwriting_pictures(out, ("--data", set.as_ref()))?;
     let label = match &args.label {
         Some(label) => Some(label_or_usage("--data", &args.data, set.as_ref(), label)?),
         None => None,

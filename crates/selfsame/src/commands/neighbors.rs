@@ -1,5 +1,7 @@
 //! `selfsame neighbors`
 
+use std::path::Path;
+
 use anyhow::Context;
 use selfsame_checkpoint::write_bytes;
 use selfsame_data::Limits;
@@ -11,8 +13,9 @@ use serde_json::json;
 
 use crate::cli::Neighbors;
 use crate::embedding::embed_all;
-use crate::exit::{Done, extension, refuse_overwriting, usage};
+use crate::exit::{Done, extension, usage};
 use crate::figures::neighbors::{found, labels, query};
+use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::scores::print_json;
 use crate::stderr::tell;
 use crate::weights::Weights;
@@ -24,13 +27,20 @@ const COLUMNS: usize = 5;
 pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
     let flags = &args.weights;
     extension(&args.out, &["png"])?;
-    refuse_overwriting(&args.out, args.image.as_deref())?;
+    let out = ("--out", args.out.as_path());
+    let mut inputs = vec![
+        ("--weights", Path::new(&flags.weights)),
+        ("--data", Path::new(&args.data)),
+    ];
+    inputs.extend(args.image.as_deref().map(|path| ("--image", path)));
+    refuse_overwriting(out, &inputs)?;
     if args.count == 0 {
         return Err(usage("--count 0: at least one neighbour is needed"));
     }
     device::set_threads(flags.threads)?;
     let device = device::open(&flags.device)?;
     let set = data::of_flags(&args.data, flags)?;
+    refuse_overwriting_pictures(out, ("--data", set.as_ref()))?;
     let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
     let crop = weights.eval_crop(flags)?;
     // The picture asked about, and its place in the set if it is one of it.

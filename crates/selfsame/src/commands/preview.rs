@@ -1,5 +1,7 @@
 //! `selfsame preview`: what the configured augmentation makes of a picture, on two sheets.
 
+use std::path::Path;
+
 use anyhow::Context;
 use image::RgbImage;
 use selfsame_checkpoint::write_bytes;
@@ -14,8 +16,9 @@ use selfsame_train::RunConfig;
 use crate::cli::Preview;
 use crate::config::Merged;
 use crate::data;
-use crate::exit::{Done, extension, refuse_overwriting, usage};
+use crate::exit::{Done, extension, usage};
 use crate::memory::check_preview;
+use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::stderr::tell;
 
 /// Longest side of the pictures of the first sheet, in pixels.
@@ -34,13 +37,22 @@ const JITTER: [DrawnOp; 4] = [
 
 pub(crate) fn run(args: &Preview) -> anyhow::Result<Done> {
     extension(&args.out, &["png"])?;
-    refuse_overwriting(&args.out, args.image.as_deref())?;
+    let out = ("--out", args.out.as_path());
+    let named = [
+        ("--image", &args.image),
+        ("--config", &args.settings.config),
+    ];
+    let named = named
+        .into_iter()
+        .filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
+    refuse_overwriting(out, &named.collect::<Vec<_>>())?;
     let mut merged = Merged::from_settings(&args.settings)?;
     if let Some(seed) = args.seed {
         let seed = i64::try_from(seed).map_err(|_| usage("--seed: at most 2^63 - 1"))?;
         merged.put("seed", seed.into(), "--seed")?;
     }
     let config = merged.resolve()?;
+    refuse_overwriting(out, &[("--data", Path::new(&config.data.train))])?;
     check_preview(&config.augment)?;
     let (name, picture) = match &args.image {
         Some(path) => {
@@ -56,6 +68,7 @@ pub(crate) fn run(args: &Preview) -> anyhow::Result<Done> {
         }
         None => {
             let set = data::of_run(&config.data.train, &config.data)?;
+            refuse_overwriting_pictures(out, ("--data", set.as_ref()))?;
             if args.index >= set.len() {
                 return Err(usage(format!(
                     "--index {}: {} has {} pictures",

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Report, Which};
 use crate::exit::{Done, usage};
+use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::scores::print_json;
 use crate::stderr::tell;
 use crate::weights::Weights;
@@ -28,6 +29,14 @@ pub(crate) const REPORT_FILE: &str = "report.html";
 
 pub(crate) fn run(args: &Report) -> anyhow::Result<Done> {
     let config = run_dir::read_config(&args.run)?.typed()?;
+    let out = args.out.clone();
+    let out = out.unwrap_or_else(|| args.run.join(REPORT_FILE));
+    let inputs = [
+        ("the run", args.run.as_path()),
+        ("data.train", Path::new(&config.data.train)),
+        ("data.val", Path::new(&config.data.val)),
+    ];
+    refuse_overwriting(("--out", &out), &inputs)?;
     let device = device::open("cpu")?;
     // Pictures that have moved since are no reason to show nothing.
     let open = |spec: &str| match spec {
@@ -42,8 +51,11 @@ pub(crate) fn run(args: &Report) -> anyhow::Result<Done> {
     };
     let train = open(&config.data.train);
     let val = open(&config.data.val);
-    let out = args.out.clone();
-    let out = out.unwrap_or_else(|| args.run.join(REPORT_FILE));
+    for (key, set) in [("data.train", &train), ("data.val", &val)] {
+        if let Some(set) = set {
+            refuse_overwriting_pictures(("--out", &out), (key, set.as_ref()))?;
+        }
+    }
     let facts = Facts {
         dir: &args.run,
         config: &config,
@@ -79,13 +91,7 @@ pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<Value> {
     let log = Log::read(facts)?;
     let mut page = Page::new(&format!("Run {}", name_of(facts.dir)));
     let mut told = verdict(&mut page, facts, &log);
-    // The weights of a run that goes on are those of its newest checkpoint, if it has one.
-    let weights = Weights::open(
-        &facts.dir.to_string_lossy(),
-        Which::Teacher,
-        None,
-        facts.device,
-    );
+    let weights = newest_weights(facts);
     let subjects = match (&weights, &facts.train) {
         (Ok(weights), Some(train)) => Some(Subjects::embed(facts, train, weights)?),
         _ => None,
@@ -94,7 +100,7 @@ pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<Value> {
         Some(subjects) => told["scores"] = json!(scores::add(&mut page, subjects)?),
         None => {
             page.section("Scores");
-            page.text("There are none yet: they need a checkpoint and the pictures.");
+            page.text(&why_none(facts, weights.as_ref().err()));
         }
     }
     page.section("Curves");
@@ -105,6 +111,37 @@ pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<Value> {
     about::add(&mut page, facts)?;
     run_dir::replace(out, page.finish().as_bytes())?;
     Ok(told)
+}
+
+/// The weights of a run, of its newest checkpoint if it goes on.
+fn newest_weights(facts: &Facts<'_>) -> anyhow::Result<Weights> {
+    let spec = facts.dir.to_string_lossy();
+    let weights = Weights::open(&spec, Which::Teacher, None, facts.device);
+    if let Err(error) = &weights
+        && has_checkpoint(facts)
+    {
+        tell!("warning: without scores: {error:#}");
+    }
+    weights
+}
+
+/// Whether a checkpoint is there, be it damaged, or cannot be looked for.
+fn has_checkpoint(facts: &Facts<'_>) -> bool {
+    !selfsame_checkpoint::list(facts.dir).is_ok_and(|found| found.is_empty())
+}
+
+/// Why a page has no scores.
+fn why_none(facts: &Facts<'_>, of_weights: Option<&anyhow::Error>) -> String {
+    match of_weights {
+        Some(error) if has_checkpoint(facts) => {
+            format!("There are none, since the weights cannot be used: {error:#}")
+        }
+        Some(_) => "There are none yet: they need a checkpoint and the pictures.".to_owned(),
+        None => format!(
+            "There are none, since the pictures of {} cannot be opened.",
+            facts.config.data.train
+        ),
+    }
 }
 
 fn name_of(dir: &Path) -> String {
