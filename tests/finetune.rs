@@ -66,3 +66,43 @@ fn fine_tuning_ends_after_a_checkpoint_and_goes_on_to_the_same_bits() {
         report.trim_end()
     );
 }
+
+#[test]
+fn pictures_that_cannot_be_used_are_not_forgotten_when_it_goes_on() {
+    let dir = scratch("stopped-fine-tuning-broken");
+    let pictures = dir.join("pictures");
+    for class in ["cat", "dog"] {
+        let folder = pictures.join(class);
+        std::fs::create_dir_all(&folder).unwrap();
+        for i in 1..=4u8 {
+            let picture = common::bmp(32, [50 * i, 10, 100]);
+            std::fs::write(folder.join(format!("{i}.bmp")), picture).unwrap();
+        }
+    }
+    std::fs::write(pictures.join("cat/1.bmp"), "no picture").unwrap();
+    // Many to test on, none of them broken, so that the signal comes while they are predicted.
+    let test = dir.join("test.csv");
+    let rows = "pictures/cat/2.bmp,cat\n".repeat(1500);
+    std::fs::write(&test, format!("Images,Class\n{rows}")).unwrap();
+    let tune: Vec<String> = [
+        "finetune",
+        "--weights=random:vit_tiny/16@32",
+        "--label=class",
+        "--threads=1",
+        "--epochs=1",
+        "--resume",
+        "--json",
+        &format!("--train={}", text(&pictures)),
+        &format!("--test={}", text(&test)),
+        &format!("--run={}", text(&dir.join("run"))),
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let running = begin_with(&tune, |line| line.starts_with("epoch 1/1"));
+    running.signal(&["INT"]);
+    let (status, stderr) = running.end();
+    assert_eq!(status, 130, "{stderr}");
+    let value: serde_json::Value = serde_json::from_str(&done(&tune)).unwrap();
+    let counts = ["n_train", "n_test", "skipped"].map(|count| value[count].as_u64().unwrap());
+    assert_eq!(counts, [7, 1500, 1]);
+}

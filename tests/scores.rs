@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Answer, scratch, selfsame, text, tiny_run};
+use common::{Answer, bmp, done, scratch, selfsame, text, tiny_run};
 use serde_json::Value;
 
 /// `knn` or `linear` on raw pixels, `--label class`.
@@ -152,4 +152,125 @@ fn validation_on_training_pictures_is_told() {
     assert!(stderr.contains("10 of 10 pictures of --val"), "{stderr}");
     let stderr = train("other", "synthetic:portraits?seed=4&count=10");
     assert!(!stderr.contains("--val are in"), "{stderr}");
+}
+
+/// Folders `train` and `test` of two classes of four pictures, of which `cat/1.bmp` is none in both.
+fn twins(name: &str) -> [String; 2] {
+    let dir = scratch(name);
+    ["train", "test"].map(|side| {
+        for class in ["cat", "dog"] {
+            let folder = dir.join(side).join(class);
+            std::fs::create_dir_all(&folder).unwrap();
+            for i in 1..=4u8 {
+                let shade = 20 * i + u8::from(class == "dog") * 100;
+                let picture = bmp(32, [shade, 200 - shade, 7 * i]);
+                std::fs::write(folder.join(format!("{i}.bmp")), picture).unwrap();
+            }
+        }
+        std::fs::write(dir.join(side).join("cat/1.bmp"), "no picture").unwrap();
+        text(&dir.join(side))
+    })
+}
+
+#[test]
+fn pictures_that_cannot_be_used_are_counted_on_both_sides_and_not_as_used() {
+    let [train, test] = twins("scores-twins");
+    for (command, extra) in [
+        ("knn", &["--k", "1"][..]),
+        ("knn", &["--k", "1", "--vote", "majority"]),
+        ("linear", &["--epochs", "2"]),
+        ("linear", &["--epochs", "2", "--protocol", "official"]),
+        ("linear", &["--method", "logistic"]),
+    ] {
+        let flags = [&["--label", "class", "--json"], extra].concat();
+        let told = |test: &str| {
+            let answer = score(command, &train, test, &flags);
+            let value = value(&answer);
+            ["n_train", "n_test", "skipped"].map(|count| value[count].as_u64().unwrap())
+        };
+        assert_eq!(told(&test), [7, 7, 2], "{command} {extra:?}");
+        assert_eq!(told(&train), [7, 7, 1], "{command} {extra:?}");
+    }
+    let run = scratch("scores-twins-tuned");
+    let (run, weights) = (text(&run.join("run")), "random:vit_tiny/8@16");
+    let mut args = vec!["finetune", "--weights", weights, "--threads", "1", "--json"];
+    args.extend(["--train", &train, "--test", &test, "--label", "class"]);
+    args.extend(["--epochs", "1", "--run", &run]);
+    let value: Value = serde_json::from_str(&done(&args)).unwrap();
+    let counts = ["n_train", "n_test", "skipped"].map(|count| value[count].as_u64().unwrap());
+    assert_eq!(counts, [7, 7, 2]);
+}
+
+#[test]
+fn skipped_csv_tells_training_pictures_from_those_of_val() {
+    let [train, val] = twins("scores-skipped");
+    let run = scratch("scores-skipped-run").join("run");
+    let data = [
+        format!("data.train={train}"),
+        format!("data.val={val}"),
+        "data.max_bad_fraction=0.5".to_owned(),
+        "train.knn_every_epochs=1".to_owned(),
+        "train.max_steps=2".to_owned(),
+    ];
+    let sets: Vec<&str> = data.iter().map(String::as_str).collect();
+    done(&tiny_run(&run, &sets));
+    let check = || {
+        let csv = std::fs::read_to_string(run.join("skipped.csv")).unwrap();
+        let lines: Vec<&str> = csv.lines().collect();
+        assert_eq!(lines.len(), 3, "{csv}");
+        assert_eq!(lines[0], "file,reason");
+        let files = [&val, &train].map(|folder| {
+            let file = std::path::Path::new(folder).join("cat/1.bmp");
+            text(&file.canonicalize().unwrap())
+        });
+        for (line, file) in lines[1..].iter().zip(&files) {
+            assert!(line.starts_with(file), "{line}: {file}");
+        }
+    };
+    check();
+    done(&[
+        "resume",
+        &text(&run),
+        "--no-report",
+        "--set",
+        "train.max_steps=0",
+    ]);
+    check();
+}
+
+#[test]
+fn the_official_protocol_says_what_it_took() {
+    let data = "synthetic:portraits?count=16";
+    let test = "synthetic:portraits?count=8&seed=1";
+    let linear = |weights: &str, flags: &[&str]| {
+        let mut args = vec!["linear", "--weights", weights, "--threads", "1"];
+        args.extend(["--train", data, "--test", test, "--label", "gender"]);
+        args.extend(["--protocol", "official", "--epochs", "1"]);
+        args.extend(flags);
+        done(&args)
+    };
+    let told = linear("pixels", &["--image-size", "16"]);
+    let last = told.lines().last().unwrap();
+    for words in ["lr 0.001,", "resize 1.142857", "batch size 256"] {
+        assert!(last.contains(words), "{last}");
+    }
+    let best = last.split("best epoch accuracy ").nth(1).unwrap();
+    let best = best.split(',').next().unwrap();
+    assert_eq!(best.split('.').nth(1).map(str::len), Some(1), "{last}");
+
+    let dir = scratch("scores-official");
+    let run = dir.join("run");
+    done(&tiny_run(&run, &["train.max_steps=1"]));
+    let run = text(&run);
+    for (weights, features) in [
+        (run.clone(), "class tokens of the last 2 blocks"),
+        (format!("reference:{run}"), "class token of the last block"),
+        (
+            "random:vit_tiny/8@16".to_owned(),
+            "class tokens of the last 4 blocks",
+        ),
+    ] {
+        let value: Value = serde_json::from_str(&linear(&weights, &["--json"])).unwrap();
+        assert_eq!(value["protocol"]["features"], features, "{weights}");
+    }
 }

@@ -163,6 +163,7 @@ fn half_scale() -> u8 {
 /// as many rows as columns go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Interpolation {
     /// Triangle, support 1; the bytes of Pillow before 13.
     Bilinear,
@@ -286,7 +287,7 @@ impl ViewOp {
 }
 
 /// Pixels of a side of a crop at most: as much as a picture may have.
-const LARGEST_SIZE: usize = 16_384;
+pub(crate) const LARGEST_SIZE: usize = 16_384;
 /// Local views of an image at most.
 const MOST_CROPS: usize = 1_024;
 

@@ -2,7 +2,8 @@ use image::RgbImage;
 
 use crate::chw::{ChwImage, Normalize};
 use crate::config::{
-    IMAGENET_MEAN, IMAGENET_STD, Interpolation, assert_sound, check_mean_std, check_size,
+    IMAGENET_MEAN, IMAGENET_STD, Interpolation, LARGEST_SIZE, assert_sound, check_mean_std,
+    check_size,
 };
 use crate::drawn::CropBox;
 use crate::ops::resize::{self, Picture, Window};
@@ -51,16 +52,27 @@ impl EvalCrop {
                 "eval_crop.resize_ratio: {} is not above 0",
                 self.resize_ratio
             ));
+        } else if self.image_size <= LARGEST_SIZE && self.shorter_side() > LARGEST_SIZE {
+            problems.push(format!(
+                "eval_crop.resize_ratio: {} makes more than {LARGEST_SIZE} pixels of {}",
+                self.resize_ratio, self.image_size
+            ));
         }
         check_mean_std("eval_crop", self.mean, self.std, &mut problems);
         problems
     }
 
+    /// The shorter side after the resize.
+    fn shorter_side(&self) -> usize {
+        let side = self.image_size as f64 * self.resize_ratio;
+        (side.round_ties_even() as usize).max(1)
+    }
+
     /// Width and height of an image of `width` × `height` pixels after the resize, before the cut.
     pub fn resized_dimensions(&self, width: usize, height: usize) -> (usize, usize) {
-        let side = self.image_size as f64 * self.resize_ratio;
-        let short = (side.round_ties_even() as usize).max(1);
-        let long = |long: usize, side: usize| ((short * long) as f64 / side as f64) as usize;
+        let short = self.shorter_side();
+        let long =
+            |long: usize, side: usize| (short.saturating_mul(long) as f64 / side as f64) as usize;
         if width <= height {
             (short, long(height, width))
         } else {

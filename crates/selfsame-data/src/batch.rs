@@ -4,6 +4,7 @@ use std::time::Duration;
 
 /// What the pixels of crops are handed out as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PixelType {
     /// f32 with mean and standard deviation applied.
     #[default]

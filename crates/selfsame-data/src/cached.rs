@@ -1,6 +1,7 @@
 //! Decoded pictures kept in memory, up to a budget.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -21,6 +22,16 @@ pub struct Cached {
     max_bytes: u64,
     held_bytes: AtomicU64,
     pictures: Vec<OnceLock<RgbImage>>,
+}
+
+impl fmt::Debug for Cached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cached")
+            .field("images", &self.pictures.len())
+            .field("max_bytes", &self.max_bytes)
+            .field("held_bytes", &self.held_bytes())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Cached {

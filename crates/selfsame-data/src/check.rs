@@ -84,7 +84,7 @@ pub fn check(
                     hash,
                 },
                 Err(error) => {
-                    let entry = LedgerEntry::new(dataset.name(index), &error);
+                    let entry = LedgerEntry::of(dataset, index, &error);
                     Seen::Unusable { entry, hash }
                 }
             };

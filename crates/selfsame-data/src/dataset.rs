@@ -59,6 +59,7 @@ pub trait Dataset: Send + Sync {
 /// How labels are told from files in a folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Layout {
     /// By what most file names look like, then by whether there are sub-folders.
     #[default]

@@ -1,6 +1,7 @@
 //! Batches of one view an image: the evaluation transform, or random crops for supervised
 //! training.
 
+use std::fmt;
 use std::sync::Arc;
 
 use selfsame_augment::{EvalCrop, SampleKey, StandardCrop, Workspace};
@@ -9,11 +10,12 @@ use crate::batch::EvalBatch;
 use crate::dataset::Dataset;
 use crate::decode::DecodeError;
 use crate::error::DataError;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerEntry};
 use crate::ordered::Ordered;
 
 /// What is done to each image.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum EvalTransform {
     /// Resize, centre crop, normalise: the same each time.
     Center(EvalCrop),
@@ -43,6 +45,17 @@ pub struct EvalLoader {
     pub ledger: Arc<Ledger>,
 }
 
+impl fmt::Debug for EvalLoader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EvalLoader")
+            .field("images", &self.dataset.len())
+            .field("transform", &self.transform)
+            .field("batch_size", &self.batch_size)
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
+    }
+}
+
 impl EvalLoader {
     /// The batches of these images; a batch without a usable image is passed over.
     ///
@@ -67,12 +80,16 @@ impl EvalLoader {
             let end = indices.len().min(start + loader.batch_size);
             loader.make(&indices[start..end])
         };
-        let batches = Ordered::new(0..num_batches, self.workers, 2 * self.workers, job).map_err(
-            |source| DataError::Io {
-                doing: "starting a loader thread".into(),
-                source,
-            },
-        )?;
+        let batches = Ordered::new(
+            0..num_batches,
+            self.workers,
+            self.workers.saturating_mul(2),
+            job,
+        )
+        .map_err(|source| DataError::Io {
+            doing: "starting a loader thread".into(),
+            source,
+        })?;
         Ok(EvalBatches {
             batches,
             next: 0,
@@ -143,6 +160,14 @@ pub struct EvalBatches {
     dataset: Arc<dyn Dataset>,
 }
 
+impl fmt::Debug for EvalBatches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EvalBatches")
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Iterator for EvalBatches {
     type Item = Result<EvalBatch, DataError>;
 
@@ -155,7 +180,8 @@ impl Iterator for EvalBatches {
                 Err(message) => return Some(Err(DataError::Panicked { batch, message })),
                 Ok(made) => {
                     for (sample, error) in &made.failed {
-                        self.ledger.record(self.dataset.name(*sample), error);
+                        let entry = LedgerEntry::of(self.dataset.as_ref(), *sample, error);
+                        self.ledger.enter(entry);
                     }
                     if !made.batch.samples.is_empty() {
                         return Some(Ok(made.batch));
@@ -164,29 +190,6 @@ impl Iterator for EvalBatches {
             }
         }
     }
-}
-
-/// The batches of these images under the evaluation transform.
-///
-/// # Errors
-/// Those of [`EvalLoader::batches`].
-pub fn eval_batches(
-    dataset: Arc<dyn Dataset>,
-    crop: EvalCrop,
-    indices: Vec<usize>,
-    batch_size: usize,
-    workers: usize,
-    ledger: Arc<Ledger>,
-) -> Result<EvalBatches, DataError> {
-    let transform = EvalTransform::Center(crop);
-    EvalLoader {
-        dataset,
-        transform,
-        batch_size,
-        workers,
-        ledger,
-    }
-    .batches(indices)
 }
 
 #[cfg(test)]

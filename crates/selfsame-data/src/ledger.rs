@@ -1,10 +1,11 @@
 //! Every image that could not be used, once, with the reason.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::annotations::write_whole;
+use crate::dataset::Dataset;
 use crate::error::DataError;
 
 /// An entry: which image, and why not.
@@ -16,23 +17,45 @@ pub struct LedgerEntry {
     pub reason: String,
     /// Its kind, [`DecodeError::reason`](crate::DecodeError::reason).
     pub kind: String,
+    /// Where the file is, if the image is one and that is known: two data sets may have images of
+    /// the same name.
+    #[serde(skip)]
+    pub path: Option<PathBuf>,
 }
 
 impl LedgerEntry {
-    /// An entry for an image that failed to decode.
+    /// An entry for an image that failed to decode, of the only data set or of one without files.
     pub fn new(file: &str, error: &crate::DecodeError) -> Self {
         let (reason, kind) = (reason_text(error), error.reason().to_owned());
         Self {
             file: file.to_owned(),
             reason,
             kind,
+            path: None,
         }
+    }
+
+    /// An entry for an image of a data set that failed to decode.
+    pub fn of(dataset: &dyn Dataset, index: usize, error: &crate::DecodeError) -> Self {
+        Self {
+            path: path_of(dataset, index),
+            ..Self::new(dataset.name(index), error)
+        }
+    }
+
+    fn key(&self) -> Key {
+        (self.file.clone(), self.path.clone())
     }
 }
 
+/// Name, and file if it is known.
+type Key = (String, Option<PathBuf>);
+
 /// Thread-safe list of unusable images, in the order of their names.
+///
+/// Images of several data sets may be in one: those of the same name are told apart by their files.
 #[derive(Debug, Default)]
-pub struct Ledger(Mutex<BTreeMap<String, LedgerEntry>>);
+pub struct Ledger(Mutex<BTreeMap<Key, LedgerEntry>>);
 
 impl Ledger {
     /// An empty ledger.
@@ -45,14 +68,45 @@ impl Ledger {
         self.enter(LedgerEntry::new(file, error))
     }
 
-    /// Enters an image with a reason in words.
+    /// Enters an image with a reason in words; true if it was not there yet. The first reason stays.
     pub fn enter(&self, entry: LedgerEntry) -> bool {
         let mut entries = self.lock();
-        if entries.contains_key(&entry.file) {
+        let path = &entry.path;
+        // An earlier part of the run may have written its path for its name, or left that out.
+        let as_path = path
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned());
+        for name in as_path.into_iter().chain([entry.file.clone()]) {
+            if entries.contains_key(&(name.clone(), path.clone())) {
+                return false;
+            }
+            if let Some(earlier) = entries.remove(&(name, None)) {
+                let path = path.clone();
+                let earlier = LedgerEntry { path, ..earlier };
+                entries.insert(earlier.key(), earlier);
+                return false;
+            }
+        }
+        entries.insert(entry.key(), entry);
+        true
+    }
+
+    /// Whether an image of a data set is in it; of what was read from a file, [`place`](Self::place)
+    /// tells the data set first.
+    pub fn has(&self, dataset: &dyn Dataset, index: usize) -> bool {
+        let name = dataset.name(index);
+        let entries = self.lock();
+        let first = (name.to_owned(), None);
+        let mut of_name = entries
+            .range(&first..)
+            .take_while(|((file, _), _)| file == name)
+            .peekable();
+        // Few have an entry, and where links lead takes long for a million files.
+        if of_name.peek().is_none() {
             return false;
         }
-        entries.insert(entry.file.clone(), entry);
-        true
+        let path = path_of(dataset, index);
+        of_name.any(|((_, entered), _)| entered.is_none() || *entered == path)
     }
 
     /// How many images are in it.
@@ -79,7 +133,8 @@ impl Ledger {
         counts
     }
 
-    /// Writes `file,reason`, a line for each image, whole or not at all.
+    /// Writes `file,reason`, a line for each image, whole or not at all. Images of the same name
+    /// are written with their paths.
     ///
     /// # Errors
     /// [`DataError::Io`] if it cannot be written.
@@ -87,10 +142,15 @@ impl Ledger {
         let failed = |error: csv::Error| DataError::io("writing", path, error.into());
         let mut writer = csv::Writer::from_writer(Vec::new());
         writer.write_record(["file", "reason"]).map_err(failed)?;
-        for entry in self.entries() {
-            writer
-                .write_record([&entry.file, &entry.reason])
-                .map_err(failed)?;
+        let entries = self.entries();
+        let same = |a: &LedgerEntry, b: Option<&LedgerEntry>| b.is_some_and(|b| a.file == b.file);
+        for (i, entry) in entries.iter().enumerate() {
+            let before = i.checked_sub(1).and_then(|i| entries.get(i));
+            let shared = same(entry, before) || same(entry, entries.get(i + 1));
+            let path = entry.path.as_ref().filter(|_| shared);
+            let path = path.map(|path| path.to_string_lossy());
+            let file = path.as_deref().unwrap_or(&entry.file);
+            writer.write_record([file, &entry.reason]).map_err(failed)?;
         }
         let bytes = writer
             .into_inner()
@@ -116,15 +176,39 @@ impl Ledger {
             let cell = |column| record.get(column).unwrap_or_default().to_owned();
             let (file, reason) = (cell(0), cell(1));
             let kind = "earlier".to_owned();
-            self.enter(LedgerEntry { file, reason, kind });
+            self.enter(LedgerEntry {
+                file,
+                reason,
+                kind,
+                path: None,
+            });
         }
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, LedgerEntry>> {
+    /// Takes entries without a path, as [`read_csv`](Self::read_csv) makes them, for those of the
+    /// images of this data set that have their names.
+    pub fn place(&self, dataset: &dyn Dataset) {
+        for index in 0..dataset.len() {
+            let mut entries = self.lock();
+            let written = entries.remove(&(dataset.name(index).to_owned(), None));
+            if let Some(mut entry) = written {
+                entry.path = path_of(dataset, index);
+                entries.insert(entry.key(), entry);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, LedgerEntry>> {
         // A thread that panicked while holding it left a map that is still whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where an image's file is, the same for every way to write its path.
+fn path_of(dataset: &dyn Dataset, index: usize) -> Option<PathBuf> {
+    let path = dataset.path(index)?;
+    Some(path.canonicalize().unwrap_or(path))
 }
 
 /// The error with its causes, on one line.
@@ -176,6 +260,65 @@ mod tests {
         again.write_csv(&path).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         again.read_csv(&folder.path().join("none.csv")).unwrap();
+    }
+
+    /// A folder of two broken pictures of the same name.
+    fn twins() -> (tempfile::TempDir, [std::sync::Arc<dyn Dataset>; 2]) {
+        let folder = tempfile::tempdir().unwrap();
+        let sets = ["train", "val"].map(|side| {
+            let dir = folder.path().join(side);
+            std::fs::create_dir_all(dir.join("cat")).unwrap();
+            for name in ["1.jpg", "2.jpg"] {
+                std::fs::write(dir.join("cat").join(name), "text").unwrap();
+            }
+            crate::open(dir.to_str().unwrap(), &crate::OpenOptions::default()).unwrap()
+        });
+        (folder, sets)
+    }
+
+    #[test]
+    fn images_of_one_name_in_two_sets_are_two() {
+        let (folder, [train, val]) = twins();
+        let of = |set: &std::sync::Arc<dyn Dataset>, index| {
+            LedgerEntry::of(set.as_ref(), index, &DecodeError::UnknownFormat)
+        };
+        let ledger = Ledger::new();
+        assert!(ledger.enter(of(&train, 0)) && ledger.enter(of(&val, 0)));
+        assert!(!ledger.enter(of(&train, 0)) && !ledger.enter(of(&val, 0)));
+        assert!(ledger.enter(of(&val, 1)));
+        assert_eq!(ledger.len(), 3);
+        assert!(ledger.has(train.as_ref(), 0) && ledger.has(val.as_ref(), 0));
+        assert!(!ledger.has(train.as_ref(), 1) && ledger.has(val.as_ref(), 1));
+
+        let path = folder.path().join("skipped.csv");
+        ledger.write_csv(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        let whole = |side: &str| {
+            let file = folder.path().join(side).join("cat/1.jpg");
+            file.canonicalize().unwrap().display().to_string()
+        };
+        assert!(lines[1].starts_with(&whole("train")), "{text}");
+        assert!(lines[2].starts_with(&whole("val")), "{text}");
+        assert!(lines[3].starts_with("cat/2.jpg,"), "{text}");
+
+        // What goes on knows them again.
+        let again = Ledger::new();
+        again.read_csv(&path).unwrap();
+        for (set, index) in [(&val, 1), (&train, 0), (&val, 0)] {
+            assert!(!again.enter(of(set, index)));
+        }
+        assert!(again.enter(of(&train, 1)));
+        assert_eq!(again.len(), 4);
+
+        let one = Ledger::new();
+        one.enter(of(&train, 0));
+        one.write_csv(&path).unwrap();
+        let placed = Ledger::new();
+        placed.read_csv(&path).unwrap();
+        placed.place(train.as_ref());
+        assert!(placed.has(train.as_ref(), 0) && !placed.has(val.as_ref(), 0));
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub use check::{CheckReport, LabelBalance, check};
 pub use dataset::{Dataset, Layout, OpenOptions, open};
 pub use decode::{DecodeError, Limits};
 pub use error::DataError;
-pub use eval_loader::{EvalBatches, EvalLoader, EvalTransform, eval_batches};
+pub use eval_loader::{EvalBatches, EvalLoader, EvalTransform};
 pub use file_name::{AgeDbName, UtkFaceName};
 pub use ledger::{Ledger, LedgerEntry};
 pub use loader::{Batches, Loader, LoaderConfig};

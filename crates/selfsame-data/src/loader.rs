@@ -1,6 +1,7 @@
 //! Batches of crops for training, made by worker threads in the sampler's order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -77,6 +78,15 @@ struct Crops<T> {
     samples: Vec<usize>,
     global: Vec<T>,
     local: Vec<T>,
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("config", &self.0.config)
+            .field("sampler", &self.0.sampler)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Loader {
@@ -204,6 +214,15 @@ pub struct Batches {
 struct Made {
     batch: Result<HostBatch, DataError>,
     failed: Vec<(usize, LedgerEntry)>,
+}
+
+impl fmt::Debug for Batches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batches")
+            .field("per_epoch", &self.per_epoch)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Iterator for Batches {
@@ -369,7 +388,7 @@ impl Inner {
                 Ok(image) => return Ok((sample, image)),
                 Err(error) => error,
             };
-            let entry = LedgerEntry::new(self.dataset.name(sample), &error);
+            let entry = LedgerEntry::of(self.dataset.as_ref(), sample, &error);
             if attempt == MAX_ATTEMPTS {
                 let LedgerEntry {
                     file: name, reason, ..

@@ -220,10 +220,24 @@ impl Sets {
         Ok(())
     }
 
-    /// How many pictures could not be used.
+    /// How many training pictures with the label were used, once all of them were asked for.
+    pub(crate) fn trained_on(&self) -> usize {
+        self.train_labels.len() - self.left_out(&self.train, &self.train_labels)
+    }
+
+    /// How many pictures with the label could not be used; they are named on stderr.
     pub(crate) fn skipped(&self) -> usize {
         name_left_out(&self.ledger);
-        self.ledger.len()
+        let of_test = match self.same {
+            true => 0,
+            false => self.left_out(&self.test, &self.test_labels),
+        };
+        self.left_out(&self.train, &self.train_labels) + of_test
+    }
+
+    fn left_out(&self, set: &Arc<dyn Dataset>, labels: &BTreeMap<usize, String>) -> usize {
+        let left_out = |i: &&usize| self.ledger.has(set.as_ref(), **i);
+        labels.keys().filter(left_out).count()
     }
 }
 

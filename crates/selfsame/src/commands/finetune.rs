@@ -28,6 +28,9 @@ const RESULT_FILE: &str = "result.json";
 
 const REPORT_FILE: &str = "classification_report.txt";
 
+/// The pictures that could not be used.
+const SKIPPED_FILE: &str = "skipped.csv";
+
 /// Time between checkpoints within an epoch.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(15 * 60);
 
@@ -96,6 +99,8 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
             tell!("warning: {warning}");
         }
         go_on(&mut tuning, &checkpoint, &settings, &args.run)?;
+        sets.ledger.read_csv(&args.run.join(SKIPPED_FILE))?;
+        sets.ledger.place(sets.train.as_ref());
     }
     let stop = signals::stop_flag()?;
     let work = Work {
@@ -264,6 +269,10 @@ impl Work<'_> {
             let settings = serde_json::to_string_pretty(self.settings)?;
             let saved_at = selfsame_checkpoint::save(&args.run, &tuning.checkpoint(settings)?, 1);
             saved_at.map_err(|error| self.explain(error.into()))?;
+            // What goes on in the middle of the last epoch does not meet them again.
+            if !sets.ledger.is_empty() {
+                sets.ledger.write_csv(&args.run.join(SKIPPED_FILE))?;
+            }
             saved = Instant::now();
             if self.is_stopped() {
                 return Ok(None);
@@ -333,7 +342,7 @@ impl Work<'_> {
             .map(|(loss, accuracy)| json!({ "loss": loss, "train_accuracy": 100.0 * accuracy }));
         let result = json!({
             "accuracy": 100.0 * accuracy(truth, predicted)?,
-            "n_train": sets.train_labels.len(),
+            "n_train": sets.trained_on(),
             "n_test": truth.len(),
             "skipped": sets.skipped(),
             "epochs": epochs.collect::<Vec<_>>(),

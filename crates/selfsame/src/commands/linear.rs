@@ -163,7 +163,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
         print_json(&json!({
             "linear": percent,
             "standard_error": 100.0 * interval.standard_error,
-            "n_train": sets.train_labels.len(),
+            "n_train": sets.trained_on(),
             "n_test": truth.len(),
             "skipped": skipped,
             "weights": weights.describe(),
@@ -181,20 +181,24 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
 }
 
 /// What the official code takes of each architecture, and in words.
-fn official_features(weights: &Weights) -> (Extractor<'_>, &'static str) {
+fn official_features(weights: &Weights) -> (Extractor<'_>, String) {
     match (weights, weights.extractor()) {
         (Weights::Backbone(loaded), Extractor::Backbone(backbone)) => match loaded.model.arch {
             Arch::VitBase => (
                 Extractor::ClassTokenAndMean(backbone),
-                "class token and mean of the patches of the last block",
+                "class token and mean of the patches of the last block".to_owned(),
             ),
             arch if arch.is_vit() => (
                 Extractor::LastFourClassTokens(backbone),
-                "class tokens of the last four blocks",
+                // As many as the extractor finds.
+                match backbone.num_blocks() {
+                    0 | 1 => "class token of the last block".to_owned(),
+                    blocks => format!("class tokens of the last {} blocks", blocks.min(4)),
+                },
             ),
-            _ => (Extractor::Backbone(backbone), "pooled output"),
+            _ => (Extractor::Backbone(backbone), "pooled output".to_owned()),
         },
-        (_, other) => (other, "pixels"),
+        (_, other) => (other, "pixels".to_owned()),
     }
 }
 
@@ -213,15 +217,15 @@ fn refuse_flags_of_sgd(args: &Linear) -> anyhow::Result<()> {
     )))
 }
 
-/// "method logistic, iterations 120, held out accuracy 93.1".
+/// "method logistic, iterations 120, held out accuracy 93.1": percentages with one digit.
 fn in_words(details: &serde_json::Value) -> String {
     let fields = details.as_object().into_iter().flatten();
     let words = fields.filter_map(|(name, value)| {
         let value = match value {
             serde_json::Value::Null => return None,
             serde_json::Value::String(text) => text.clone(),
-            serde_json::Value::Number(number) if number.is_f64() => {
-                format!("{:.1}", number.as_f64()?)
+            serde_json::Value::Number(percent) if name.ends_with("accuracy") => {
+                format!("{:.1}", percent.as_f64()?)
             }
             other => other.to_string(),
         };
