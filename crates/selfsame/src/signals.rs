@@ -2,14 +2,15 @@
 //! once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use selfsame_train::StopFlag;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 
-/// A flag that is set by the first signal; a second one of the same kind ends the process.
+/// A flag that is set by the first signal; a second one, of whichever kind, ends the process.
 ///
 /// # Errors
 /// If the handlers cannot be installed.
@@ -17,19 +18,23 @@ pub(crate) fn stop_flag() -> std::io::Result<Arc<StopFlag>> {
     let stop = Arc::new(StopFlag::default());
     // A terminal that is closed sends SIGHUP; `nohup` has it ignored, and so it must stay.
     let hangup = (!ignores(SIGHUP)).then_some(SIGHUP);
+    let seen = Arc::new(AtomicBool::new(false));
+    let first = Arc::new(AtomicUsize::new(0));
     for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
-        let seen = Arc::new(AtomicBool::new(false));
-        // Registered in this order, the first delivery only sets the flag.
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, seen.clone())?;
-        signal_hook::flag::register(signal, seen.clone())?;
-        let stop = stop.clone();
-        thread::spawn(move || {
-            while !seen.load(Ordering::SeqCst) {
-                thread::sleep(Duration::from_millis(50));
-            }
-            stop.request(signal);
-        });
+        // Registered in this order, the first delivery only sets the flags.
+        flag::register_conditional_shutdown(signal, 128 + signal, seen.clone())?;
+        flag::register(signal, seen.clone())?;
+        flag::register_usize(signal, first.clone(), signal as usize)?;
     }
+    let for_watcher = stop.clone();
+    thread::spawn(move || {
+        loop {
+            match first.load(Ordering::SeqCst) {
+                0 => thread::sleep(Duration::from_millis(50)),
+                signal => return for_watcher.request(signal as i32),
+            }
+        }
+    });
     Ok(stop)
 }
 

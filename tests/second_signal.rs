@@ -1,0 +1,54 @@
+//! A second signal ends the program at once, whichever the first one was.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::process::{Child, Command};
+
+use common::{checkpoints, command, scratch, tiny_run};
+
+/// Whether the handlers of SIGINT and SIGTERM are there: bits 2 and 15 of proc(5)'s `SigCgt`.
+fn is_listening(child: &Child) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigCgt:"));
+    let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
+    mask >> 1 & 1 == 1 && mask >> 14 & 1 == 1
+}
+
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), &id])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn a_second_signal_ends_at_once_after_one_of_another_kind() {
+    for (first, second, code) in [("INT", "TERM", 143), ("TERM", "INT", 130)] {
+        let run = scratch(&format!("second-signal-{second}")).join("run");
+        // A program whose words nobody takes cannot end in order: its pipe is full.
+        let (mut words, pipe) = std::io::pipe().unwrap();
+        let mut filled = pipe.try_clone().unwrap();
+        let filling = std::thread::spawn(move || filled.write_all(&[b'.'; 1 << 20]).unwrap());
+        let mut program = command(&tiny_run(&run, &["train.epochs=100000"]));
+        let mut child = program.stderr(pipe).spawn().unwrap();
+        drop(program);
+        while !is_listening(&child) {
+            assert_eq!(child.try_wait().unwrap(), None);
+            std::thread::yield_now();
+        }
+        signal(&child, first);
+        signal(&child, second);
+        let mut told = String::new();
+        words.read_to_string(&mut told).unwrap();
+        filling.join().unwrap();
+        let told = told.trim_matches('.');
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(code), "{told}");
+        assert!(!told.contains("stopped after"), "{told}");
+        assert_eq!(checkpoints(&run), [0u64; 0], "{told}");
+    }
+}
