@@ -343,6 +343,12 @@ fn a_captured_step_replays_to_the_bits_of_the_run() {
     ] {
         assert_eq!(line[key], logged[key], "{key}");
     }
+    // A step that was done cannot be had any more.
+    let mut args = tiny_run(&run, &["train.max_steps=9", "model.drop_path_rate=0.1"]);
+    args.extend(["--resume", "--capture-step", "6"].map(str::to_owned));
+    let answer = selfsame(&args);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains("step 6"), "{}", answer.stderr);
 }
 
 #[test]

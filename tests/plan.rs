@@ -21,7 +21,14 @@ fn plan(flags: &[&str]) -> Value {
 fn a_plan_tells_what_the_run_does() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    let args = tiny_run(&run, &["train.epochs=3", "train.knn_every_epochs=2"]);
+    let args = tiny_run(
+        &run,
+        &[
+            "train.epochs=3",
+            "train.knn_every_epochs=2",
+            "train.snapshot_every_epochs=1",
+        ],
+    );
     done(&args);
     let mut flags = args;
     flags[0] = "plan".to_owned();
@@ -50,6 +57,17 @@ fn a_plan_tells_what_the_run_does() {
     assert!(
         (0.95..1.3).contains(&ratio),
         "{saved} bytes, planned {planned}"
+    );
+    // Three snapshots, of the backbone alone, and room for one checkpoint more than are kept.
+    let snapshots: u64 = std::fs::read_dir(run.join("snapshots"))
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
+    let planned = plan["disk_bytes"].as_f64().unwrap() - 4.0 * planned;
+    let ratio = snapshots as f64 / planned;
+    assert!(
+        (0.95..1.1).contains(&ratio),
+        "{snapshots} bytes of snapshots, planned {planned}"
     );
 }
 

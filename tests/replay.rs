@@ -15,14 +15,8 @@ const LOSS_TOLERANCE: f64 = 2e-5;
 const WEIGHT_TOLERANCE: f64 = 1e-4;
 
 fn replay(capture: &str, changes: &[(&str, &str)]) -> (Vec<Value>, PathBuf, tempfile::TempDir) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/golden/captures")
-        .join(capture);
-    let dir = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(&source).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-    }
+    let dir = copy_of(capture);
+    let source = captures().join(capture);
     let config = dir.path().join("config.toml");
     let mut text = std::fs::read_to_string(&config).unwrap();
     for (from, to) in changes {
@@ -200,15 +194,63 @@ fn other_decay_groups_are_noticed() {
 
 #[test]
 fn more_steps_than_the_schedules_span_are_refused() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/captures");
     for steps in ["24", "18446744073709551615"] {
         let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
             .args(["replay", "--steps", steps])
-            .arg(root.join("official-tiny-s7"))
+            .arg(captures().join("official-tiny-s7"))
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains("go past the schedules' 30"), "{text}");
     }
+}
+
+fn captures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/captures")
+}
+
+/// A copy of a capture, to be changed.
+fn copy_of(capture: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(captures().join(capture)).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    dir
+}
+
+fn refused(capture: &Path, code: i32, words: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+        .args(["replay", "--device", "cpu"])
+        .arg(capture)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(words), "{text}");
+}
+
+#[test]
+fn a_precision_that_the_device_does_not_have_is_refused() {
+    let dir = copy_of("official-tiny-s7");
+    let config = dir.path().join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let changed = text.replace("precision = \"f32\"", "precision = \"tf32\"");
+    assert_ne!(changed, text);
+    std::fs::write(&config, changed).unwrap();
+    refused(dir.path(), 2, "tf32");
+}
+
+#[test]
+fn local_crops_of_other_pictures_than_the_global_ones_are_refused() {
+    let dir = copy_of("official-tiny-s7");
+    let path = dir.path().join("batch-000000.safetensors");
+    let mut tensors = selfsame_checkpoint::read_tensors(&path).unwrap();
+    let local = &tensors["local"];
+    let images = local.dims()[1];
+    let fewer = local.narrow(1, 0, images - 1).unwrap();
+    tensors.insert("local".to_owned(), fewer.contiguous().unwrap());
+    selfsame_checkpoint::write_tensors(&path, &tensors, &Default::default()).unwrap();
+    refused(dir.path(), 1, "local has shape");
 }

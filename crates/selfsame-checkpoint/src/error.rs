@@ -120,11 +120,23 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
-    /// True if an older checkpoint may be used instead of the one that gave this error.
+    /// True if an older checkpoint may be used instead of the one that gave this error: it is
+    /// damaged, not out of reach for now, as by want of permission or of file handles.
     pub(crate) fn allows_fallback(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::Io { .. })
+        use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Io { source, .. } => {
+                matches!(source.kind(), IsADirectory | NotADirectory | NotFound)
+                    || (cfg!(unix) && source.raw_os_error() == Some(EIO))
+            }
+            _ => false,
+        }
     }
 }
+
+/// What a Unix says of a sector that cannot be read.
+const EIO: i32 = 5;
 
 fn holder(pid: Option<u32>) -> String {
     match pid {
@@ -160,6 +172,33 @@ impl<T> OnPath<T> for io::Result<T> {
                 })
             }
             other => other.on("write", path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_out_of_reach_for_now_is_not_damaged() {
+        let io = |source: io::Error| CheckpointError::Io {
+            action: "read",
+            path: PathBuf::from("student.safetensors"),
+            source,
+        };
+        for kind in [
+            io::ErrorKind::PermissionDenied,
+            io::ErrorKind::OutOfMemory,
+            io::ErrorKind::TimedOut,
+        ] {
+            assert!(!io(kind.into()).allows_fallback(), "{kind}");
+        }
+        assert!(io(io::ErrorKind::NotFound.into()).allows_fallback());
+        if cfg!(unix) {
+            // EIO, and EMFILE: too many open files.
+            assert!(io(io::Error::from_raw_os_error(5)).allows_fallback());
+            assert!(!io(io::Error::from_raw_os_error(24)).allows_fallback());
         }
     }
 }

@@ -344,6 +344,8 @@ impl HeadConfig {
         }
         let problem = |(key, size)| match size {
             0 => Some(format!("head.{key}: 0 is not a size")),
+            // Of one prototype every softmax is 1, and there is nothing to learn.
+            1 if key == "out_dim" => Some(format!("head.{key}: 1 prototype tells nothing apart")),
             1..=MOST_OUTPUTS => None,
             _ => Some(format!("head.{key}: {size} is more than {MOST_OUTPUTS}")),
         };
@@ -361,6 +363,18 @@ mod tests {
         assert!(HeadConfig::default().check().is_empty());
         let parsed: ModelConfig = serde_json::from_str(r#"{"arch": "vit_small"}"#).unwrap();
         assert_eq!(parsed, ModelConfig::default());
+    }
+
+    #[test]
+    fn a_head_of_one_prototype_is_refused() {
+        let of = |out_dim| HeadConfig {
+            out_dim,
+            ..HeadConfig::default()
+        };
+        assert!(of(2).check().is_empty());
+        for too_few in [0, 1] {
+            assert!(of(too_few).check()[0].starts_with("head.out_dim"));
+        }
     }
 
     #[test]

@@ -185,21 +185,23 @@ impl Capture {
     pub fn batch(&self, index: usize, device: &Device) -> Result<DeviceBatch, TrainError> {
         let path = batch_path(&self.dir, index % self.info.batches);
         let mut tensors = read_tensor_file(&path, device)?.tensors;
-        let flat = |tensor: Tensor, name: &str| {
-            let (v, b, c, h, w) = tensor
-                .dims5()
-                .map_err(|_| capture_error(&path, format!("{name} is not [views, B, 3, S, S]")))?;
-            Ok::<_, TrainError>(tensor.reshape((v * b, c, h, w))?)
-        };
         let global = tensors
             .remove("global")
             .ok_or_else(|| capture_error(&path, "has no tensor named global".to_owned()))?;
-        if global.dims().first() != Some(&2) {
-            return Err(capture_error(
+        let images = match *global.dims() {
+            [2, images, ..] => images,
+            _ => {
+                let what = "global does not have two views";
+                return Err(capture_error(&path, what.to_owned()));
+            }
+        };
+        let flat = |tensor: Tensor, name: &str| match *tensor.dims() {
+            [views, b, 3, h, w] if b == images => Ok(tensor.reshape((views * b, 3, h, w))?),
+            ref other => Err(capture_error(
                 &path,
-                "global does not have two views".to_owned(),
-            ));
-        }
+                format!("{name} has shape {other:?}, not [views, {images}, 3, S, S]"),
+            )),
+        };
         let local = match tensors.remove("local") {
             None => None,
             Some(local) => Some(flat(local, "local")?),

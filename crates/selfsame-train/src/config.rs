@@ -184,6 +184,8 @@ pub struct TrainConfig {
     pub epochs: usize,
     /// Stop after so many steps, schedules unchanged; 0: run all epochs.
     pub max_steps: u64,
+    /// Weights to start from, as the front end opens them for [`crate::Run::init`]; empty: drawn.
+    pub init: String,
     /// What to do about a step whose loss or gradient is not finite: `stop` or `skip`.
     pub non_finite: NonFinite,
     /// `f32` or `bf16`.
@@ -217,6 +219,9 @@ pub struct TrainConfig {
 /// From which cost on a precision is called slow; less may be noise.
 const SLOWER: f64 = 1.15;
 
+/// Learning rate at most: what f32, in which weights are moved, holds.
+const MOST_RATE: f64 = f32::MAX as f64;
+
 /// MiB of a part on a CPU: with half of it the rows of a product are too few.
 const PART_MIB: u64 = 960;
 
@@ -227,6 +232,7 @@ impl Default for TrainConfig {
             accumulate: 1,
             epochs: 100,
             max_steps: 0,
+            init: String::new(),
             non_finite: NonFinite::Stop,
             precision: Precision::F32,
             device: "auto".to_owned(),
@@ -377,6 +383,8 @@ impl RunConfig {
             // As it was typed, not as it is scaled.
             problems.push(format!("optim.lr: {lr} is negative or not a number"));
             schedule.lr = 0.0;
+        } else if schedule.lr > MOST_RATE {
+            problems.push(format!("optim.lr: {lr} is more than f32 holds"));
         }
         problems.extend(schedule.check());
         self.check_objective(&mut problems);
@@ -497,6 +505,17 @@ mod tests {
             "objective.teacher_temp",
         ] {
             assert!(problems.contains(key), "{key} missing in:\n{problems}");
+        }
+    }
+
+    #[test]
+    fn a_rate_that_f32_cannot_hold_is_refused() {
+        let mut config = RunConfig::default();
+        for lr in [1e300, f64::INFINITY, f64::NAN, -1.0] {
+            config.optim.lr = lr;
+            let problems = config.check();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].starts_with("optim.lr"), "{problems:?}");
         }
     }
 

@@ -16,6 +16,8 @@ pub(crate) struct DataRecord {
     fingerprint: String,
     /// Changes that were accepted: step and the fingerprint before.
     changes: Vec<Value>,
+    /// Whether the list in the run directory is that of other pictures.
+    is_list_old: bool,
 }
 
 impl DataRecord {
@@ -25,6 +27,7 @@ impl DataRecord {
             images: dataset.len(),
             fingerprint: dataset.fingerprint(),
             changes: Vec::new(),
+            is_list_old: true,
         }
     }
 
@@ -40,14 +43,22 @@ impl DataRecord {
         record
     }
 
-    /// Keeps the list of a run that begins.
+    /// Writes the list of a run that begins or goes on with other pictures, once. It belongs to the
+    /// checkpoint that is saved next: until then the one before is of the pictures before.
     ///
     /// # Errors
     /// The data crate's, with the path.
-    pub(crate) fn begin(&self, dataset: &dyn Dataset, run_dir: &Path) -> Result<(), TrainError> {
-        let list = PictureList::of(dataset);
-        if !list.is_empty() {
-            list.write_csv(&run_dir.join(PICTURES_FILE))?;
+    pub(crate) fn write_list(
+        &mut self,
+        dataset: &dyn Dataset,
+        run_dir: &Path,
+    ) -> Result<(), TrainError> {
+        if self.is_list_old {
+            let list = PictureList::of(dataset);
+            if !list.is_empty() {
+                list.write_csv(&run_dir.join(PICTURES_FILE))?;
+            }
+            self.is_list_old = false;
         }
         Ok(())
     }
@@ -71,20 +82,28 @@ impl DataRecord {
             return Ok(None);
         };
         if then == self.fingerprint {
+            self.is_list_old = false;
             return Ok(None);
         }
         let path = run_dir.join(PICTURES_FILE);
-        let differences = if path.exists() {
+        let mut differences = if path.exists() {
             PictureList::read_csv(&path)?.differences(&PictureList::of(dataset))
         } else {
             vec!["the run kept no list of its pictures".to_owned()]
         };
+        if differences.is_empty() {
+            // As where a picture is listed twice, or the list is of a later set than the checkpoint.
+            differences.push(
+                "no picture has another name or size; their number, their order or their content \
+                 has changed"
+                    .to_owned(),
+            );
+        }
         if !accept {
             return Err(TrainError::DataChanged(differences));
         }
         self.changes
             .push(json!({ "step": step, "data_fingerprint_before": then }));
-        self.begin(dataset, run_dir)?;
         Ok(Some(format!(
             "going on with changed pictures from step {step}: {}",
             summary(&differences)

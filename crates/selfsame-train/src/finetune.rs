@@ -343,6 +343,14 @@ impl Finetuning {
             });
         }
         let grads = Grads::backward(&loss, &self.weights)?;
+        let norm = grads.global_norm()?;
+        if !norm.is_finite() {
+            return Err(TrainError::NonFinite {
+                step: progress.step,
+                what: "gradient norm",
+                value: norm,
+            });
+        }
         let FinetuneConfig {
             lr, weight_decay, ..
         } = self.config;

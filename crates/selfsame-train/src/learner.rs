@@ -118,7 +118,8 @@ impl Learner {
     /// [`Pending::read`] tells.
     ///
     /// # Errors
-    /// [`TrainError::NonFinite`] before any update; [`TrainError::Tensor`] from the maths.
+    /// [`TrainError::NonFinite`] before any update; [`TrainError::State`] for no micro-batch or
+    /// those of different sizes; [`TrainError::Tensor`] from the maths.
     pub fn step(
         &mut self,
         micro_batches: &[DeviceBatch],
@@ -142,6 +143,12 @@ impl Learner {
         epoch: usize,
         step: u64,
     ) -> Result<Option<Pending>, TrainError> {
+        let images = micro_batches.first().map(DeviceBatch::batch_size);
+        if images.is_none() || micro_batches.iter().any(|b| Some(b.batch_size()) != images) {
+            return Err(TrainError::State(
+                "a step is made of micro-batches of one size, of one at least".to_owned(),
+            ));
+        }
         let share = 1.0 / micro_batches.len() as f64;
         let trainable = self.student_params.trainable();
         let mut grads = GradSum::default();
@@ -390,13 +397,19 @@ pub(crate) fn images_a_part(
     [height, width]: [usize; 2],
 ) -> Option<usize> {
     let most = student.images_within(part_bytes, height, width)?;
+    Some(even_part(rows, most))
+}
+
+/// The size of parts of `rows` that are about equal, at most `most` each.
+fn even_part(rows: usize, most: usize) -> usize {
     let even = rows.div_ceil(rows.div_ceil(most).max(1));
     // Round numbers are shared evenly among threads.
-    Some(if even > 16 {
-        even.next_multiple_of(16)
+    let round = even.next_multiple_of(16);
+    if even > 16 && round <= most {
+        round
     } else {
         even
-    })
+    }
 }
 
 #[cfg(test)]

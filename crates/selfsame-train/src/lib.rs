@@ -34,6 +34,7 @@ mod pace;
 mod plan;
 mod replay;
 mod run_length;
+mod scoring;
 mod snapshot;
 mod stop;
 mod tensorboard;

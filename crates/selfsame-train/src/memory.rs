@@ -12,7 +12,7 @@ const FLOAT: usize = 4;
 
 /// What a run needs of memory at its peak, in bytes, by what it is needed for.
 ///
-/// An estimate for training on the CPU: within 20 % of the peak that four presets reach
+/// An estimate for training on the CPU: within 20 % of the peak that six recipes reach
 /// (docs/reliability.md). Decoding pictures of many megapixels and k-NN over more than some
 /// thousand pictures come on top.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -124,6 +124,10 @@ impl MemoryEstimate {
             .saturating_add(config.train.accumulate)
             .saturating_add(2);
 
+        // The held-out pictures have one of their own.
+        let caches = 1 + usize::from(!config.data.val.is_empty());
+        let mib = usize::try_from(config.data.cache_mib).unwrap_or(usize::MAX);
+
         Ok(Self {
             program: 40 << 20,
             weights: 2 * FLOAT * numbers(false),
@@ -133,8 +137,7 @@ impl MemoryEstimate {
             outputs: product(&[FLOAT, rows, config.head.out_dim])
                 .saturating_add(product(&[FLOAT, copies])),
             crops: product(&[FLOAT, pixels(config), batches]),
-            cache: usize::try_from(config.data.cache_mib.saturating_mul(1 << 20))
-                .unwrap_or(usize::MAX),
+            cache: product(&[caches, mib, 1 << 20]),
         })
     }
 
@@ -202,6 +205,16 @@ mod tests {
         let estimate = MemoryEstimate::of(&config).unwrap();
         assert_eq!(estimate.crops, usize::MAX);
         assert_eq!(estimate.total(), usize::MAX);
+    }
+
+    #[test]
+    fn held_out_pictures_have_a_cache_of_their_own() {
+        let mut config = RunConfig::default();
+        config.data.cache_mib = 100;
+        let cache = |config: &RunConfig| MemoryEstimate::of(config).unwrap().cache >> 20;
+        assert_eq!(cache(&config), 100);
+        config.data.val = "synthetic:portraits".into();
+        assert_eq!(cache(&config), 200);
     }
 
     /// Peaks of a run's allocations on a device, in MiB, counted by an emulated driver that runs no

@@ -116,9 +116,7 @@ impl MetricsFile {
                 .filter(|(_, line)| steps_done > 0 && line.steps_done() <= steps_done)
                 .map(|(text, _)| text)
                 .collect();
-            let beside = run_dir.join(".metrics.jsonl.tmp");
-            std::fs::write(&beside, text).map_err(TrainError::io(&beside, "cannot be written"))?;
-            std::fs::rename(&beside, &path).map_err(TrainError::io(&path, "cannot be replaced"))?;
+            selfsame_checkpoint::write_bytes(&path, text.as_bytes())?;
         }
         let file = OpenOptions::new()
             .create(true)

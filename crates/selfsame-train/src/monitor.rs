@@ -89,9 +89,15 @@ impl Monitor {
             )));
         };
         let bank = Labelled::new(train, &label, MAX_IMAGES);
-        let queries = val
-            .filter(|val| val.label_names().contains(&label))
-            .map(|val| Labelled::new(val, &label, MAX_IMAGES));
+        if let Some(val) = val
+            && !val.label_names().contains(&label)
+        {
+            return Ok(Err(format!(
+                "k-NN is off: the held-out pictures (data.val) have {}, not {label}",
+                list_names(&val.label_names())
+            )));
+        }
+        let queries = val.map(|val| Labelled::new(val, &label, MAX_IMAGES));
         if bank.samples.len() < 2 || queries.as_ref().is_some_and(|q| q.samples.is_empty()) {
             return Ok(Err(format!(
                 "k-NN is off: too few images carry the label {label}"

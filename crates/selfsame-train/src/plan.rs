@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use selfsame_data::augment::MultiCrop;
 use selfsame_data::{Dataset, Ledger, Loader, LoaderConfig};
-use selfsame_models::Mode;
+use selfsame_models::{Mode, backbone_specs};
 use selfsame_objectives::Schedules;
 use serde::Serialize;
 
@@ -73,7 +73,12 @@ impl Plan {
 
         let memory = MemoryEstimate::of(config)?;
         let checkpoint_bytes = memory.weights + memory.optimizer;
-        let snapshots = every(config.train.snapshot_every_epochs) * memory.weights / 2;
+        let snapshot: usize = backbone_specs(&config.model)?
+            .iter()
+            .map(|spec| 4 * spec.shape.elem_count())
+            .sum();
+        let snapshots = every(config.train.snapshot_every_epochs).saturating_mul(snapshot);
+        let checkpoints = config.train.keep_checkpoints.saturating_add(1);
         let mut warnings = warnings(config, images, &length);
         let monitor = Monitor::new(config, train, val)?;
         let (evaluations, evaluation_images) = match &monitor {
@@ -97,7 +102,9 @@ impl Plan {
             steps: length.steps,
             memory,
             checkpoint_bytes,
-            disk_bytes: (config.train.keep_checkpoints + 1) * checkpoint_bytes + snapshots,
+            disk_bytes: checkpoints
+                .saturating_mul(checkpoint_bytes)
+                .saturating_add(snapshots),
             evaluations,
             evaluation_images,
             warnings,

@@ -37,7 +37,12 @@ impl RunLength {
             });
         }
         let steps_per_epoch = (images / images_per_step) as u64;
-        let scheduled_steps = steps_per_epoch * config.train.epochs as u64;
+        let Some(scheduled_steps) = steps_per_epoch.checked_mul(config.train.epochs as u64) else {
+            return Err(TrainError::Config(vec![format!(
+                "train.epochs: no number holds the steps of {} epochs",
+                config.train.epochs
+            )]));
+        };
         Ok(Self {
             images_per_step,
             steps_per_epoch,
@@ -52,5 +57,18 @@ impl RunLength {
     /// The schedules over these steps.
     pub(crate) fn schedules(&self, config: &RunConfig) -> Result<Schedules, TrainError> {
         Ok(Schedules::new(&config.schedule(), self.steps_per_epoch)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_that_make_more_steps_than_a_number_holds_are_refused() {
+        let mut config = RunConfig::default();
+        config.train.epochs = usize::MAX;
+        let error = RunLength::of(&config, 1000).unwrap_err().to_string();
+        assert!(error.contains("train.epochs"), "{error}");
     }
 }

@@ -17,10 +17,10 @@ use crate::device_batch::{DeviceBatch, Uploader};
 use crate::error::TrainError;
 use crate::feed::Feed;
 use crate::learner::{Learner, Pending};
-use crate::metrics::{EvalLine, MetricsFile, MetricsLine, StepLine, UNREADABLE_FILE, read_metrics};
-use crate::monitor::Monitor;
+use crate::metrics::{MetricsFile, MetricsLine, StepLine, UNREADABLE_FILE, read_metrics};
 use crate::pace::Pace;
 use crate::run_length::RunLength;
+use crate::scoring::Scoring;
 use crate::snapshot::save_snapshot;
 use crate::stop::StopFlag;
 use crate::verdict::Watch;
@@ -51,7 +51,9 @@ pub struct Run<'a> {
     pub val: Option<Arc<dyn Dataset>>,
     /// Capture this step (`--capture-step`).
     pub capture_step: Option<u64>,
-    /// Called with the learner at step 0, for example to load weights to start from.
+    /// Called with the learner before step 0, for example to load weights to start from. What it
+    /// made is kept as the checkpoint of step 0, so that a run stopped before the next one goes on
+    /// from the same weights.
     pub init: Option<&'a Init<'a>>,
     /// Go on although the pictures are not those the run began with (`--accept-data-change`).
     pub accept_data_change: bool,
@@ -149,25 +151,28 @@ fn run_epochs(
 
     ledger.read_csv(&run.run_dir.join(SKIPPED_FILE))?;
     let loader = loader(run, ledger)?;
-    let monitor = Monitor::new(config, &run.train, run.val.as_ref())?;
     let mut learner = Learner::new(config, run.device)?;
     let mut data = DataRecord::of(run.train.as_ref());
     let (mut step, mut skips) = match restore(run, &mut learner, &mut data, observer)? {
         Some(restored) => restored,
         None => {
-            data.begin(run.train.as_ref(), run.run_dir)?;
+            data.write_list(run.train.as_ref(), run.run_dir)?;
+            let skips = SkipsInARow::default();
             if let Some(init) = run.init {
                 init(&mut learner)?;
+                save(run, &learner, 0, 0, &mut data, &skips, ledger)?;
             }
-            (0, SkipsInARow::default())
+            (0, skips)
         }
     };
+    if let Some(wanted) = run.capture_step.filter(|wanted| *wanted < step) {
+        return Err(TrainError::Config(vec![format!(
+            "step {wanted} cannot be captured: {step} steps are done"
+        )]));
+    }
     let mut metrics = MetricsFile::open(run.run_dir, step)?;
     let logged = read_metrics(run.run_dir)?;
-    let is_scored = logged.iter().any(|line| match line {
-        MetricsLine::Eval(line) => line.step.map_or(0, |last| last + 1) == step,
-        MetricsLine::Step(_) => false,
-    });
+    let mut scoring = Scoring::new(run, length, ledger, &logged)?;
     let logged = logged.into_iter().filter_map(MetricsLine::into_step);
     let mut watch = Watch::new(logged.collect(), config);
     observer.started(&RunFacts {
@@ -178,7 +183,7 @@ fn run_epochs(
         steps_done: step,
         uniform_loss: (config.head.out_dim as f64).ln(),
     });
-    if let Err(why) = &monitor {
+    if let Some(why) = scoring.off() {
         observer.note(why);
     }
     if metrics.set_aside() > 0 {
@@ -192,25 +197,8 @@ fn run_epochs(
     {
         observer.note(&format!("warning: {slow}"));
     }
-    let is_due = |step: u64| {
-        let epochs = config.train.knn_every_epochs;
-        step == total_steps
-            || step.is_multiple_of(steps_per_epoch)
-                && due((step / steps_per_epoch) as usize, epochs)
-    };
     // Before the first step, and where a stop came between a step and its score.
-    if step < last_step && !is_scored && is_due(step) {
-        evaluate(
-            run,
-            &monitor,
-            &learner,
-            step,
-            (step / steps_per_epoch) as usize,
-            ledger,
-            &mut metrics,
-            observer,
-        )?;
-    }
+    scoring.take(&learner, step, &mut metrics, observer)?;
 
     let mut saved_at = Instant::now();
     let mut pace = Pace::start();
@@ -335,35 +323,29 @@ fn run_epochs(
 
             let epoch_done = step_in_epoch + 1 == steps_per_epoch;
             let epochs_done = epoch + usize::from(epoch_done);
-            if epoch_done {
-                if is_due(step) {
-                    evaluate(
-                        run,
-                        &monitor,
-                        &learner,
-                        step,
-                        epochs_done,
-                        ledger,
-                        &mut metrics,
-                        observer,
-                    )?;
-                }
-                if due(epochs_done, config.train.snapshot_every_epochs) {
-                    save_snapshot(run.run_dir, config, &learner, epochs_done)?;
-                }
+            if epoch_done && due(epochs_done, config.train.snapshot_every_epochs) {
+                save_snapshot(run.run_dir, config, &learner, epochs_done)?;
             }
             let minutes = config.train.checkpoint_every_minutes;
-            let by_time = minutes > 0 && saved_at.elapsed() >= Duration::from_secs(60 * minutes);
+            let pause = Duration::from_secs(minutes.saturating_mul(60));
+            let by_time = minutes > 0 && saved_at.elapsed() >= pause;
             let by_epoch = epoch_done && due(epochs_done, config.train.checkpoint_every_epochs);
             let stop = run.stop.requested();
             if by_time || by_epoch || is_last || stop.is_some() {
                 if let Some(pending) = unread.take() {
                     pending.read().inspect_err(|_| observer.note(UNREAD))?;
                 }
-                save(run, &learner, step, epochs_done, &data, &skips, ledger)?;
+                save(run, &learner, step, epochs_done, &mut data, &skips, ledger)?;
                 saved_at = Instant::now();
             }
-            if let (Some(signal), false) = (stop, is_last) {
+            // After the checkpoint, which does not hang on it.
+            if stop.is_none() {
+                scoring.take(&learner, step, &mut metrics, observer)?;
+            }
+            if let Some(signal) = run.stop.requested()
+                && (stop.is_some() || is_last)
+                && (!is_last || scoring.is_open(step))
+            {
                 return Ok(stopped(signal, step, observer));
             }
         }
@@ -374,7 +356,7 @@ fn run_epochs(
             pending.read().inspect_err(|_| observer.note(UNREAD))?;
         }
         let epochs_done = (step / steps_per_epoch) as usize;
-        save(run, &learner, step, epochs_done, &data, &skips, ledger)?;
+        save(run, &learner, step, epochs_done, &mut data, &skips, ledger)?;
         return Ok(stopped(signal, step, observer));
     }
     Ok(if last_step == total_steps {
@@ -434,7 +416,8 @@ impl SkipsInARow {
     }
 }
 
-fn due(epochs_done: usize, every: usize) -> bool {
+/// Whether something that happens every so many epochs (0: never) happens now.
+pub(crate) fn due(epochs_done: usize, every: usize) -> bool {
     every > 0 && epochs_done.is_multiple_of(every)
 }
 
@@ -490,6 +473,21 @@ fn restore(
     )?;
     if let Some(change) = accepted {
         observer.note(&change);
+        let images = run.train.len();
+        let RunLength {
+            scheduled_steps, ..
+        } = RunLength::of(run.config, images)?;
+        let step = checkpoint.step;
+        if step >= scheduled_steps {
+            return Err(TrainError::State(format!(
+                "with the {images} pictures that there are now the run has {scheduled_steps} steps, \
+                 and {step} are done; begin another run from its weights"
+            )));
+        }
+        observer.note(&format!(
+            "{step} of now {scheduled_steps} steps are done; learning rate and all else that follows \
+             schedules goes on from there"
+        ));
     }
     learner.load_tensors(&checkpoint.files)?;
     observer.note(&format!("continuing after {} steps", checkpoint.step));
@@ -502,10 +500,11 @@ fn save(
     learner: &Learner,
     step: u64,
     epochs_done: usize,
-    data: &DataRecord,
+    data: &mut DataRecord,
     skips: &SkipsInARow,
     ledger: &Ledger,
 ) -> Result<(), TrainError> {
+    data.write_list(run.train.as_ref(), run.run_dir)?;
     let mut extra = data.to_json();
     skips.keep_in(&mut extra);
     let checkpoint = Checkpoint {
@@ -533,37 +532,6 @@ fn capture(
     let info = CaptureInfo::new(step, steps_per_epoch, epochs, micro_batches.len());
     write_capture(&dir, info, run.config_text, learner, micro_batches)?;
     observer.note(&format!("step {step} was captured in {}", dir.display()));
-    Ok(())
-}
-
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the state of the loop, used at two places in it"
-)]
-fn evaluate(
-    run: &Run<'_>,
-    monitor: &Result<Monitor, String>,
-    learner: &Learner,
-    steps_done: u64,
-    epochs_done: usize,
-    ledger: &Arc<Ledger>,
-    metrics: &mut MetricsFile,
-    observer: &mut dyn Observer,
-) -> Result<(), TrainError> {
-    let Ok(monitor) = monitor else { return Ok(()) };
-    let backbone = learner.teacher.backbone();
-    let Some(knn) = monitor.evaluate(backbone, run.device, ledger, run.stop)? else {
-        return Ok(());
-    };
-    let label = monitor.label().to_owned();
-    let line = MetricsLine::Eval(EvalLine {
-        step: steps_done.checked_sub(1),
-        epoch: epochs_done,
-        knn,
-        label,
-    });
-    metrics.write(&line)?;
-    observer.logged(&line);
     Ok(())
 }
 

@@ -106,17 +106,12 @@ pub(crate) fn write_config(dir: &Path, text: &str) -> anyhow::Result<()> {
     replace(&dir.join(CONFIG_FILE), text.as_bytes())
 }
 
-/// Writes a file beside its place and then moves it there.
+/// Writes a file whole or not at all.
 ///
 /// # Errors
 /// The path and the system's answer.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let name = path
-        .file_name()
-        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let beside: PathBuf = path.with_file_name(format!(".{name}.tmp"));
-    write_bytes(&beside, bytes)?;
-    std::fs::rename(&beside, path).with_context(|| format!("writing {}", path.display()))
+    Ok(write_bytes(path, bytes)?)
 }
 
 /// Draws `curves.png`, the notebook's two plots, from `metrics.jsonl`.

@@ -102,3 +102,19 @@ fn batch_norm_keeps_a_batch_in_one_part() {
     };
     assert_eq!(learner.student_parts(&batch).unwrap().len(), 1);
 }
+
+#[test]
+fn parts_stay_within_what_they_may_keep() {
+    assert_eq!(even_part(128, 100), 64);
+    assert_eq!(even_part(120, 100), 64);
+    assert_eq!(even_part(34, 17), 17);
+    assert_eq!(even_part(8, 100), 8);
+    for most in 1..70 {
+        for rows in 1..300 {
+            let size = even_part(rows, most);
+            assert!((1..=most).contains(&size), "{rows} rows, {most} at most");
+            // No more parts than there must be.
+            assert!(rows.div_ceil(size) == rows.div_ceil(most));
+        }
+    }
+}

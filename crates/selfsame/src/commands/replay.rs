@@ -23,14 +23,16 @@ pub(crate) fn run(args: &Replay) -> anyhow::Result<Done> {
         )));
     }
     device::set_threads(args.threads)?;
-    let device = device::open(&args.device)?;
     let capture = Capture::open(&args.capture)?;
     let name = args.capture.join(CONFIG_FILE).display().to_string();
     let mut merged = Merged::from_text(&capture.config_text, &name)?;
     // The capture's own count of epochs is what its schedules span.
     let epochs = toml::Value::Integer(capture.info.epochs as i64);
     merged.put("train.epochs", epochs, "capture.json")?;
+    let device = toml::Value::String(args.device.clone());
+    merged.put("train.device", device, "--device")?;
     let config = merged.resolve()?;
+    let device = device::open_for_training(&config)?;
     let mut out: Box<dyn Write> = match &args.out {
         Some(path) => Box::new(
             std::fs::File::create(path).with_context(|| format!("creating {}", path.display()))?,

@@ -5,7 +5,7 @@ use std::path::Path;
 use selfsame_data::DataError;
 use toml::Value;
 
-use super::train::{Execution, check_room, execute};
+use super::train::{Execution, check_room, execute, weights_to_begin_with};
 use crate::cli::Resume;
 use crate::config::{refuse_changes, to_toml};
 use crate::exit::{Done, usage};
@@ -36,10 +36,11 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),
     };
+    let init = weights_to_begin_with(&args.run, &config, &device)?;
     let _lock = run_dir::claim(&args.run)?;
     let text = to_toml(&config)?;
     if config != before {
-        run_dir::write_config(&args.run, &text)?;
+        run_dir::write_config(&args.run, &merged.annotated(&config)?)?;
     }
     let stop = signals::stop_flag()?;
     let outcome = execute(&Execution {
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
         train: train_data,
         val: val_data,
         capture_step: None,
-        init: None,
+        init: init.as_ref(),
         accept_data_change: args.accept_data_change,
         stop: &stop,
         report: !args.no_report,

@@ -9,6 +9,7 @@ use selfsame_models::ModelError;
 use selfsame_train::{
     Init, Learner, Outcome, Run, RunConfig, RunLength, StopFlag, TrainError, train,
 };
+use toml::Value;
 
 use super::report::{self, Facts, REPORT_FILE};
 use crate::cli::{Train, Which};
@@ -20,7 +21,11 @@ use crate::weights::{Weights, refuse_reference};
 use crate::{data, device, memory, run_dir, signals};
 
 pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
-    let merged = Merged::from_settings(&args.settings)?;
+    let mut merged = Merged::from_settings(&args.settings)?;
+    if let Some(spec) = &args.init {
+        let spec = Value::String(absolute_weights(spec));
+        merged.put("train.init", spec, "--init")?;
+    }
     let config = merged.resolve()?;
     if config.data.train.is_empty() {
         return Err(usage("--data SPEC: say which pictures to train on"));
@@ -47,9 +52,9 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),
     };
-    let init = match &args.init {
-        Some(spec) => Some(start_weights(spec, &config, &device)?),
-        None => None,
+    let init = match continues {
+        true => weights_to_begin_with(&args.run, &config, &device)?,
+        false => init_of(&config, &device)?,
     };
     let lock = if continues {
         run_dir::claim(&args.run)?
@@ -96,6 +101,35 @@ fn refuse_inside(run: &Path, flag: &str, spec: &str) -> anyhow::Result<()> {
          name a folder outside",
         run.display()
     )))
+}
+
+/// The weights that a run in `dir` starts from, if it has not begun: what it was given is in its
+/// first checkpoint.
+pub(super) fn weights_to_begin_with(
+    dir: &Path,
+    config: &RunConfig,
+    device: &Device,
+) -> anyhow::Result<Option<Weights>> {
+    match selfsame_checkpoint::list(dir)?.is_empty() {
+        true => init_of(config, device),
+        false => Ok(None),
+    }
+}
+
+fn init_of(config: &RunConfig, device: &Device) -> anyhow::Result<Option<Weights>> {
+    match config.train.init.as_str() {
+        "" => Ok(None),
+        spec => start_weights(spec, config, device).map(Some),
+    }
+}
+
+/// A path from the root, for who goes on from another folder; a baseline or a hub's name as it is.
+fn absolute_weights(spec: &str) -> String {
+    let path = Path::new(spec);
+    match std::path::absolute(path) {
+        Ok(path_from_root) if path.exists() => path_from_root.to_string_lossy().into_owned(),
+        _ => spec.to_owned(),
+    }
 }
 
 /// Opens the weights to start from, if they fit, before a run directory exists.

@@ -1,0 +1,153 @@
+//! A score that is due at the end is taken, now or when the run goes on; one that cannot be taken
+//! ends nothing.
+
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::Device;
+use selfsame_data::augment::image::RgbImage;
+use selfsame_data::{Dataset, DecodeError, OpenOptions, open};
+use selfsame_models::Arch;
+use selfsame_train::{
+    EvalLine, MetricsLine, Observer, Outcome, Progress, Run, RunConfig, RunFacts, StopFlag,
+    read_metrics, train,
+};
+
+/// Asks for a stop after a number of steps.
+struct Stopper<'a> {
+    stop: &'a StopFlag,
+    after: u64,
+    said: String,
+}
+
+impl Observer for Stopper<'_> {
+    fn started(&mut self, _: &RunFacts) {}
+    fn stepped(&mut self, progress: &Progress) {
+        if progress.steps_done == self.after {
+            self.stop.request(15);
+        }
+    }
+    fn logged(&mut self, _: &MetricsLine) {}
+    fn note(&mut self, text: &str) {
+        self.said.push_str(text);
+    }
+}
+
+/// Two epochs of four steps, scored after the second.
+fn config() -> RunConfig {
+    let mut config = RunConfig::default();
+    let model = &mut config.model;
+    (model.arch, model.patch_size, model.image_size) = (Arch::VitTiny, 8, 16);
+    (model.embed_dim, model.depth, model.num_heads) = (32, 1, 1);
+    config.head.out_dim = 16;
+    (config.augment.global_size, config.augment.local_crops) = (16, 0);
+    config.objective.warmup_teacher_temp_epochs = 0;
+    config.optim.warmup_epochs = 0;
+    let train = &mut config.train;
+    (train.batch_size, train.epochs, train.knn_every_epochs) = (8, 2, 2);
+    config
+}
+
+fn portraits(count: usize) -> Arc<dyn Dataset> {
+    let spec = format!("synthetic:portraits?count={count}&seed=0");
+    open(&spec, &OpenOptions::default()).unwrap()
+}
+
+fn run(dir: &Path, stop_after: u64, val: Option<Arc<dyn Dataset>>) -> (Outcome, String) {
+    let stop = StopFlag::default();
+    let run = Run {
+        config: &config(),
+        config_text: "",
+        run_dir: dir,
+        device: &Device::Cpu,
+        train: portraits(32),
+        val,
+        capture_step: None,
+        accept_data_change: false,
+        init: None,
+        stop: &stop,
+    };
+    let mut stopper = Stopper {
+        stop: &stop,
+        after: stop_after,
+        said: String::new(),
+    };
+    let outcome = train(&run, &mut stopper).unwrap();
+    (outcome, stopper.said)
+}
+
+fn scores(dir: &Path) -> Vec<EvalLine> {
+    let lines = read_metrics(dir).unwrap().into_iter();
+    let scores = lines.filter_map(|line| match line {
+        MetricsLine::Eval(line) => Some(line),
+        MetricsLine::Step(_) => None,
+    });
+    scores.collect()
+}
+
+#[test]
+fn a_stop_at_the_last_step_leaves_the_score_for_the_next_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outcome, _) = run(dir.path(), 8, None);
+    assert_eq!(outcome, Outcome::Interrupted(15));
+    let before = scores(dir.path());
+    assert!(before.iter().all(|line| line.step.is_none()), "{before:?}");
+
+    let (outcome, _) = run(dir.path(), 0, None);
+    assert_eq!(outcome, Outcome::Finished);
+    let after = scores(dir.path());
+    assert_eq!(after.last().unwrap().step, Some(7));
+    assert_eq!(after.last().unwrap().epoch, 2);
+
+    // Once is enough.
+    run(dir.path(), 0, None);
+    assert_eq!(scores(dir.path()), after);
+}
+
+#[test]
+fn a_stop_in_between_is_no_end() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(run(dir.path(), 3, None).0, Outcome::Interrupted(15));
+    assert_eq!(run(dir.path(), 0, None).0, Outcome::Finished);
+    assert_eq!(scores(dir.path()).last().unwrap().step, Some(7));
+}
+
+/// Pictures that were there when the run began.
+struct Gone(Arc<dyn Dataset>);
+
+impl Dataset for Gone {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn name(&self, index: usize) -> &str {
+        self.0.name(index)
+    }
+    fn labels(&self, index: usize) -> BTreeMap<String, String> {
+        self.0.labels(index)
+    }
+    fn label_names(&self) -> Vec<String> {
+        self.0.label_names()
+    }
+    fn decode(&self, _: usize) -> Result<RgbImage, DecodeError> {
+        Err(DecodeError::Missing)
+    }
+    fn path(&self, index: usize) -> Option<PathBuf> {
+        self.0.path(index)
+    }
+    fn fingerprint(&self) -> String {
+        self.0.fingerprint()
+    }
+}
+
+#[test]
+fn a_score_that_cannot_be_taken_does_not_end_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let val = Arc::new(Gone(portraits(8)));
+    let (outcome, said) = run(dir.path(), 0, Some(val));
+    assert_eq!(outcome, Outcome::Finished);
+    assert!(said.contains("could not be taken"), "{said}");
+    assert!(scores(dir.path()).is_empty());
+}

@@ -1,0 +1,127 @@
+//! Where a run begins: weights it was given, and pictures that are others when it goes on.
+
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use common::{checkpoints, done, scratch, selfsame, text, tiny_run};
+use selfsame_checkpoint::read_tensors;
+
+fn tensors(run: &Path, step: u64, file: &str) -> BTreeMap<String, Tensor> {
+    let dir = run.join(format!("checkpoints/step-{step:08}"));
+    read_tensors(&dir.join(format!("{file}.safetensors"))).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// A run of one epoch whose teacher others begin with.
+fn first_run(dir: &Path) -> PathBuf {
+    let run = dir.join("first");
+    done(&tiny_run(&run, &["train.max_steps=5"]));
+    run
+}
+
+#[test]
+fn a_run_begins_with_the_weights_it_is_given() {
+    let dir = scratch("begin-with");
+    let first = first_run(&dir);
+    let teacher = tensors(&first, 5, "teacher");
+
+    let second = dir.join("second");
+    let mut args = tiny_run(&second, &["train.max_steps=3", "seed=7"]);
+    args.extend(["--init".to_owned(), text(&first)]);
+    done(&args);
+    for file in ["student", "teacher"] {
+        let begun = tensors(&second, 0, file);
+        let mut backbone = 0;
+        for (name, tensor) in &begun {
+            if name.starts_with("backbone.") {
+                assert_eq!(values(tensor), values(&teacher[name]), "{file}: {name}");
+                backbone += 1;
+            }
+        }
+        assert!(backbone > 20);
+        let head = |tensors: &BTreeMap<String, Tensor>| {
+            let (_, tensor) = tensors
+                .iter()
+                .find(|(name, _)| name.starts_with("head."))
+                .unwrap();
+            values(tensor)
+        };
+        assert_ne!(head(&begun), head(&teacher), "heads are drawn");
+    }
+
+    // Killed before its first checkpoint after step 0, or before any at all, it goes on alike.
+    let expected = tensors(&second, 3, "student");
+    let folder = second.join("checkpoints");
+    for lost in [folder.join("step-00000003"), folder.clone()] {
+        std::fs::remove_dir_all(lost).unwrap();
+        done(&["resume", &text(&second), "--no-report"]);
+        let again = tensors(&second, 3, "student");
+        assert_eq!(expected.len(), again.len());
+        for (name, tensor) in &expected {
+            assert_eq!(values(tensor), values(&again[name]), "{name}");
+        }
+    }
+
+    // Its page says how to do it again from its configuration, which names the weights.
+    let config = std::fs::read_to_string(second.join("config.toml")).unwrap();
+    assert!(config.contains(&text(&first)), "{config}");
+    std::fs::rename(&first, dir.join("moved")).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let answer = selfsame(&["resume", &text(&second), "--no-report"]);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains("first"), "{}", answer.stderr);
+    assert_eq!(checkpoints(&second), [0; 0]);
+}
+
+#[test]
+fn fewer_pictures_than_steps_done_end_nothing_in_silence() {
+    let dir = scratch("begin-fewer");
+    let pictures = dir.join("pictures");
+    std::fs::create_dir(&pictures).unwrap();
+    let write = |i: usize| {
+        let picture = image::RgbImage::from_pixel(40, 40, image::Rgb([i as u8 * 5, 90, 120]));
+        picture.save(pictures.join(format!("{i:02}.png"))).unwrap();
+    };
+    (0..40).for_each(write);
+    let run = dir.join("run");
+    let mut args = tiny_run(&run, &["train.max_steps=12"]);
+    let data = args.iter().position(|arg| arg == "--data").unwrap();
+    args[data + 1] = text(&pictures);
+    done(&args);
+    assert_eq!(checkpoints(&run).last(), Some(&12));
+
+    let go_on = |flag: &[&str]| {
+        let run = text(&run);
+        let args = ["resume", &run, "--no-report", "--set", "train.max_steps=13"];
+        selfsame(&[&args[..], flag].concat())
+    };
+    // 4 steps an epoch instead of 5: 12 of 12 are done.
+    (32..40).for_each(|i| std::fs::remove_file(pictures.join(format!("{i:02}.png"))).unwrap());
+    let answer = go_on(&["--accept-data-change"]);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    assert!(answer.stderr.contains("12 are done"), "{}", answer.stderr);
+    // What was not accepted in a checkpoint is asked about again, with its differences.
+    let answer = go_on(&[]);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains("39.png: gone"), "{}", answer.stderr);
+
+    // One picture more than there were: the same number of steps.
+    (32..41).for_each(write);
+    let answer = go_on(&["--accept-data-change"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("12 of now 15 steps"),
+        "{}",
+        answer.stderr
+    );
+    assert_eq!(checkpoints(&run).last(), Some(&13));
+    assert_eq!(go_on(&[]).code, 0);
+}
