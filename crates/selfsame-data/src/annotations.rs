@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
 use csv::StringRecord;
@@ -396,13 +397,33 @@ pub fn write_root(folder: &Path, images: &Path) -> Result<(), DataError> {
     write_whole(&folder.join(ROOT_FILE), &bytes)
 }
 
-/// Writes beside, then renames.
+/// Writes beside, then renames; both survive a loss of power. What a kill leaves begins with
+/// `.tmp-`, which a run directory is cleaned of.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    fs::write(&beside, bytes).map_err(|e| DataError::io("writing", &beside, e))?;
-    fs::rename(&beside, path).map_err(|e| DataError::io("writing", path, e))
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".tmp-{name}"));
+    let written = File::create(&beside).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    let done = written.and_then(|()| fs::rename(&beside, path));
+    if let Err(error) = done {
+        // The failure itself is what the caller must hear of.
+        let _ = fs::remove_file(&beside);
+        return Err(DataError::io("writing", path, error));
+    }
+    // Windows opens no folder as a file, and its rename needs no such call.
+    if cfg!(unix)
+        && let Some(folder) = std::path::absolute(path)
+            .ok()
+            .as_deref()
+            .and_then(Path::parent)
+    {
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| DataError::io("writing", path, error))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

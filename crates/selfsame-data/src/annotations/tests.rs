@@ -307,3 +307,15 @@ fn a_million_rows_are_read_in_three_times_the_csv_crates_own_time() {
     // Around 3.0; what it may not be is much more.
     assert!(ratios[2] <= 3.5, "{ratios:?}");
 }
+
+#[test]
+fn what_cannot_be_put_in_place_leaves_nothing_beside() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = dir.path().join("list.csv");
+    std::fs::create_dir(&taken).unwrap();
+    assert!(write_whole(&taken, b"text").is_err());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    std::fs::remove_dir(&taken).unwrap();
+    write_whole(&taken, b"text").unwrap();
+    assert_eq!(std::fs::read(&taken).unwrap(), b"text");
+}
