@@ -234,3 +234,95 @@ fn tf32_and_resnets_in_bf16_are_not_for_a_cpu() {
         }
     }
 }
+
+#[test]
+fn pictures_are_named_absolutely_wherever_they_are_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = "[data]\nval = \"v\"\nimages_root = \"r/s\"\n";
+    std::fs::write(dir.path().join("mine.toml"), file).unwrap();
+    let config = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+            .arg("config")
+            .args(args)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let here = std::fs::canonicalize(dir.path()).unwrap();
+    let here = here.display();
+    let shown = config(&["--config", "mine.toml", "--set", "data.train=p/q.csv"]);
+    for line in [
+        format!("train = \"{here}/p/q.csv\"  # --set"),
+        format!("val = \"{here}/v\"  # mine.toml"),
+        format!("images_root = \"{here}/r/s\"  # mine.toml"),
+    ] {
+        assert!(shown.contains(&line), "{line} is not in {shown}");
+    }
+    let drawn = "synthetic:portraits?count=4";
+    let shown = config(&["--set", &format!("data.train={drawn}")]);
+    assert!(shown.contains(&format!("train = \"{drawn}\"")), "{shown}");
+    assert!(
+        shown.contains("val = \"\"") && shown.contains("images_root = \"\""),
+        "{shown}"
+    );
+}
+
+#[test]
+fn huge_numbers_are_refused_or_do_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+            .args(args)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    let huge = u64::MAX.to_string();
+    let few = "synthetic:portraits?count=4&seed=18446744073709551615";
+    let (out, png) = (at("f.npy"), at("f.png"));
+    let embed = ["embed", "--weights", "pixels", "--data", few, "--out", &out];
+    let attention = [
+        "attention",
+        "--weights",
+        "random:vit_tiny/8@16",
+        "--data",
+        few,
+        "--out",
+        &png,
+    ];
+    for (args, flag) in [
+        (
+            [&embed[..], &["--image-size", &huge]].concat(),
+            "--image-size",
+        ),
+        (
+            [&embed[..], &["--image-size", "20000"]].concat(),
+            "--image-size",
+        ),
+        ([&embed[..], &["--resize", "1e300"]].concat(), "--resize"),
+        ([&embed[..], &["--resize", "1e9"]].concat(), "--resize"),
+        (
+            [&attention[..], &["--image-size", &huge]].concat(),
+            "--image-size",
+        ),
+        (
+            [&attention[..], &["--image-size", "0"]].concat(),
+            "--image-size",
+        ),
+        (vec!["demo", "--run", &png, "--seed", &huge], "--seed"),
+        (
+            [&["config"], &DATA[..], &["--threads", &huge]].concat(),
+            "--threads",
+        ),
+    ] {
+        let (code, text) = run(&args);
+        assert_eq!(code, Some(2), "{args:?}: {text}");
+        assert!(text.contains(flag), "{args:?}: {text}");
+    }
+    let (code, text) = run(&[&embed[..], &["--workers", &huge, "--image-size", "16"]].concat());
+    assert_eq!(code, Some(0), "{text}");
+}

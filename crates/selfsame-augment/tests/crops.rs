@@ -316,6 +316,24 @@ fn evaluation_of_a_long_thin_image_touches_only_its_centre() {
 }
 
 #[test]
+fn a_resize_far_beyond_any_picture_is_a_problem_and_no_overflow() {
+    for (resize_ratio, is_well) in [
+        (256.0 / 224.0, true),
+        (73.0, true),
+        (74.0, false),
+        (1e9, false),
+        (f64::MAX, false),
+    ] {
+        let crop = EvalCrop {
+            resize_ratio,
+            ..EvalCrop::default()
+        };
+        assert_eq!(crop.check().is_empty(), is_well, "{resize_ratio}");
+        crop.resized_dimensions(16_384, 1);
+    }
+}
+
+#[test]
 fn standard_crop_is_a_function_of_its_key() {
     let crop = StandardCrop {
         image_size: 16,

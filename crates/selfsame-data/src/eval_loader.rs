@@ -340,4 +340,16 @@ mod tests {
         no_batch.batch_size = 0;
         assert!(no_batch.batches(vec![0]).is_err());
     }
+
+    #[test]
+    fn more_workers_than_batches_are_not_started() {
+        let folder = folder();
+        let loader = loader(&folder, EvalTransform::Center(crop()), usize::MAX);
+        assert_eq!(all(&loader, &[0, 2, 3])[0].samples, [0, 2]);
+        let shown = format!("{loader:?} {:?}", loader.batches(vec![0]).unwrap());
+        assert!(
+            shown.contains("images: 8") && shown.contains("next: 0"),
+            "{shown}"
+        );
+    }
 }

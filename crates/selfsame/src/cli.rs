@@ -231,7 +231,7 @@ pub(crate) struct WeightsArgs {
     #[arg(long)]
     pub(crate) arch: Option<String>,
     /// Side of the evaluated crop in pixels; default: what the weights were trained at.
-    #[arg(long)]
+    #[arg(long, value_parser = size::pixels())]
     pub(crate) image_size: Option<usize>,
     /// Shorter side after the resize, over the image size; default: 1, in `linear --protocol official`
     /// 256/224.

@@ -80,15 +80,15 @@ impl Merged {
             merged.overlay(&text, &path.display().to_string())?;
         }
         let flags = [
-            ("data.train", settings.data.as_deref().map(absolute)),
-            ("data.val", settings.val.as_deref().map(absolute)),
+            ("data.train", settings.data.clone()),
+            ("data.val", settings.val.clone()),
             ("data.layout", settings.layout.clone()),
             (
                 "data.images_root",
                 settings
                     .images_root
                     .as_ref()
-                    .map(|dir| absolute(&dir.to_string_lossy())),
+                    .map(|dir| dir.to_string_lossy().into_owned()),
             ),
             ("train.device", settings.device.clone()),
             ("train.precision", settings.precision.clone()),
@@ -99,7 +99,9 @@ impl Merged {
             }
         }
         if let Some(threads) = settings.threads {
-            merged.put("train.threads", Value::Integer(threads as i64), "flag")?;
+            let threads = i64::try_from(threads)
+                .map_err(|_| usage(format!("--threads {threads}: too many")))?;
+            merged.put("train.threads", Value::Integer(threads), "flag")?;
         }
         if let Some(mib) = settings.max_memory {
             merged.put("train.max_memory_mib", Value::Integer(mib as i64), "flag")?;
@@ -108,7 +110,21 @@ impl Merged {
             merged.put("data.allow_outside", Value::Boolean(true), "flag")?;
         }
         merged.set_all(&settings.set)?;
+        merged.make_absolute();
         Ok(merged)
+    }
+
+    /// Makes paths to pictures absolute, wherever they were said, so that a run does not depend on
+    /// where it was started.
+    fn make_absolute(&mut self) {
+        let Some(Value::Table(data)) = self.table.get_mut("data") else {
+            return;
+        };
+        for key in ["train", "val", "images_root"] {
+            if let Some(Value::String(spec)) = data.get_mut(key) {
+                *spec = absolute(spec);
+            }
+        }
     }
 
     /// Applies `--set key=value` texts.
@@ -307,7 +323,7 @@ fn preset(name: &str) -> anyhow::Result<&'static str> {
         })
 }
 
-/// A path specification made absolute, so that a run does not depend on where it was started.
+/// A path specification made absolute, from the working directory.
 fn absolute(spec: &str) -> String {
     if spec.starts_with("synthetic:") || spec.is_empty() {
         return spec.to_owned();

@@ -378,6 +378,21 @@ fn an_epoch_may_be_dropped_at_any_time() {
 }
 
 #[test]
+fn loaders_can_be_shown() {
+    let (loader, _) = loader(Fake::new(8, &[]), config(1));
+    let shown = format!("{loader:?} {:?}", loader.epoch(1, 0));
+    for part in ["Loader {", "batch_size: ", "Batches {", "next: "] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    let set = open("synthetic:portraits?count=8", &OpenOptions::default()).unwrap();
+    let shown = format!("{:?}", crate::Cached::new(set, 9));
+    assert!(
+        shown.contains("images: 8, max_bytes: 9, held_bytes: 0"),
+        "{shown}"
+    );
+}
+
+#[test]
 fn portraits_go_through_the_loader() {
     let dataset = open("synthetic:portraits?count=8", &OpenOptions::default()).unwrap();
     let loader = Loader::new(dataset, views(), config(2), Arc::new(Ledger::new())).unwrap();

@@ -1,4 +1,14 @@
-//! Sizes of memory on the command line.
+//! Sizes of memory and of pictures on the command line.
+
+use clap::builder::RangedU64ValueParser;
+
+/// The largest side of a picture that is read.
+const LARGEST: u64 = 16_384;
+
+/// The side of a picture in pixels.
+pub(super) fn pixels() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=LARGEST)
+}
 
 /// A size of memory in whole MiB: `8GiB`, `8GB`, `500MiB`; the unit is required.
 pub(super) fn memory_size(text: &str) -> Result<u64, String> {

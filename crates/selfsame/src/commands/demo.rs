@@ -39,6 +39,8 @@ const LABEL: &str = "gender";
 pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
     let began = Instant::now();
     let dir = &args.run;
+    // A configuration is TOML, which has no greater numbers; twice that is a seed of portraits.
+    let seed = i64::try_from(args.seed).map_err(|_| usage("--seed: at most 2^63 - 1"))?;
     clear_earlier(dir)?;
     let mut merged = Merged::defaults();
     let (_, preset) = PRESETS
@@ -51,7 +53,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
     let test_spec = spec(TEST_COUNT, 2 * args.seed + 1);
     merged.put("data.train", Value::String(train_spec.clone()), "demo")?;
     merged.put("data.val", Value::String(test_spec.clone()), "demo")?;
-    merged.put("seed", Value::Integer(args.seed as i64), "demo")?;
+    merged.put("seed", Value::Integer(seed), "demo")?;
     let config = merged.resolve()?;
     let train = data::of_run(&train_spec, &config.data)?;
     let test = data::of_run(&test_spec, &config.data)?;

@@ -82,11 +82,17 @@ impl Evaluation<'_> {
 
     fn parts(&self, size: usize, batch: usize, device: &Device) -> [(&'static str, u64); 3] {
         // Those made ahead and the one at work, and what the network got of it.
-        let batches = self.pictures.div_ceil(batch).min(2 * self.workers + 1);
-        let crops = product(&[3, size, size, batch, batches + 1]);
+        let batches = self
+            .pictures
+            .div_ceil(batch)
+            .min(self.workers.saturating_mul(2).saturating_add(1));
+        let crops = product(&[3, size, size, batch, batches.saturating_add(1)]);
         let (network, columns) = match self.weights {
             // Taken out.
-            Weights::Pixels => (product(&[3, size, size, batch]), 3 * size * size),
+            Weights::Pixels => (
+                product(&[3, size, size, batch]),
+                size.saturating_mul(size).saturating_mul(3),
+            ),
             Weights::Backbone(loaded) => {
                 let backbone = loaded.backbone.as_ref();
                 let bytes = match device.is_cpu() {
@@ -294,6 +300,16 @@ mod tests {
         assert!(text.contains("features 1117.6 GiB"), "{text}");
         let small = evaluation(&Weights::Pixels, 64, 2000);
         assert!(small.check_within(&budget(500), &Device::Cpu).is_ok());
+    }
+
+    #[test]
+    fn what_no_machine_has_is_refused_and_not_wrapped_around() {
+        let mut huge = evaluation(&Weights::Pixels, usize::MAX, 2000);
+        huge.workers = usize::MAX;
+        assert!(huge.check_within(&budget(1 << 18), &Device::Cpu).is_err());
+        let mut busy = evaluation(&Weights::Pixels, 64, 2000);
+        busy.workers = usize::MAX;
+        assert!(busy.check_within(&budget(500), &Device::Cpu).is_ok());
     }
 
     #[test]
