@@ -144,7 +144,7 @@ fn a_resumed_run_may_get_another_limit_and_is_held_to_it() {
     assert_eq!(done.code, 0, "{}", done.stderr);
 }
 
-/// The peak of four presets beside the plan's. Minutes each, so on demand:
+/// The peak of six recipes beside the plan's. Minutes each, so on demand:
 /// `cargo test --release -p selfsame --test plan peak -- --ignored --nocapture`.
 #[cfg(target_os = "linux")]
 #[test]
