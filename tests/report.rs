@@ -4,13 +4,15 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use common::{done, metrics, scratch, selfsame, text, tiny_run};
 use serde_json::Value;
 
 const DATA: &str = "synthetic:portraits?count=24&seed=1";
+
+const NEWEST: &str = "checkpoints/step-00000015";
 
 /// One run for all tests, with its page; nothing below changes it.
 static RUN: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -35,6 +37,16 @@ fn json(args: &[&str]) -> Value {
         .unwrap_or_else(|error| panic!("{args:?}: not one JSON value ({error}): {stdout:?}"));
     assert!(value.is_object(), "{value}");
     value
+}
+
+/// The run again, with its newest checkpoint alone.
+fn copy_to(dir: &Path) {
+    std::fs::create_dir_all(dir.join(NEWEST)).unwrap();
+    let checkpoint = std::fs::read_dir(RUN.join(NEWEST)).unwrap();
+    let files = checkpoint.map(|entry| Path::new(NEWEST).join(entry.unwrap().file_name()));
+    for file in files.chain(["config.toml", "metrics.jsonl"].map(PathBuf::from)) {
+        std::fs::copy(RUN.join(&file), dir.join(&file)).unwrap();
+    }
 }
 
 fn page() -> String {
@@ -148,18 +160,10 @@ fn weights_that_cannot_be_used_are_told_on_the_page_and_beside_it() {
     let dir = scratch("report-damaged");
     for name in ["damaged", "other"] {
         let other = dir.join(name);
-        let newest = other.join("checkpoints/step-00000015");
-        std::fs::create_dir_all(&newest).unwrap();
-        for file in ["config.toml", "metrics.jsonl"] {
-            std::fs::copy(RUN.join(file), other.join(file)).unwrap();
-        }
-        for entry in std::fs::read_dir(RUN.join("checkpoints/step-00000015")).unwrap() {
-            let from = entry.unwrap().path();
-            std::fs::copy(&from, newest.join(from.file_name().unwrap())).unwrap();
-        }
+        copy_to(&other);
         let words = match name {
             "damaged" => {
-                let file = newest.join("teacher.safetensors");
+                let file = other.join(NEWEST).join("teacher.safetensors");
                 let mut bytes = std::fs::read(&file).unwrap();
                 *bytes.last_mut().unwrap() ^= 1;
                 std::fs::write(file, bytes).unwrap();
@@ -187,6 +191,19 @@ fn weights_that_cannot_be_used_are_told_on_the_page_and_beside_it() {
         assert!(scores.contains(words), "{scores}");
         assert!(page.contains("Training loss"));
     }
+}
+
+#[test]
+fn pictures_that_are_gone_are_told_on_the_page() {
+    let dir = scratch("report-moved").join("run");
+    copy_to(&dir);
+    let config = std::fs::read_to_string(dir.join("config.toml")).unwrap();
+    let moved = config.replace("synthetic:portraits?count=40&seed=3", "/no/such/folder");
+    std::fs::write(dir.join("config.toml"), moved).unwrap();
+    done(&["report", &text(&dir)]);
+    let page = std::fs::read_to_string(dir.join("report.html")).unwrap();
+    let told = "There are none, since the pictures of /no/such/folder cannot be opened.";
+    assert!(page.contains(told));
 }
 
 #[test]
@@ -491,17 +508,11 @@ fn weights_that_are_a_snapshot_too_are_shown_once() {
     let (ended_on_one, narrow) = titles(run());
     assert_eq!(ended_on_one, ["epoch 1", "epoch 2", "epoch 3, newest"]);
     let other = dir.join("run");
+    copy_to(&other);
     std::fs::create_dir_all(other.join("snapshots")).unwrap();
-    std::fs::copy(RUN.join("config.toml"), other.join("config.toml")).unwrap();
     for epoch in ["0001", "0002"] {
         let file = format!("snapshots/epoch-{epoch}.safetensors");
         std::fs::copy(RUN.join(&file), other.join(&file)).unwrap();
-    }
-    let newest = "checkpoints/step-00000015";
-    std::fs::create_dir_all(other.join(newest)).unwrap();
-    for entry in std::fs::read_dir(RUN.join(newest)).unwrap() {
-        let from = entry.unwrap().path();
-        std::fs::copy(&from, other.join(newest).join(from.file_name().unwrap())).unwrap();
     }
     let (went_on, wide) = titles(&text(&other));
     assert_eq!(went_on, ["epoch 1", "epoch 2", "newest"]);

@@ -61,6 +61,13 @@ pub(crate) enum Command {
     Replay(Replay),
 }
 
+// Said of flags that several commands take.
+const RESUME: &str = "Continue if the run directory holds a run already";
+const ACCEPT_DATA_CHANGE: &str =
+    "With --resume: go on although the pictures are not those that the run began with";
+const CAPTURE_STEP: &str = "Save this step, so that it can be replayed";
+const NO_REPORT: &str = "Do not write report.html at the end";
+
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// Run directory; an earlier demo there is replaced.
@@ -75,17 +82,13 @@ pub(crate) struct Demo {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Flags of train, without effect here")]
 pub(crate) struct OnlyTrain {
-    /// Continue a run that is there.
-    #[arg(long)]
+    #[arg(long, help = RESUME)]
     resume: bool,
-    /// Go on although the pictures are others.
-    #[arg(long)]
+    #[arg(long, help = ACCEPT_DATA_CHANGE)]
     accept_data_change: bool,
-    /// Save this step.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help = CAPTURE_STEP)]
     capture_step: Option<u64>,
-    /// Do not write report.html.
-    #[arg(long)]
+    #[arg(long, help = NO_REPORT)]
     no_report: bool,
 }
 
@@ -156,17 +159,13 @@ pub(crate) struct Train {
     /// Weights to start from.
     #[arg(long, value_name = "W")]
     pub(crate) init: Option<String>,
-    /// Continue if the run directory holds a run already.
-    #[arg(long)]
+    #[arg(long, help = RESUME)]
     pub(crate) resume: bool,
-    /// With --resume: go on although the pictures are not those that the run began with.
-    #[arg(long, requires = "resume")]
+    #[arg(long, requires = "resume", help = ACCEPT_DATA_CHANGE)]
     pub(crate) accept_data_change: bool,
-    /// Save this step, so that it can be replayed.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help = CAPTURE_STEP)]
     pub(crate) capture_step: Option<u64>,
-    /// Do not write report.html at the end.
-    #[arg(long)]
+    #[arg(long, help = NO_REPORT)]
     pub(crate) no_report: bool,
 }
 
@@ -194,8 +193,7 @@ pub(crate) struct Plan {
 pub(crate) struct Resume {
     /// Run directory.
     pub(crate) run: PathBuf,
-    /// Do not write report.html at the end.
-    #[arg(long)]
+    #[arg(long, help = NO_REPORT)]
     pub(crate) no_report: bool,
     /// Go on although the pictures are not those that the run began with.
     #[arg(long)]

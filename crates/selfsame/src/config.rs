@@ -45,6 +45,9 @@ const MAY_CHANGE: [&str; 12] = [
     "data.cache_mib",
 ];
 
+/// Keys that name pictures, by paths but for `synthetic:`.
+const PATHS: [&str; 3] = ["data.train", "data.val", "data.images_root"];
+
 /// A configuration on its way: merged values and where each came from.
 pub(crate) struct Merged {
     table: Table,
@@ -117,11 +120,13 @@ impl Merged {
     /// Makes paths to pictures absolute, wherever they were said, so that a run does not depend on
     /// where it was started.
     fn make_absolute(&mut self) {
-        let Some(Value::Table(data)) = self.table.get_mut("data") else {
-            return;
-        };
-        for key in ["train", "val", "images_root"] {
-            if let Some(Value::String(spec)) = data.get_mut(key) {
+        for key in PATHS {
+            let (table, key) = key.split_once('.').expect("keys of a table");
+            let value = self
+                .table
+                .get_mut(table)
+                .and_then(|table| table.get_mut(key));
+            if let Some(Value::String(spec)) = value {
                 *spec = absolute(spec);
             }
         }
@@ -273,7 +278,7 @@ pub(crate) fn refuse_changes(before: &RunConfig, after: &RunConfig) -> anyhow::R
     let mut differences = String::new();
     for (key, new) in &after {
         let old = before.get(key);
-        if old != Some(new) && !MAY_CHANGE.contains(&key.as_str()) {
+        if !is_same(key, old, new) && !MAY_CHANGE.contains(&key.as_str()) {
             let old = old.map_or("nothing".to_owned(), Value::to_string);
             differences.push_str(&format!("\n  {key}: {old} in the run, {new} asked for"));
         }
@@ -285,6 +290,13 @@ pub(crate) fn refuse_changes(before: &RunConfig, after: &RunConfig) -> anyhow::R
         "a run that has begun keeps its configuration; refused:{differences}\n  these may change: {}",
         MAY_CHANGE.join(", ")
     )))
+}
+
+/// Whether both are the same value, or the same path as earlier versions kept it.
+fn is_same(key: &str, old: Option<&Value>, new: &Value) -> bool {
+    let as_path = |value: &Value| value.as_str().map(absolute);
+    let is_path = PATHS.contains(&key);
+    old == Some(new) || is_path && old.is_some_and(|old| as_path(old) == as_path(new))
 }
 
 /// A mistake of type in one line, without names of Rust's types.
@@ -456,10 +468,18 @@ mod tests {
         let mut after = before.clone();
         after.train.log_every_steps = 1;
         assert!(refuse_changes(&before, &after).is_ok());
-        after.optim.lr = 1.0;
+        (after.data.train, after.optim.lr) = ("somewhere".to_owned(), 1.0);
+        let mut before = before;
+        // As earlier versions kept it, and now.
+        before.data.val = "pictures".to_owned();
+        after.data.val = absolute("pictures");
         let error = refuse_changes(&before, &after).unwrap_err().to_string();
         assert!(
             error.contains("optim.lr: 0.0005 in the run, 1.0 asked for"),
+            "{error}"
+        );
+        assert!(
+            error.contains("data.train: ") && !error.contains("data.val: "),
             "{error}"
         );
     }
