@@ -125,3 +125,18 @@ fn fewer_pictures_than_steps_done_end_nothing_in_silence() {
     assert_eq!(checkpoints(&run).last(), Some(&13));
     assert_eq!(go_on(&[]).code, 0);
 }
+
+#[test]
+fn the_end_of_a_run_says_how_it_stands_and_that_nothing_is_left() {
+    let run = scratch("begin-end").join("run");
+    let answer = selfsame(&tiny_run(&run, &["optim.lr=0", "train.max_steps=6"]));
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    for words in ["verdict: not yet moving", "optim.lr = 0: raise it"] {
+        assert!(answer.stderr.contains(words), "{}", answer.stderr);
+    }
+    let run = text(&run);
+    let answer = selfsame(&["resume", &run, "--no-report", "--set", "train.max_steps=4"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    let words = "6 of 4 steps are done already";
+    assert!(answer.stderr.contains(words), "{}", answer.stderr);
+}

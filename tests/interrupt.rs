@@ -317,6 +317,15 @@ fn a_loss_that_is_not_finite_stops_before_the_update_and_is_captured() {
         replayed.stderr
     );
     assert_eq!(replayed.stdout, "");
+    // Its page does not advise a larger learning rate.
+    let page = text(&run.join("page.html"));
+    let told = done(&["report", &text(&run), "--json", "--out", &page]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["verdict"], "diverged", "{told}");
+    assert!(told["why"].as_str().unwrap().contains("the loss of step 2"));
+    let advice = told["advice"].to_string();
+    assert!(advice.contains("optim.lr = 1") && advice.contains("lower"));
+    assert!(!advice.contains("raise"), "{advice}");
     // The run is still there to be used or gone on with from its checkpoint.
     done(&["inspect", &text(&run)]);
     assert_eq!(resume(&run, &["train.max_steps=2"]).code, 0);
@@ -436,7 +445,10 @@ fn pictures_that_cannot_be_used_stay_listed_when_the_run_goes_on() {
     let mut args = tiny_run(&run, &sets);
     let data = args.iter().position(|arg| arg == "--data").unwrap() + 1;
     args[data] = text(&pictures);
-    done(&args);
+    let answer = selfsame(&args);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    let words = "1 picture could not be used; it is listed in skipped.csv";
+    assert!(answer.stderr.contains(words), "{}", answer.stderr);
     let listed = std::fs::read_to_string(run.join("skipped.csv")).unwrap();
     assert!(listed.contains("broken.bmp,"), "{listed}");
 

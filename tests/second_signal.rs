@@ -4,8 +4,8 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::process::{Child, Command};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Stdio};
 
 use common::{checkpoints, command, scratch, tiny_run};
 
@@ -51,4 +51,23 @@ fn a_second_signal_ends_at_once_after_one_of_another_kind() {
         assert!(!told.contains("stopped after"), "{told}");
         assert_eq!(checkpoints(&run), [0u64; 0], "{told}");
     }
+}
+
+#[test]
+fn a_signal_while_the_page_is_written_ends_at_once() {
+    let run = scratch("signal-page").join("run");
+    let mut args = tiny_run(&run, &["train.max_steps=1"]);
+    args.retain(|arg| arg != "--no-report");
+    let data = args.iter().position(|arg| arg == "--data").unwrap() + 1;
+    // As many as the page looks at, which takes a while.
+    args[data] = "synthetic:portraits?count=2000&seed=3".to_owned();
+    let mut child = command(&args).stderr(Stdio::piped()).spawn().unwrap();
+    let told = BufReader::new(child.stderr.take().unwrap());
+    let mut lines = told.lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("writing the page")));
+    signal(&child, "TERM");
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(143), "{rest:?}");
+    assert_eq!(checkpoints(&run), [1]);
+    assert!(!run.join("report.html").exists());
 }

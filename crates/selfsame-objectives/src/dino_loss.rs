@@ -124,3 +124,47 @@ pub fn teacher_entropy(teacher_probs: &Tensor) -> Result<Tensor> {
     let logs = probs.maximum(f64::from(f32::MIN_POSITIVE))?.log()?;
     (probs * logs)?.sum(D::Minus1)?.sum_all()? / -(n as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn rows_prototypes_and_temperatures_that_do_not_fit_are_refused() {
+        let logits = |rows, k| Tensor::zeros((rows, k), DType::F32, &Device::Cpu).unwrap();
+        let loss = |student: (usize, usize), teacher: (usize, usize), center, crops, temps| {
+            let (student_temp, teacher_temp) = temps;
+            dino_loss(
+                &logits(student.0, student.1),
+                &logits(teacher.0, teacher.1),
+                &logits(1, center),
+                crops,
+                student_temp,
+                teacher_temp,
+            )
+            .map(drop)
+        };
+        let temps = (0.1, 0.04);
+        loss((12, 5), (6, 5), 5, 4, temps).unwrap();
+        for (student, teacher, center, crops, temps) in [
+            ((3, 5), (6, 5), 5, 1, temps),
+            ((0, 5), (0, 5), 5, 4, temps),
+            ((12, 5), (4, 5), 5, 4, temps),
+            ((6, 5), (3, 5), 5, 4, temps),
+            ((12, 5), (6, 4), 5, 4, temps),
+            ((12, 5), (6, 5), 4, 4, temps),
+            ((12, 5), (6, 5), 5, 4, (0.0, 0.04)),
+            ((12, 5), (6, 5), 5, 4, (0.1, -1.0)),
+            ((12, 5), (6, 5), 5, 4, (f64::INFINITY, 0.04)),
+            ((12, 5), (6, 5), 5, 4, (0.1, f64::NAN)),
+        ] {
+            let refused = loss(student, teacher, center, crops, temps);
+            assert!(
+                refused.is_err(),
+                "{student:?} {teacher:?} {center} {crops} {temps:?}"
+            );
+        }
+    }
+}

@@ -287,6 +287,26 @@ mod tests {
     }
 
     #[test]
+    fn gradients_add_up_over_losses_and_over_ways_to_a_weight() {
+        let weight = Var::new(&[[2f32, 3.0]], &Device::Cpu).unwrap();
+        let weights = BTreeMap::from([("w".to_owned(), weight.clone())]);
+        let xs = Tensor::new(&[[10f32, 20.0]], &Device::Cpu).unwrap();
+        let mut sum = GradSum::default();
+        for factor in [1.0, 100.0] {
+            // Once through candle's graph, once through an operation that has sums of its own.
+            let plain = (weight.as_tensor() * factor).unwrap().sum_all().unwrap();
+            let fused = selfsame_kernels::linear(&xs, &weight, None).unwrap();
+            let loss = (plain + fused.sum_all().unwrap()).unwrap();
+            sum.backward(&loss, &weights).unwrap();
+        }
+        let grads = sum.finish(&weights).unwrap();
+        assert_eq!((grads.len(), grads.is_empty()), (1, false));
+        let grad: Vec<Vec<f32>> = grads.get("w").unwrap().unwrap().to_vec2().unwrap();
+        assert_eq!(grad, [[121.0, 141.0]]);
+        assert!(Grads::new(BTreeMap::new()).is_empty());
+    }
+
+    #[test]
     fn global_norm_runs_over_all_parameters_and_includes_scaling() {
         let mut grads = grads(&[("a", &[3.0]), ("b", &[0.0, 4.0])]);
         assert_eq!(grads.global_norm().unwrap(), 5.0);

@@ -33,6 +33,42 @@ pub struct CaptureInfo {
     pub epochs: usize,
     /// Number of `batch-NNNNNN.safetensors` files.
     pub batches: usize,
+    /// What was not finite in this step, if that is why it was captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_finite: Option<BadFigure>,
+}
+
+/// What of a step was NaN or infinite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BadFigure {
+    /// The loss.
+    Loss,
+    /// The norm of the gradient.
+    GradientNorm,
+    /// One of both, in a step of which a device told after others had been done.
+    EarlierStep,
+}
+
+impl std::fmt::Display for BadFigure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Loss => "loss",
+            Self::GradientNorm => "gradient norm",
+            Self::EarlierStep => "gradient norm of a step since the last line",
+        })
+    }
+}
+
+/// The newest step of a run that was captured because something in it was not finite.
+pub(crate) fn not_finite_step(run_dir: &Path) -> Option<(u64, BadFigure)> {
+    let captures = std::fs::read_dir(run_dir.join("captures")).ok()?;
+    let found = captures.filter_map(|entry| {
+        let text = std::fs::read_to_string(entry.ok()?.path().join("capture.json")).ok()?;
+        let info: CaptureInfo = serde_json::from_str(&text).ok()?;
+        Some((info.step, info.not_finite?))
+    });
+    found.max_by_key(|(step, _)| *step)
 }
 
 impl CaptureInfo {
@@ -44,6 +80,7 @@ impl CaptureInfo {
             steps_per_epoch,
             epochs,
             batches,
+            not_finite: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::capture::BadFigure;
 use selfsame_checkpoint::CheckpointError;
 use selfsame_data::DataError;
 use selfsame_eval::EvalError;
@@ -35,8 +36,8 @@ pub enum TrainError {
     NonFinite {
         /// Index of the step.
         step: u64,
-        /// `loss` or `gradient norm`.
-        what: &'static str,
+        /// What it is.
+        what: BadFigure,
         /// The value met.
         value: f64,
     },

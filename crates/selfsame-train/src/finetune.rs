@@ -16,6 +16,7 @@ use selfsame_models::{
 use selfsame_optim::{Grads, Optimizer, OptimizerKind};
 use serde::{Deserialize, Serialize};
 
+use crate::capture::BadFigure;
 use crate::device_batch::upload_eval;
 use crate::error::TrainError;
 
@@ -338,7 +339,7 @@ impl Finetuning {
         if !value.is_finite() {
             return Err(TrainError::NonFinite {
                 step: progress.step,
-                what: "loss",
+                what: BadFigure::Loss,
                 value,
             });
         }
@@ -347,7 +348,7 @@ impl Finetuning {
         if !norm.is_finite() {
             return Err(TrainError::NonFinite {
                 step: progress.step,
-                what: "gradient norm",
+                what: BadFigure::GradientNorm,
                 value: norm,
             });
         }

@@ -1,6 +1,7 @@
 //! Student, teacher, centre and optimizer, and the one training step that moves them.
 
 mod figures;
+mod parts;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use selfsame_objectives::{
 };
 use selfsame_optim::{GradSum, Grads, Optimizer, WholeStep};
 
+use crate::capture::BadFigure;
 use crate::config::{NonFinite, RunConfig};
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
@@ -18,6 +20,7 @@ use crate::stop::StopFlag;
 
 pub use figures::{Pending, StepFigures};
 use figures::{Sum, Sums};
+pub(crate) use parts::images_a_part;
 
 /// Weights that stay as they are for `optim.freeze_last_layer_epochs`.
 const LAST_LAYER: &str = "head.last_layer";
@@ -191,7 +194,7 @@ impl Learner {
                 if let Some(value) = sums.known(Sum::Loss)
                     && !value.is_finite()
                 {
-                    let what = "loss";
+                    let what = BadFigure::Loss;
                     return Err(TrainError::NonFinite { step, what, value });
                 }
                 let loss = if share < 1.0 { (loss * share)? } else { loss };
@@ -240,7 +243,7 @@ impl Learner {
         if !grad_norm.is_finite() {
             return Err(TrainError::NonFinite {
                 step,
-                what: "gradient norm",
+                what: BadFigure::GradientNorm,
                 value: grad_norm,
             });
         }
@@ -385,30 +388,6 @@ impl Learner {
         })?;
         self.center.load(center)?;
         Ok(())
-    }
-}
-
-/// How many of `rows` crops go forward and backward together, so that their activations stay within
-/// `part_bytes`; `None` if all must.
-pub(crate) fn images_a_part(
-    student: &Network,
-    part_bytes: usize,
-    rows: usize,
-    [height, width]: [usize; 2],
-) -> Option<usize> {
-    let most = student.images_within(part_bytes, height, width)?;
-    Some(even_part(rows, most))
-}
-
-/// The size of parts of `rows` that are about equal, at most `most` each.
-fn even_part(rows: usize, most: usize) -> usize {
-    let even = rows.div_ceil(rows.div_ceil(most).max(1));
-    // Round numbers are shared evenly among threads.
-    let round = even.next_multiple_of(16);
-    if even > 16 && round <= most {
-        round
-    } else {
-        even
     }
 }
 
@@ -601,7 +580,7 @@ mod tests {
         let mut learner = Learner::new(&config, &Device::Cpu).unwrap();
         let before = bits(&learner);
         let error = learner.step(&[crops(0.5)], &now(), 0, 0).unwrap_err();
-        let expected = "gradient norm";
+        let expected = BadFigure::GradientNorm;
         assert!(
             matches!(&error, TrainError::NonFinite { what, .. } if *what == expected),
             "{error}"

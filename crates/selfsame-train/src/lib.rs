@@ -42,7 +42,7 @@ mod trainer;
 mod verdict;
 
 pub use attention::{CellMaps, MapKind, attention, patch_features};
-pub use capture::{Capture, CaptureInfo, write_capture, write_state};
+pub use capture::{BadFigure, Capture, CaptureInfo, write_capture, write_state};
 pub use config::{
     ClipMode, DataConfig, LrScaling, NonFinite, ObjectiveConfig, OptimConfig, OptimizerKind,
     Precision, RunConfig, TrainConfig, WeightDecayUpdate,
@@ -64,4 +64,4 @@ pub use snapshot::{backbone_tensors, weights_metadata};
 pub use stop::StopFlag;
 pub use tensorboard::{EventFile, Scalar, read_events, scalars};
 pub use trainer::{Init, Observer, Outcome, Progress, Run, RunFacts, capture_dir, train};
-pub use verdict::{Judgement, Verdict, Watch, judge, verdict};
+pub use verdict::{Judgement, Verdict, Watch, judge, judge_run, verdict};

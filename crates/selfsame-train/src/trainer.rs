@@ -10,7 +10,7 @@ use selfsame_data::augment::MultiCrop;
 use selfsame_data::{Dataset, Ledger, Loader, LoaderConfig, PixelType};
 use serde_json::Value;
 
-use crate::capture::{CaptureInfo, write_capture};
+use crate::capture::{BadFigure, CaptureInfo, write_capture};
 use crate::config::{NonFinite, RunConfig};
 use crate::data_record::DataRecord;
 use crate::device_batch::{DeviceBatch, Uploader};
@@ -129,6 +129,9 @@ pub struct Progress {
 pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
     let ledger = Arc::new(Ledger::default());
     let outcome = run_epochs(run, &ledger, observer);
+    if !ledger.is_empty() {
+        observer.note(&skipped(ledger.len()));
+    }
     if outcome.is_err() && !ledger.is_empty() {
         // The failure itself is what the caller must hear of.
         let _ = ledger.write_csv(&run.run_dir.join(SKIPPED_FILE));
@@ -202,6 +205,7 @@ fn run_epochs(
 
     let mut saved_at = Instant::now();
     let mut pace = Pace::start();
+    let mut told_skipped = !ledger.is_empty();
     let (mut unread, mut last_loss) = (None::<Pending>, f64::NAN);
     let number_of = |step: u64| step as usize * accumulate;
     let per_epoch = number_of(steps_per_epoch);
@@ -226,6 +230,7 @@ fn run_epochs(
                     steps_per_epoch,
                     &learner,
                     &micro_batches,
+                    None,
                     observer,
                 )?;
             }
@@ -260,7 +265,7 @@ fn run_epochs(
                     Some(figures)
                 }
                 Ok(None) => None,
-                Err(error @ TrainError::NonFinite { .. }) => {
+                Err(error @ TrainError::NonFinite { what, .. }) => {
                     last_loss = f64::NAN;
                     // If steps before it were not looked at, it need not be the first.
                     if unread.is_some() {
@@ -272,6 +277,7 @@ fn run_epochs(
                             steps_per_epoch,
                             &learner,
                             &micro_batches,
+                            Some(what),
                             observer,
                         )?;
                     }
@@ -304,6 +310,9 @@ fn run_epochs(
                 };
                 if let Some(judgement) = watch.line(&figures, config) {
                     observer.note(&judgement.to_string());
+                }
+                if !std::mem::replace(&mut told_skipped, !ledger.is_empty()) && !ledger.is_empty() {
+                    observer.note(&skipped(ledger.len()));
                 }
                 let line = MetricsLine::Step(figures);
                 metrics.write(&line)?;
@@ -364,6 +373,15 @@ fn run_epochs(
     } else {
         Outcome::MaxSteps
     })
+}
+
+/// Says how many pictures could not be used.
+fn skipped(pictures: usize) -> String {
+    let (noun, verb) = match pictures {
+        1 => ("picture", "it is"),
+        _ => ("pictures", "they are"),
+    };
+    format!("{pictures} {noun} could not be used; {verb} listed in {SKIPPED_FILE}")
 }
 
 /// Says that a run was stopped, after a checkpoint.
@@ -525,11 +543,15 @@ fn capture(
     steps_per_epoch: u64,
     learner: &Learner,
     micro_batches: &[DeviceBatch],
+    not_finite: Option<BadFigure>,
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
     let dir = capture_dir(run.run_dir, step);
     let epochs = run.config.train.epochs;
-    let info = CaptureInfo::new(step, steps_per_epoch, epochs, micro_batches.len());
+    let info = CaptureInfo {
+        not_finite,
+        ..CaptureInfo::new(step, steps_per_epoch, epochs, micro_batches.len())
+    };
     write_capture(&dir, info, run.config_text, learner, micro_batches)?;
     observer.note(&format!("step {step} was captured in {}", dir.display()));
     Ok(())

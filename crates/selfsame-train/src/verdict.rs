@@ -6,9 +6,12 @@
 //! collapsed ones among them.
 
 use std::fmt;
+use std::path::Path;
 
+use crate::capture::not_finite_step;
 use crate::config::RunConfig;
 use crate::metrics::StepLine;
+use crate::trainer::capture_dir;
 
 /// Steps whose lines are averaged.
 const WINDOW_STEPS: u64 = 50;
@@ -38,10 +41,12 @@ pub enum Verdict {
     UniformCollapse,
     /// The teacher says the same of every picture: always the same few prototypes.
     OnePrototypeCollapse,
+    /// A step after the last line had a loss or a gradient that is NaN or infinite.
+    Diverged,
 }
 
 impl Verdict {
-    /// Whether the run is lost unless settings change.
+    /// Whether the features have collapsed: the run is lost unless settings change.
     pub fn is_collapse(self) -> bool {
         matches!(self, Self::UniformCollapse | Self::OnePrototypeCollapse)
     }
@@ -54,6 +59,7 @@ impl fmt::Display for Verdict {
             Self::Healthy => "healthy",
             Self::UniformCollapse => "uniform collapse",
             Self::OnePrototypeCollapse => "one-prototype collapse",
+            Self::Diverged => "diverged",
         })
     }
 }
@@ -175,11 +181,30 @@ pub fn judge(lines: &[StepLine], config: &RunConfig) -> Judgement {
         (Verdict::OnePrototypeCollapse, _) => {
             format!("the teacher gives every picture the same few prototypes ({figures})")
         }
+        // Lines hold what is finite; `judge_run` looks further.
+        (Verdict::Diverged, _) => figures,
     };
     Judgement {
         verdict,
         why,
         advice: advice(verdict, config),
+    }
+}
+
+/// As [`judge`], of the run in a directory whose log has these lines: one that ended, or stands, at a
+/// step that was not finite has diverged, whatever its lines say.
+pub fn judge_run(run_dir: &Path, lines: &[StepLine], config: &RunConfig) -> Judgement {
+    let next = lines.last().map_or(0, |line| line.step + 1);
+    match not_finite_step(run_dir).filter(|(step, _)| *step >= next) {
+        None => judge(lines, config),
+        Some((step, what)) => Judgement {
+            verdict: Verdict::Diverged,
+            why: format!(
+                "the {what} of step {step} was NaN or infinite; the step is in {}",
+                capture_dir(run_dir, step).display()
+            ),
+            advice: advice(Verdict::Diverged, config),
+        },
     }
 }
 
@@ -191,11 +216,31 @@ fn advice(verdict: Verdict, config: &RunConfig) -> Vec<String> {
     let out_dim = config.head.out_dim;
     match verdict {
         Verdict::Healthy => Vec::new(),
-        Verdict::NotYetMoving => vec![
-            format!("optim.lr = {lr}: raise it, unless the run is in its warm-up"),
-            format!("optim.warmup_epochs = {warmup}: fewer let it move sooner"),
-            format!("objective.momentum_teacher = {ema}: lower, so that the teacher follows"),
-        ],
+        Verdict::NotYetMoving => {
+            let mut advice = vec![format!(
+                "optim.lr = {lr}: raise it, unless the run is in its warm-up or has just begun"
+            )];
+            if warmup > 0 {
+                advice.push(format!(
+                    "optim.warmup_epochs = {warmup}: fewer let it move sooner"
+                ));
+            }
+            advice.push(format!(
+                "objective.momentum_teacher = {ema}: lower, so that the teacher follows"
+            ));
+            advice
+        }
+        Verdict::Diverged => {
+            let mut advice = vec![
+                format!("optim.lr = {lr}: lower"),
+                format!("optim.warmup_epochs = {warmup}: more"),
+            ];
+            advice.push(match config.optim.clip_grad {
+                0.0 => "optim.clip_grad = 0: 3 keeps single steps from being too long".to_owned(),
+                clip => format!("optim.clip_grad = {clip}: lower"),
+            });
+            advice
+        }
         Verdict::UniformCollapse => vec![
             format!("objective.teacher_temp = {temp}: lower (0.02 to 0.04) sharpens the teacher"),
             format!("objective.center_momentum = {center}: higher moves the centre less"),

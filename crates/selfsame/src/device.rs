@@ -70,24 +70,50 @@ fn open_cuda(index: usize) -> anyhow::Result<Device> {
     })
 }
 
-/// More compute threads than any machine has cores.
-const MOST_THREADS: usize = 4_096;
+/// Threads for each core at most, and in all: with some hundred for each of two cores a step takes
+/// minutes.
+const THREADS_A_CORE: usize = 4;
+const SOME_THREADS: usize = 32;
 
-/// Limits the compute threads of this process; 0 leaves one per core. Results do not depend on it.
+/// How many of the threads asked for are started on so many cores.
+fn sensible(threads: usize, cores: usize) -> usize {
+    threads.min(SOME_THREADS.max(cores.saturating_mul(THREADS_A_CORE)))
+}
+
+/// Starts the compute threads of this process; 0: as many as `RAYON_NUM_THREADS` says, else one per
+/// core. Results do not depend on their number.
 ///
 /// # Errors
-/// A usage error for more than [`MOST_THREADS`]; if the pool cannot be built.
+/// If the system does not let them be started.
 pub(crate) fn set_threads(threads: usize) -> anyhow::Result<()> {
-    if threads > MOST_THREADS {
-        return Err(usage(format!(
-            "threads: {threads} is more than {MOST_THREADS}; 0 takes one per core"
-        )));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let of_environment = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok();
+    let asked = match threads {
+        0 => of_environment().filter(|n| *n > 0).unwrap_or(cores),
+        threads => threads,
+    };
+    let taken = sensible(asked, cores);
+    if taken < asked {
+        tell!(
+            "note: {asked} threads for {cores} cores would only wait for one another; {taken} are started"
+        );
     }
-    if threads > 0 {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .context("starting the compute threads")?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(taken)
+        .build_global()
+        .context("starting the compute threads; fewer by --threads need less memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_threads_are_started_than_can_be_of_use() {
+        assert_eq!(sensible(1, 64), 1);
+        assert_eq!(sensible(7, 2), 7);
+        assert_eq!(sensible(1000, 2), 32);
+        assert_eq!(sensible(1000, 96), 384);
+        assert_eq!(sensible(96, 64), 96);
     }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! What memory a run may take, and refusing one that would need more.
 
+mod control_group;
 mod evaluation;
 
 use candle_core::Device;
@@ -32,9 +33,9 @@ fn of_machine() -> Budget {
     let kind = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(kind);
     let machine = system.total_memory();
-    match system.cgroup_limits() {
-        Some(group) if group.total_memory < machine => Budget {
-            bytes: group.total_memory,
+    match control_group::limit() {
+        Some(limit) if limit < machine => Budget {
+            bytes: limit,
             whose: "this process's control group",
         },
         _ => Budget {

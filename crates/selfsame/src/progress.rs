@@ -51,6 +51,12 @@ impl Observer for TrainProgress {
             facts.trainable_parameters as f64 / 1e6,
             facts.uniform_loss
         ));
+        if facts.steps_done >= facts.total_steps {
+            self.say(&format!(
+                "{} of {} steps are done already: nothing is left to train",
+                facts.steps_done, facts.total_steps
+            ));
+        }
         self.began_at_step = facts.steps_done;
         if std::io::stderr().is_terminal() {
             self.bar = Some(bar(facts.total_steps, facts.steps_done));

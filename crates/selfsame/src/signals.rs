@@ -1,14 +1,22 @@
 //! SIGINT, SIGTERM and SIGHUP: the first asks for a checkpoint and an orderly end, the second ends at
 //! once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
 use selfsame_train::StopFlag;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
+
+/// Whether a signal ends the process at once: after the first, or where nothing can be lost.
+static AT_ONCE: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// From now on the first signal ends the process too.
+pub(crate) fn end_at_once() {
+    AT_ONCE.store(true, Ordering::SeqCst);
+}
 
 /// A flag that is set by the first signal; a second one, of whichever kind, ends the process.
 ///
@@ -18,12 +26,12 @@ pub(crate) fn stop_flag() -> std::io::Result<Arc<StopFlag>> {
     let stop = Arc::new(StopFlag::default());
     // A terminal that is closed sends SIGHUP; `nohup` has it ignored, and so it must stay.
     let hangup = (!ignores(SIGHUP)).then_some(SIGHUP);
-    let seen = Arc::new(AtomicBool::new(false));
+    AT_ONCE.store(false, Ordering::SeqCst);
     let first = Arc::new(AtomicUsize::new(0));
     for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
         // Registered in this order, the first delivery only sets the flags.
-        flag::register_conditional_shutdown(signal, 128 + signal, seen.clone())?;
-        flag::register(signal, seen.clone())?;
+        flag::register_conditional_shutdown(signal, 128 + signal, AT_ONCE.clone())?;
+        flag::register(signal, AT_ONCE.clone())?;
         flag::register_usize(signal, first.clone(), signal as usize)?;
     }
     let for_watcher = stop.clone();

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::capture::BadFigure;
 use crate::error::TrainError;
 
 /// Figures of one step, as host numbers.
@@ -80,14 +81,13 @@ impl Pending {
             value: f64::from(value),
         };
         if !loss.is_finite() {
-            return Err(non_finite("loss", loss));
+            return Err(non_finite(BadFigure::Loss, loss));
         }
         if !grad_norm.is_finite() {
-            return Err(non_finite("gradient norm", grad_norm));
+            return Err(non_finite(BadFigure::GradientNorm, grad_norm));
         }
         if all_done == 0.0 {
-            let what = "gradient norm of a step since the last line";
-            return Err(non_finite(what, f32::NAN));
+            return Err(non_finite(BadFigure::EarlierStep, f32::NAN));
         }
         Ok(StepFigures {
             loss: f64::from(loss),
@@ -210,12 +210,9 @@ mod tests {
     #[test]
     fn what_is_not_finite_is_named_and_so_is_a_step_that_nobody_read() {
         for (pending, expected) in [
-            (pending(f32::NAN, 1.0, 1.0), "loss"),
-            (pending(1.0, f32::INFINITY, 0.0), "gradient norm"),
-            (
-                pending(1.0, 1.0, 0.0),
-                "gradient norm of a step since the last line",
-            ),
+            (pending(f32::NAN, 1.0, 1.0), BadFigure::Loss),
+            (pending(1.0, f32::INFINITY, 0.0), BadFigure::GradientNorm),
+            (pending(1.0, 1.0, 0.0), BadFigure::EarlierStep),
         ] {
             let error = pending.read().unwrap_err();
             assert!(

@@ -4,6 +4,7 @@ use candle_core::DType;
 use selfsame_models::{Arch, HeadConfig, ModelConfig};
 use selfsame_objectives::Schedules;
 
+use super::parts::even_part;
 use super::*;
 
 fn config() -> RunConfig {

@@ -7,7 +7,8 @@ use candle_core::Device;
 use selfsame_data::{Dataset, Overlap};
 use selfsame_models::ModelError;
 use selfsame_train::{
-    Init, Learner, Outcome, Run, RunConfig, RunLength, StopFlag, TrainError, train,
+    Init, Learner, MetricsLine, Outcome, Run, RunConfig, RunLength, StopFlag, TrainError,
+    judge_run, read_metrics, train,
 };
 use toml::Value;
 
@@ -219,12 +220,27 @@ pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
     let steps_per_epoch = (images / config.effective_batch()) as f64;
     let curves = run_dir::draw_curves(run_dir, config, steps_per_epoch)?;
     tell!("curves: {}", curves.display());
-    if execution.report && !matches!(outcome, Outcome::Interrupted(_)) {
-        write_report(execution);
-    }
     if matches!(outcome, Outcome::Interrupted(_)) {
         tell!("continue with: selfsame resume {}", pasteable(run_dir));
+        return Ok(outcome);
     }
+    let lines = read_metrics(run_dir)?.into_iter();
+    let lines: Vec<_> = lines.filter_map(MetricsLine::into_step).collect();
+    tell!("verdict: {}", judge_run(run_dir, &lines, config));
+    if !execution.report {
+        return Ok(outcome);
+    }
+    // All that took long is saved.
+    signals::end_at_once();
+    if let Some(signal) = execution.stop.requested() {
+        tell!(
+            "training is done; write the page about it with: selfsame report {}",
+            pasteable(run_dir)
+        );
+        return Ok(Outcome::Interrupted(signal));
+    }
+    tell!("training is done; writing the page about it");
+    write_report(execution);
     Ok(outcome)
 }
 

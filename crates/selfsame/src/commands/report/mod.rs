@@ -12,7 +12,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use selfsame_data::Dataset;
 use selfsame_report::Page;
-use selfsame_train::{EvalLine, MetricsLine, RunConfig, StepLine, judge, read_metrics};
+use selfsame_train::{EvalLine, MetricsLine, RunConfig, StepLine, judge_run, read_metrics};
 use serde_json::{Value, json};
 
 use crate::cli::{Report, Which};
@@ -185,7 +185,7 @@ impl Log {
 
 fn verdict(page: &mut Page, facts: &Facts<'_>, log: &Log) -> Value {
     page.section("Verdict");
-    let judgement = judge(&log.steps, facts.config);
+    let judgement = judge_run(facts.dir, &log.steps, facts.config);
     let is_good = judgement.verdict == selfsame_train::Verdict::Healthy;
     page.verdict(&judgement.verdict.to_string(), &judgement.why, is_good);
     if !judgement.advice.is_empty() {
