@@ -22,6 +22,17 @@ pub struct CellMap {
 /// Share of the map's colour in the mixture; the rest is the picture without its colours.
 const SHARE: f64 = 0.7;
 
+/// The colour of a part of the range, over a pixel of this grey.
+fn mixed(part: f64, grey: f64) -> Rgb<u8> {
+    Rgb(heat(part).map(|c| (SHARE * f64::from(c) + (1.0 - SHARE) * grey) as u8))
+}
+
+/// The colours of a map from its lowest number to its highest, as they are over a medium grey.
+pub fn heat_bar(width: u32, height: u32) -> RgbImage {
+    let last = f64::from(width.max(2) - 1);
+    RgbImage::from_fn(width, height, |x, _| mixed(f64::from(x) / last, 128.0))
+}
+
 impl CellMap {
     /// A map of `columns × rows` cells.
     ///
@@ -55,26 +66,33 @@ impl CellMap {
         row * self.columns + column
     }
 
+    /// The lowest and the highest of the finite numbers.
+    fn range(&self) -> (f32, f32) {
+        let finite = self.values.iter().filter(|value| value.is_finite());
+        finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), value| {
+            (low.min(*value), high.max(*value))
+        })
+    }
+
+    /// Whether no cell differs from another, so that there is nothing to see.
+    pub fn is_flat(&self) -> bool {
+        let (low, high) = self.range();
+        low >= high
+    }
+
     /// The map in colours over the picture in grey: each cell as it is, without smoothing, from
-    /// the lowest (dark) to the highest (bright).
+    /// the lowest (dark) to the highest (bright). A map that is flat has no colours.
     pub fn over(&self, image: &RgbImage) -> RgbImage {
-        let finite = || {
-            self.values
-                .iter()
-                .copied()
-                .filter(|value| value.is_finite())
-        };
-        let low = finite().fold(f32::INFINITY, f32::min);
-        let spread = f64::from(finite().fold(f32::NEG_INFINITY, f32::max) - low);
+        let (low, high) = self.range();
+        let (spread, flat) = (f64::from(high) - f64::from(low), self.is_flat());
         RgbImage::from_fn(image.width(), image.height(), |x, y| {
             let [r, g, b] = image.get_pixel(x, y).0.map(f64::from);
             let grey = 0.299 * r + 0.587 * g + 0.114 * b;
             let value = self.values.get(self.cell(x, y, image));
-            let Some(value) = value.filter(|value| value.is_finite()) else {
+            let Some(value) = value.filter(|value| value.is_finite() && !flat) else {
                 return Rgb([grey as u8; 3]);
             };
-            let part = f64::from(value - low) / spread.max(1e-30);
-            Rgb(heat(part).map(|c| (SHARE * f64::from(c) + (1.0 - SHARE) * grey) as u8))
+            mixed((f64::from(*value) - f64::from(low)) / spread, grey)
         })
     }
 
@@ -238,6 +256,30 @@ mod tests {
             assert_eq!(image.get_pixel(10, 5).0, [255, 0, 0]);
             assert_eq!(image.get_pixel(15, 15).0, [200, 100, 50]);
         }
+    }
+
+    #[test]
+    fn a_map_of_one_cell_or_one_number_is_not_drawn_as_if_it_were_nothing() {
+        let picture = RgbImage::from_pixel(20, 20, Rgb([100; 3]));
+        for values in [vec![3.0], vec![0.5; 4], vec![f32::NAN; 4]] {
+            let side = values.len() / 2 + 1 - values.len() / 4;
+            let flat = CellMap::new(side, side, values).unwrap();
+            assert!(flat.is_flat());
+            assert!(
+                flat.over(&picture)
+                    .pixels()
+                    .all(|pixel| pixel.0 == [100; 3])
+            );
+        }
+        assert!(!map().is_flat());
+    }
+
+    #[test]
+    fn a_bar_of_the_colours_goes_from_the_lowest_to_the_highest() {
+        let bar = heat_bar(100, 4);
+        let over = map().over(&RgbImage::from_pixel(20, 20, Rgb([128; 3])));
+        assert_eq!(bar.get_pixel(0, 3), over.get_pixel(5, 5));
+        assert_eq!(bar.get_pixel(99, 0), over.get_pixel(15, 5));
     }
 
     #[test]

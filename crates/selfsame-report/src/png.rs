@@ -18,7 +18,8 @@ static FONTS: LazyLock<Arc<fontdb::Database>> = LazyLock::new(|| {
 /// Draws an SVG picture on white and gives the bytes of a PNG file.
 ///
 /// `scale` is pixels per SVG unit; 2 is sharp on a screen, 4 in print. Text is drawn with the
-/// font inside this crate whatever the picture asks for, and no file is ever read.
+/// font inside this crate whatever the picture asks for, a character that it lacks as a box, and no
+/// file is ever read.
 ///
 /// # Errors
 /// [`ReportError::Svg`] for a text that is no SVG; [`ReportError::Size`] beyond 16,384 pixels.
@@ -32,7 +33,15 @@ pub fn render_png(svg: &str, scale: f32) -> Result<Vec<u8>, ReportError> {
         },
         ..Options::default()
     };
-    let tree = Tree::from_str(svg, &options).map_err(ReportError::Svg)?;
+    let seen = |c: char| {
+        if c.is_ascii() {
+            c
+        } else {
+            crate::font::seen(c)
+        }
+    };
+    let svg: String = svg.chars().map(seen).collect();
+    let tree = Tree::from_str(&svg, &options).map_err(ReportError::Svg)?;
     let (width, height) = (tree.size().width(), tree.size().height());
     let wrong_size = || ReportError::Size {
         width,
@@ -87,7 +96,7 @@ mod tests {
 
     #[test]
     fn text_is_drawn_with_the_font_inside() {
-        for text in ["loss", "×10⁻⁴", "τ ≤ ∞ − … → α"] {
+        for text in ["loss", "×10⁻⁴", "τ ≤ ∞ − … → α", "顔写"] {
             let text = format!(r#"<text x="2" y="15" font-size="9">{text}</text>"#);
             assert!(
                 dark_pixels(&render_png(&picture(&text), 2.0).unwrap()) > 30,

@@ -1,12 +1,11 @@
 use std::io::Cursor;
 
-use ab_glyph::{FontRef, PxScale};
 use image::{ImageFormat, Rgb, RgbImage, imageops};
-use imageproc::drawing::{draw_filled_rect_mut, draw_hollow_rect_mut, draw_text_mut, text_size};
+use imageproc::drawing::{draw_filled_rect_mut, draw_hollow_rect_mut};
 use imageproc::rect::Rect;
 
 use crate::ReportError;
-use crate::font;
+use crate::font::Words;
 
 /// Ten colours that are told apart on photographs and on white (after Tableau's palette).
 pub const COLORS: [[u8; 3]; 10] = [
@@ -23,17 +22,35 @@ pub const COLORS: [[u8; 3]; 10] = [
 ];
 
 const MARGIN: u32 = 16;
-const TITLE: PxScale = PxScale { x: 17.0, y: 17.0 };
-const TEXT: PxScale = PxScale { x: 15.0, y: 15.0 };
-const HEADING: PxScale = PxScale { x: 24.0, y: 24.0 };
+/// Width of a cell with a narrower picture, so that there is room for its words.
+const NARROWEST: u32 = 160;
+/// Words above all rows are shortened beyond this, unless the rows are wider.
+const WIDEST_WORDS: u32 = 1000;
+const TITLE: Words = Words {
+    size: 17.0,
+    bold: true,
+};
+const TEXT: Words = Words {
+    size: 15.0,
+    bold: false,
+};
+const LABEL: Words = Words {
+    size: 15.0,
+    bold: true,
+};
+const HEADING: Words = Words {
+    size: 24.0,
+    bold: true,
+};
 const LINE: u32 = 19;
-const BLACK: Rgb<u8> = Rgb([20, 20, 20]);
-const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
+const REMARK_LINE: u32 = 22;
+const BLACK: [u8; 3] = [20, 20, 20];
+const WHITE: [u8; 3] = [255, 255, 255];
 
-/// A picture with words above and below it.
+/// A picture with words above and below it, none of which is wider than its cell.
 #[derive(Debug, Clone)]
 pub struct SheetCell {
-    /// Above the picture, in bold.
+    /// Above the picture, in bold; the middle of a longer one is left out.
     pub title: String,
     /// Below it: put one after the other as long as they fit the cell's width.
     pub notes: Vec<String>,
@@ -43,11 +60,32 @@ pub struct SheetCell {
     pub frame: Option<[u8; 3]>,
 }
 
+/// A line that explains a sheet.
+#[derive(Debug, Clone, Default)]
+pub struct Remark {
+    /// What the line is about, such as a scale of colours, drawn before it.
+    pub sample: Option<RgbImage>,
+    /// The line.
+    pub text: String,
+}
+
+impl Remark {
+    fn width(&self) -> u32 {
+        self.indent() + TEXT.width(&self.text)
+    }
+
+    fn indent(&self) -> u32 {
+        self.sample.as_ref().map_or(0, |image| image.width() + 8)
+    }
+}
+
 /// Pictures with words in rows, under a heading.
 #[derive(Debug, Clone)]
 pub struct Sheet {
     /// Above everything.
     pub heading: String,
+    /// Below the heading, a line each.
+    pub remarks: Vec<Remark>,
     /// Rows of cells, each as high as it needs.
     pub rows: Vec<Vec<SheetCell>>,
 }
@@ -56,19 +94,28 @@ impl Sheet {
     /// Draws the sheet on white.
     pub fn draw(&self) -> RgbImage {
         let row_sizes: Vec<(u32, u32)> = self.rows.iter().map(|row| row_size(row)).collect();
-        let heading = text_size(HEADING, &font::bold(), &self.heading).0;
-        let widths = row_sizes.iter().map(|size| size.0).chain([heading]);
-        let width = widths.max().unwrap_or(0) + 2 * MARGIN;
+        let widest_row = row_sizes.iter().map(|size| size.0).max().unwrap_or(0);
+        let room = widest_row.max(WIDEST_WORDS);
+        let heading = HEADING.fitted(&self.heading, room);
+        let words = self.remarks.iter().map(|remark| remark.width().min(room));
+        let words = words.chain([HEADING.width(&heading)]).max().unwrap_or(0);
+        let width = widest_row.max(words) + 2 * MARGIN;
         let height = row_sizes.iter().map(|size| size.1 + MARGIN).sum::<u32>();
-        let top = MARGIN + 24 + MARGIN;
-        let mut sheet = RgbImage::from_pixel(width, top + height, WHITE);
-        write(
-            &mut sheet,
-            (MARGIN, MARGIN),
-            HEADING,
-            &font::bold(),
-            &self.heading,
-        );
+        let mut top = MARGIN + 24 + MARGIN;
+        if !self.remarks.is_empty() {
+            top += REMARK_LINE * self.remarks.len() as u32 + 4;
+        }
+        let mut sheet = RgbImage::from_pixel(width, top + height, Rgb(WHITE));
+        write(&mut sheet, [MARGIN, MARGIN], HEADING, &heading);
+        for (remark, i) in self.remarks.iter().zip(0..) {
+            let y = MARGIN + 24 + 12 + REMARK_LINE * i;
+            if let Some(sample) = &remark.sample {
+                let middle = i64::from(y) + 9 - i64::from(sample.height() / 2);
+                imageops::replace(&mut sheet, sample, i64::from(MARGIN), middle);
+            }
+            let text = TEXT.fitted(&remark.text, room.saturating_sub(remark.indent()));
+            write(&mut sheet, [MARGIN + remark.indent(), y], TEXT, &text);
+        }
         let mut y = top;
         for (row, (_, height)) in self.rows.iter().zip(row_sizes) {
             let mut x = MARGIN;
@@ -89,14 +136,9 @@ fn row_size(row: &[SheetCell]) -> (u32, u32) {
 }
 
 impl SheetCell {
-    /// As wide as the picture, and as wide as its title and its longest note at least.
+    /// That of the picture, whatever the words are, so that columns stay columns.
     fn width(&self) -> u32 {
-        let title = text_size(TITLE, &font::bold(), &self.title).0;
-        let notes = self
-            .notes
-            .iter()
-            .map(|note| text_size(TEXT, &font::book(), note).0);
-        notes.chain([title, self.image.width()]).max().unwrap_or(0)
+        self.image.width().max(NARROWEST)
     }
 
     fn height(&self) -> u32 {
@@ -110,18 +152,19 @@ impl SheetCell {
         for note in &self.notes {
             let joined = lines.last().map(|line| format!("{line}, {note}"));
             match joined {
-                Some(joined) if text_size(TEXT, &font::book(), &joined).0 <= width => {
+                Some(joined) if TEXT.width(&joined) <= width => {
                     lines.pop();
                     lines.push(joined);
                 }
-                _ => lines.push(note.clone()),
+                _ => lines.push(TEXT.fitted(note, width)),
             }
         }
         lines
     }
 
     fn draw(&self, sheet: &mut RgbImage, x: u32, y: u32) {
-        write(sheet, (x, y), TITLE, &font::bold(), &self.title);
+        let title = TITLE.fitted(&self.title, self.width());
+        write(sheet, [x, y], TITLE, &title);
         let top = y + LINE + 4;
         imageops::replace(sheet, &self.image, i64::from(x), i64::from(top));
         if let Some(color) = self.frame {
@@ -134,7 +177,7 @@ impl SheetCell {
         }
         for (line, i) in self.lines().iter().zip(0..) {
             let y = top + self.image.height() + 6 + LINE * i;
-            write(sheet, (x, y), TEXT, &font::book(), line);
+            write(sheet, [x, y], TEXT, line);
         }
     }
 }
@@ -154,18 +197,16 @@ pub fn outline(
             Rect::at((left + i) as i32, (top + i) as i32).of_size(size(width), size(height));
         draw_hollow_rect_mut(image, frame, Rgb(color));
     }
-    let (text_width, _) = text_size(TEXT, &font::bold(), label);
-    let plate = Rect::at(left as i32, top as i32).of_size(text_width + 6, 17);
+    let plate = Rect::at(left as i32, top as i32).of_size(LABEL.width(label) + 6, 17);
     draw_filled_rect_mut(image, plate, Rgb(color));
-    let place = (left as i32 + 3, top as i32);
-    draw_text_mut(image, WHITE, place.0, place.1, TEXT, &font::bold(), label);
+    LABEL.draw(image, [left as i32 + 3, top as i32], WHITE, label);
 }
 
 /// Puts sheets one above the other.
 pub fn stack(sheets: &[RgbImage]) -> RgbImage {
     let width = sheets.iter().map(RgbImage::width).max().unwrap_or(1);
     let height = sheets.iter().map(RgbImage::height).sum::<u32>();
-    let mut all = RgbImage::from_pixel(width, height.max(1), WHITE);
+    let mut all = RgbImage::from_pixel(width, height.max(1), Rgb(WHITE));
     let mut y = 0;
     for sheet in sheets {
         imageops::replace(&mut all, sheet, 0, y);
@@ -186,8 +227,8 @@ pub fn encode_png(image: &RgbImage) -> Result<Vec<u8>, ReportError> {
     Ok(bytes.into_inner())
 }
 
-fn write(image: &mut RgbImage, (x, y): (u32, u32), scale: PxScale, font: &FontRef, text: &str) {
-    draw_text_mut(image, BLACK, x as i32, y as i32, scale, font, text);
+fn write(image: &mut RgbImage, place: [u32; 2], words: Words, text: &str) {
+    words.draw(image, place.map(|at| at as i32), BLACK, text);
 }
 
 #[cfg(test)]
@@ -215,16 +256,53 @@ mod tests {
     }
 
     #[test]
+    fn columns_stay_columns_whatever_the_names_are() {
+        let named = |title: &str, note: &str| SheetCell {
+            title: title.to_owned(),
+            image: RgbImage::from_pixel(180, 60, Rgb([9, 200, 9])),
+            frame: None,
+            ..cell(&[note])
+        };
+        let long = "a name that goes on and on, as cameras and messengers like to give them.jpg";
+        let row = |name: &str| vec![named(name, "age 3"), named("1", name)];
+        let sheet = Sheet {
+            heading: format!("Nearest: {}", long.repeat(4)),
+            remarks: vec![Remark {
+                sample: Some(RgbImage::new(100, 12)),
+                text: long.repeat(3),
+            }],
+            rows: vec![row("a.jpg"), row(long), row("顔")],
+        };
+        let drawn = sheet.draw();
+        let columns = |x: u32| {
+            drawn
+                .rows()
+                .filter(|row| row.clone().nth(x as usize).unwrap().0 == [9, 200, 9])
+                .count()
+        };
+        for x in [MARGIN, MARGIN + 179, 2 * MARGIN + 180, 2 * MARGIN + 359] {
+            assert_eq!(columns(x), 3 * 60, "{x}");
+        }
+        assert_eq!(columns(MARGIN + 180), 0);
+        assert!(
+            drawn.width() <= WIDEST_WORDS + 2 * MARGIN,
+            "{}",
+            drawn.width()
+        );
+    }
+
+    #[test]
     fn a_sheet_holds_its_pictures_their_words_and_frames() {
         let sheet = Sheet {
             heading: "Operations".to_owned(),
+            remarks: Vec::new(),
             rows: vec![vec![cell(&[]), cell(&["radius 1.0"])], vec![cell(&[])]],
         };
         let drawn = sheet.draw();
         let count = |color: [u8; 3]| drawn.pixels().filter(|p| p.0 == color).count();
         assert_eq!(count([9, 200, 9]), 3 * 120 * 60);
         assert!(count([255, 0, 0]) > 3 * 3 * 2 * (120 + 60));
-        assert!(count(BLACK.0) > 200, "there is text");
+        assert!(count(BLACK) > 200, "there is text");
         assert!(encode_png(&drawn).unwrap().starts_with(b"\x89PNG"));
         assert_eq!(
             stack(&[drawn.clone(), drawn.clone()]).height(),
