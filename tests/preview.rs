@@ -102,8 +102,8 @@ fn wrong_use_is_refused_and_a_missing_file_named() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{text}");
     let output = preview(&out, &["--image", "/no/such/photo.jpg"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("/no/such/photo.jpg"), "{text}");
+    assert!(text.contains("--image /no/such/photo.jpg"), "{text}");
     assert!(!out.exists());
 }

@@ -1,12 +1,34 @@
 //! Commands that draw.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Arg, Args};
 
 use super::{Settings, WeightsArgs};
 
+/// Lists apart what `preview` takes because one command line serves `train` and `plan` too.
+fn of_train(flag: Arg) -> Arg {
+    match flag.get_id().as_str() {
+        "val" | "device" | "precision" | "threads" | "max_memory" => {
+            flag.help_heading("Flags of train, without effect here")
+        }
+        _ => flag,
+    }
+}
+
+/// Lists apart what pictures taken one by one have no use for.
+fn of_batches(flag: Arg) -> Arg {
+    match flag.get_id().as_str() {
+        "batch_size" | "workers" => {
+            flag.help_heading("Flags of other commands, without effect here")
+        }
+        _ => flag,
+    }
+}
+
 #[derive(Debug, Args)]
+#[command(mut_args(of_train))]
 pub(crate) struct Preview {
     #[command(flatten)]
     pub(crate) settings: Settings,
@@ -14,7 +36,7 @@ pub(crate) struct Preview {
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     pub(crate) image: Option<PathBuf>,
     /// Which picture of --data, from 0; the crops are those of its first epoch.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "image")]
     pub(crate) index: usize,
     /// Seed of the crops; default: the configuration's.
     #[arg(long)]
@@ -40,14 +62,15 @@ pub(crate) struct Pictures {
     #[arg(long, value_name = "SPEC")]
     pub(crate) data: Option<String>,
     /// How many of --data.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, conflicts_with = "image")]
     pub(crate) count: usize,
     /// Seed of the choice.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, conflicts_with = "image")]
     pub(crate) seed: u64,
 }
 
 #[derive(Debug, Args)]
+#[command(mut_args(of_batches))]
 pub(crate) struct Attention {
     #[command(flatten)]
     pub(crate) weights: WeightsArgs,
@@ -105,8 +128,8 @@ pub(crate) struct Tsne {
     #[arg(long, default_value_t = 30.0)]
     pub(crate) perplexity: f64,
     /// Iterations in all.
-    #[arg(long, default_value_t = 1000)]
-    pub(crate) iterations: usize,
+    #[arg(long, default_value = "1000")]
+    pub(crate) iterations: NonZeroUsize,
 }
 
 #[derive(Debug, Args)]
@@ -117,7 +140,7 @@ pub(crate) struct Pca {
     #[arg(long)]
     pub(crate) patches: bool,
     /// How many pictures with --patches.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, requires = "patches")]
     pub(crate) count: usize,
 }
 
@@ -129,7 +152,7 @@ pub(crate) struct Neighbors {
     /// synthetic:portraits?count=2000&seed=0.
     #[arg(long, value_name = "SPEC")]
     pub(crate) data: String,
-    /// The picture whose neighbours are shown.
+    /// The picture whose neighbours are shown; one of --data is not its own neighbour.
     #[arg(
         long,
         value_name = "FILE",

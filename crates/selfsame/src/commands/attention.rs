@@ -6,24 +6,22 @@ use anyhow::Context;
 use candle_core::Device;
 use image::RgbImage;
 use selfsame_checkpoint::write_bytes;
-use selfsame_data::Limits;
-use selfsame_data::decode::decode_file;
-use selfsame_eval::choose;
 use selfsame_report::{CellMap, Sheet, SheetCell, encode_png};
 use selfsame_train::{CellMaps, MapKind};
 use serde_json::json;
 
-use crate::cli::{Attention, Pictures, WeightsArgs};
+use crate::cli::{Attention, WeightsArgs};
+use crate::device;
 use crate::exit::{Done, extension, usage};
-use crate::figures::attention::{Prepared, heads};
-use crate::figures::cell;
+use crate::figures::attention::{Prepared, SIDE, heads, key, nothing_to_show};
 use crate::figures::grown::Grown;
+use crate::figures::pictures::{Chosen, check_rows, check_sheet};
+use crate::figures::{cell, remark, whose};
 use crate::memory::{Evaluation, check_whole};
-use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
+use crate::overwriting::refuse_overwriting;
 use crate::scores::print_json;
 use crate::stderr::tell;
 use crate::weights::{Loaded, Weights};
-use crate::{data, device};
 
 /// Cells of a row.
 const COLUMNS: usize = 8;
@@ -50,9 +48,7 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     {
         return Err(usage("--mass: a share above 0 and up to 1, such as 0.6"));
     }
-    if args.pictures.image.is_none() && args.pictures.count == 0 {
-        return Err(usage("--count 0: at least one picture is needed"));
-    }
+    let chosen = Chosen::open(&args.pictures, flags, out)?;
     device::set_threads(flags.threads)?;
     let device = device::open(&flags.device)?;
     let newest = open(&flags.weights, flags, &device)?;
@@ -83,12 +79,25 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
         _ => {}
     }
 
+    let panels = match (columns.len(), loaded.model.vit_dims()) {
+        (0, Some(dims)) => 2 + dims.num_heads,
+        (0, None) => 2,
+        (snapshots, _) => 1 + snapshots,
+    };
+    let rows_each = match columns.len() {
+        0 => panels.div_ceil(COLUMNS),
+        _ => 1,
+    };
+    let rows_of = |count: usize| count.saturating_mul(rows_each);
     if !args.whole {
-        evaluation(&newest, &args.pictures, flags)?.check(&device)?;
+        let across = panels.div_ceil(rows_each).max(panels.min(COLUMNS));
+        check_sheet("--count", chosen.count(), rows_of, across, SIDE)?;
+        evaluation(&newest, chosen.count(), flags).check(&device)?;
     }
     let mut rows: Vec<Vec<SheetCell>> = Vec::new();
     let mut told = Vec::new();
-    for (name, picture) in pictures(&args.pictures, flags, out)? {
+    let mut single = None;
+    chosen.each(|name, picture| {
         let (prepared, mut notes) = prepare(args, &newest, &picture, &device)?;
         if !columns.is_empty() {
             let mut row = vec![cell(&name, notes, prepared.image.clone())];
@@ -96,30 +105,51 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
             for (title, weights) in &columns {
                 let maps = prepared.maps(weights, args.block, &device)?;
                 let image = prepared.overlaid(&maps, maps.mean(), args.mass);
-                row.push(cell(title, Vec::new(), image));
+                row.push(cell(title, nothing_to_show(&maps), image));
                 seen.push(json!({"weights": title, "maps": told_of(&maps, args.mass)}));
             }
             rows.push(row);
             told.push(json!({"file": name, "snapshots": seen}));
-            continue;
+            return check_rows("--count", told.len(), &rows);
         }
         let maps = prepared.maps(loaded, args.block, &device)?;
         told.push(json!({"file": name, "maps": told_of(&maps, args.mass)}));
         notes.push(format!("{} × {} cells", maps.columns, maps.rows));
+        if maps.rows * maps.columns == 1 {
+            single = Some(prepared.size());
+        }
         let cells = heads(&name, notes, &prepared, &maps, args.mass);
         rows.extend(cells.chunks(COLUMNS).map(<[SheetCell]>::to_vec));
-    }
-    let what = match (blocks, args.block) {
-        (0, _) => "Norm of the last feature map".to_owned(),
-        (n, block) => format!(
-            "Attention of the class token, block {}",
-            block.unwrap_or(n - 1)
-        ),
+        check_rows("--count", told.len(), &rows)
+    })?;
+    let heading = match (blocks.checked_sub(1), args.block) {
+        (None, _) => "Norm of the last feature map".to_owned(),
+        (Some(last), Some(block)) if block < last => {
+            format!("Attention of the class token, block {block} of 0 to {last}")
+        }
+        (Some(last), _) => {
+            format!("Attention of the class token, last block ({last} of 0 to {last})")
+        }
     };
-    let heading = format!("{what}: {}", newest.describe());
-    let png = encode_png(&Sheet { heading, rows }.draw())?;
-    write_bytes(&args.out, &png)?;
-    tell!("wrote {}", args.out.display());
+    let mut remarks = vec![remark(whose(&newest, flags))];
+    remarks.extend(key(args.mass));
+    let sheet = Sheet {
+        heading,
+        remarks,
+        rows,
+    };
+    write_bytes(&args.out, &encode_png(&sheet.draw())?)?;
+    if let Some([height, width]) = single {
+        tell!(
+            "note: at {width} x {height} pixels the network has one cell, of which there is nothing \
+             to show; a larger --image-size has more"
+        );
+    }
+    tell!(
+        "wrote {}: {}",
+        args.out.display(),
+        chosen.told(told.len(), args.pictures.count)
+    );
     if args.json {
         print_json(&json!({
             "attention": told,
@@ -175,22 +205,19 @@ fn open(spec: &str, flags: &WeightsArgs, device: &Device) -> anyhow::Result<Weig
 /// What it takes to prepare pictures and to run them one by one; they are not loaded in batches.
 pub(crate) fn evaluation<'a>(
     weights: &'a Weights,
-    pictures: &Pictures,
+    pictures: usize,
     flags: &WeightsArgs,
-) -> anyhow::Result<Evaluation<'a>> {
-    Ok(Evaluation {
+) -> Evaluation<'a> {
+    Evaluation {
         weights,
         size: weights.image_size(flags.image_size),
         batch_size: 1,
         batch_flag: None,
         workers: 0,
-        pictures: match pictures.image {
-            Some(_) => 1,
-            None => pictures.count,
-        },
+        pictures,
         rows: 0,
         trains: false,
-    })
+    }
 }
 
 /// A picture for the network, and what is to be said about it.
@@ -229,33 +256,4 @@ fn prepare(
         notes.push(format!("cropped from {asked} to {size} pixels"));
     }
     Ok((Prepared::evaluated(picture, &crop), notes))
-}
-
-/// The pictures asked for, with their names; `out` is the flag of a result that must be none of them.
-pub(crate) fn pictures(
-    args: &Pictures,
-    flags: &WeightsArgs,
-    out: (&str, &Path),
-) -> anyhow::Result<Vec<(String, RgbImage)>> {
-    if let Some(path) = &args.image {
-        let picture =
-            decode_file(path, &Limits::default()).with_context(|| format!("{}", path.display()))?;
-        let name = path.file_name().unwrap_or(path.as_os_str());
-        return Ok(vec![(name.to_string_lossy().into_owned(), picture)]);
-    }
-    let spec = args.data.as_deref().unwrap_or_default();
-    let set = data::of_flags(spec, flags)?;
-    refuse_overwriting_pictures(out, ("--data", set.as_ref()))?;
-    let mut found = Vec::new();
-    for sample in choose(set.len(), set.len(), args.seed) {
-        if found.len() == args.count {
-            break;
-        }
-        match set.decode(sample) {
-            Ok(picture) => found.push((set.name(sample).to_owned(), picture)),
-            Err(error) => tell!("left out: {}: {error}", set.name(sample)),
-        }
-    }
-    anyhow::ensure!(!found.is_empty(), "{spec}: not one picture could be used");
-    Ok(found)
 }

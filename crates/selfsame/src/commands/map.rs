@@ -10,19 +10,24 @@ use selfsame_eval::{Features, TsneConfig, tsne as descend};
 use selfsame_report::{Scatter, Sheet, encode_png, render_png};
 use serde_json::json;
 
-use super::attention::{evaluation, pictures};
+use super::attention::evaluation;
 use super::embed::quoted;
 use crate::cli::{MapArgs, Pca, Pictures, Tsne};
 use crate::embedding::embed_all;
 use crate::exit::{Done, extension, usage};
-use crate::figures::attention::{Prepared, patch_components};
+use crate::figures::attention::{Prepared, SIDE, patch_components};
 use crate::figures::map::{coloring, tsne_chart};
+use crate::figures::pictures::{Chosen, check_sheet};
+use crate::figures::{remark, whose};
 use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::progress::CountProgress;
 use crate::scores::{label_or_usage, print_json};
 use crate::stderr::tell;
 use crate::weights::Weights;
 use crate::{data, device};
+
+/// Pictures of a row of a sheet.
+const COLUMNS: usize = 8;
 
 /// Features of unit length, with the names and labels of their pictures.
 struct Embedded {
@@ -53,7 +58,7 @@ pub(crate) fn tsne(args: &Tsne) -> anyhow::Result<Done> {
     let embedded = embedded(&args.map)?;
     let config = TsneConfig {
         perplexity: args.perplexity,
-        iterations: args.iterations,
+        iterations: args.iterations.get(),
         seed: args.map.seed,
         ..TsneConfig::default()
     };
@@ -143,35 +148,47 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
     extension(&map.out, &["png"])?;
     let out = ("--out", map.out.as_path());
     refuse_overwriting(out, &inputs(map))?;
-    if args.count == 0 {
-        return Err(usage("--count 0: at least one picture is needed"));
-    }
-    device::set_threads(flags.threads)?;
-    let device = device::open(&flags.device)?;
-    let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
-    let crop = weights.eval_crop(flags)?;
-    let chosen = Pictures {
+    let pictures = Pictures {
         image: None,
         data: Some(map.data.clone()),
         count: args.count,
         seed: map.seed,
     };
-    evaluation(&weights, &chosen, flags)?.check(&device)?;
-    let prepared = pictures(&chosen, flags, out)?.into_iter();
-    let prepared: Vec<(String, Prepared)> = prepared
-        .map(|(name, picture)| (name, Prepared::evaluated(&picture, &crop)))
-        .collect();
+    let chosen = Chosen::open(&pictures, flags, out)?;
+    let (count, rows) = (chosen.count(), |count: usize| 2 * count.div_ceil(COLUMNS));
+    check_sheet("--count", count, rows, count.min(COLUMNS), SIDE)?;
+    device::set_threads(flags.threads)?;
+    let device = device::open(&flags.device)?;
+    let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
+    let crop = weights.eval_crop(flags)?;
+    evaluation(&weights, count, flags).check(&device)?;
+    let mut prepared: Vec<(String, Prepared)> = Vec::new();
+    chosen.each(|name, picture| {
+        prepared.push((name, Prepared::evaluated(&picture, &crop)));
+        Ok(())
+    })?;
     let mut rows = Vec::new();
-    let (pictures, patches, pca) = patch_components(&prepared, weights.backbone()?, &device)?;
-    for (above, below) in pictures.chunks(8).zip(patches.chunks(8)) {
+    let (above, below, pca) = patch_components(&prepared, weights.backbone()?, &device)?;
+    for (above, below) in above.chunks(COLUMNS).zip(below.chunks(COLUMNS)) {
         rows.extend([above.to_vec(), below.to_vec()]);
     }
-    let heading = format!(
-        "First three principal components of patch features: {}",
-        weights.describe()
+    let remarks = vec![
+        remark(whose(&weights, flags)),
+        remark(
+            "as red, green and blue, of these pictures together: like colours are like features",
+        ),
+    ];
+    let sheet = Sheet {
+        heading: "First three principal components of patch features".to_owned(),
+        remarks,
+        rows,
+    };
+    write_bytes(&map.out, &encode_png(&sheet.draw())?)?;
+    tell!(
+        "wrote {}: {}",
+        map.out.display(),
+        chosen.told(prepared.len(), args.count)
     );
-    write_bytes(&map.out, &encode_png(&Sheet { heading, rows }.draw())?)?;
-    tell!("wrote {}", map.out.display());
     if map.json {
         let files: Vec<&str> = prepared.iter().map(|(name, _)| name.as_str()).collect();
         print_json(&json!({

@@ -5,11 +5,9 @@ use std::path::Path;
 use anyhow::Context;
 use image::RgbImage;
 use selfsame_checkpoint::write_bytes;
-use selfsame_data::Limits;
 use selfsame_data::augment::{
     AugmentConfig, CropBox, DrawnOp, DrawnView, Interpolation, MultiCrop, SampleKey, Workspace, ops,
 };
-use selfsame_data::decode::decode_file;
 use selfsame_report::{COLORS, Sheet, SheetCell, encode_png, outline, stack};
 use selfsame_train::RunConfig;
 
@@ -17,6 +15,7 @@ use crate::cli::Preview;
 use crate::config::Merged;
 use crate::data;
 use crate::exit::{Done, extension, usage};
+use crate::figures::pictures::of_image;
 use crate::memory::check_preview;
 use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::stderr::tell;
@@ -55,12 +54,7 @@ pub(crate) fn run(args: &Preview) -> anyhow::Result<Done> {
     refuse_overwriting(out, &[("--data", Path::new(&config.data.train))])?;
     check_preview(&config.augment)?;
     let (name, picture) = match &args.image {
-        Some(path) => {
-            let picture = decode_file(path, &Limits::default())
-                .with_context(|| format!("{}", path.display()))?;
-            let name = path.file_name().unwrap_or(path.as_os_str());
-            (name.to_string_lossy().into_owned(), picture)
-        }
+        Some(path) => of_image(path)?,
         None if config.data.train.is_empty() => {
             return Err(usage(
                 "--image FILE or --data SPEC: say which picture to show",
@@ -193,6 +187,7 @@ impl PreviewOf {
         let rows = cells.chunks(COLUMNS).map(<[SheetCell]>::to_vec).collect();
         Sheet {
             heading: format!("Single operations: {title}"),
+            remarks: Vec::new(),
             rows,
         }
     }
@@ -232,6 +227,7 @@ impl PreviewOf {
         rows.extend(locals.chunks(COLUMNS).map(<[SheetCell]>::to_vec));
         Ok(Sheet {
             heading: format!("Multi-crop with seed {}: {title}", key.run_seed),
+            remarks: Vec::new(),
             rows,
         })
     }

@@ -5,7 +5,7 @@ use image::{RgbImage, imageops};
 use selfsame_data::augment::EvalCrop;
 use selfsame_eval::{Features, Pca};
 use selfsame_models::InputConfig;
-use selfsame_report::{CellMap, SheetCell, rgb_cells};
+use selfsame_report::{CellMap, Remark, SheetCell, heat_bar, rgb_cells};
 use selfsame_train::{CellMaps, MapKind, attention, patch_features};
 
 use super::{cell, shown};
@@ -68,6 +68,11 @@ impl Prepared {
         Some((prepared, note))
     }
 
+    /// Height and width for the network.
+    pub(crate) fn size(&self) -> [usize; 2] {
+        self.size
+    }
+
     /// Where a backbone looks in it.
     pub(crate) fn maps(
         &self,
@@ -92,11 +97,44 @@ impl Prepared {
             values,
         };
         let mut image = map.over(&self.image);
-        if let Some(share) = mass {
+        if let Some(share) = mass
+            && !map.is_flat()
+        {
             map.outline(&mut image, share, OUTLINE);
         }
         image
     }
+}
+
+/// What a map cannot show, to be said below it.
+pub(crate) fn nothing_to_show(maps: &CellMaps) -> Vec<String> {
+    match maps.rows * maps.columns {
+        1 => vec!["one cell, nothing to show".to_owned()],
+        _ => Vec::new(),
+    }
+}
+
+/// What the colours of maps mean, and the outline of `mass` if there is one.
+pub(crate) fn key(mass: Option<f64>) -> Vec<Remark> {
+    let mut key = vec![Remark {
+        sample: Some(heat_bar(120, 14)),
+        text: "lowest to highest of each panel by itself: colours of two panels do not compare"
+            .to_owned(),
+    }];
+    if let Some(share) = mass {
+        let mut sample = RgbImage::from_pixel(28, 14, image::Rgb([90; 3]));
+        let whole = CellMap {
+            columns: 1,
+            rows: 1,
+            values: vec![1.0],
+        };
+        whole.outline(&mut sample, 1.0, OUTLINE);
+        key.push(Remark {
+            sample: Some(sample),
+            text: format!("outline: the fewest cells that hold {share} of the sum of their panel"),
+        });
+    }
+    key
 }
 
 /// The picture, the mean over the heads, and each head.
@@ -108,16 +146,16 @@ pub(crate) fn heads(
     mass: Option<f64>,
 ) -> Vec<SheetCell> {
     let mut cells = vec![cell(name, notes, prepared.image.clone())];
+    let image = prepared.overlaid(maps, maps.mean(), mass);
     if maps.kind == MapKind::FeatureNorm {
-        let image = prepared.overlaid(maps, maps.mean(), mass);
-        cells.push(cell("norm of the last feature map", Vec::new(), image));
+        cells.push(cell("feature norm", nothing_to_show(maps), image));
         return cells;
     }
-    let image = prepared.overlaid(maps, maps.mean(), mass);
-    cells.push(cell("mean of the heads", Vec::new(), image));
+    cells.push(cell("mean of the heads", nothing_to_show(maps), image));
     for (i, map) in maps.maps.iter().enumerate() {
         let image = prepared.overlaid(maps, map.clone(), mass);
-        cells.push(cell(format!("head {}", i + 1), Vec::new(), image));
+        let title = format!("head {} of {}", i + 1, maps.maps.len());
+        cells.push(cell(title, nothing_to_show(maps), image));
     }
     cells
 }

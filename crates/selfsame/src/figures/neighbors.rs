@@ -11,7 +11,7 @@ use selfsame_report::{COLORS, SheetCell};
 use super::{cell, shown};
 
 /// Side of the drawn pictures in pixels.
-const SIDE: usize = 160;
+pub(crate) const SIDE: usize = 160;
 
 /// The picture asked about, framed.
 pub(crate) fn query(

@@ -156,6 +156,7 @@ fn attention_of(
     page.section("Attention");
     let image = Sheet {
         heading: what.to_owned(),
+        remarks: Vec::new(),
         rows: sheet,
     };
     page.png(
@@ -166,6 +167,7 @@ fn attention_of(
     let (above, below, _) = patch_components(&pictures, loaded, facts.device)?;
     let image = Sheet {
         heading: "Principal components of patch features".to_owned(),
+        remarks: Vec::new(),
         rows: vec![above, below],
     };
     page.png(
@@ -225,6 +227,7 @@ fn nearest(page: &mut Page, subjects: &Subjects, chosen: &[usize]) -> anyhow::Re
     page.section("Nearest neighbours");
     let image = Sheet {
         heading: format!("Nearest of {} pictures", all.n),
+        remarks: Vec::new(),
         rows: sheet,
     };
     page.png(

@@ -1,0 +1,229 @@
+//! What pictures are asked for and refused: `attention`, `neighbors`, `pca`, `tsne` and `preview`.
+
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{Answer, done, scratch, selfsame, text};
+use serde_json::Value;
+
+const WEIGHTS: &str = "random:vit_tiny/8@16";
+
+/// A folder of small pictures that differ.
+fn pictures(dir: &Path, count: usize) -> PathBuf {
+    let folder = dir.join("pictures");
+    std::fs::create_dir(&folder).unwrap();
+    for i in 0..count {
+        let value = |x: u32, y: u32| (i as u32 * 37 + x * 5 * (i as u32 + 1) + y * 3) as u8;
+        let picture = image::RgbImage::from_fn(24, 24, |x, y| image::Rgb([value(x, y), 90, 200]));
+        picture.save(folder.join(format!("{i}.png"))).unwrap();
+    }
+    folder
+}
+
+fn with<'a>(args: &[&'a str], out: &'a str) -> Vec<&'a str> {
+    let mut all = args.to_vec();
+    all.extend(["--out", out]);
+    all
+}
+
+fn refused(args: &[&str], words: &[&str]) {
+    let answer = selfsame(args);
+    assert_eq!(answer.code, 2, "{args:?}: {}", answer.stderr);
+    for word in words {
+        assert!(answer.stderr.contains(word), "{word}: {}", answer.stderr);
+    }
+}
+
+fn drawn(args: &[&str]) -> Answer {
+    let answer = selfsame(args);
+    assert_eq!(answer.code, 0, "{args:?}: {}", answer.stderr);
+    answer
+}
+
+#[test]
+fn a_file_of_the_data_is_not_its_own_neighbour() {
+    let dir = scratch("looking-own");
+    let folder = pictures(&dir, 5);
+    let (data, out) = (text(&folder), text(&dir.join("near.png")));
+    let file = text(&folder.join("3.png"));
+    let roundabout = text(&folder.join("../pictures/3.png"));
+    let mut paths = vec![file, roundabout];
+    #[cfg(unix)]
+    {
+        let link = dir.join("elsewhere.png");
+        std::os::unix::fs::symlink(folder.join("3.png"), &link).unwrap();
+        paths.push(text(&link));
+    }
+    for path in &paths {
+        let args = ["neighbors", "--weights", WEIGHTS, "--data", &data];
+        let mut args = with(&args, &out);
+        args.extend(["--image", path, "--threads", "1", "--json"]);
+        let answer = drawn(&args);
+        let told: Value = serde_json::from_str(&answer.stdout).unwrap();
+        assert_eq!((&told["n"], &told["index"]), (&4.into(), &3.into()));
+        let near = told["neighbors"].as_array().unwrap();
+        assert!(near.iter().all(|n| n["file"] != "3.png"), "{path}: {told}");
+        assert!(answer.stderr.contains("is picture 3 of --data"), "{path}");
+        assert!(
+            answer
+                .stderr
+                .contains("4 of 4 pictures, fewer than --count 9")
+        );
+    }
+    // A copy is another picture, and the nearest.
+    let copy = dir.join("copy.png");
+    std::fs::copy(folder.join("3.png"), &copy).unwrap();
+    let copy = text(&copy);
+    let args = ["neighbors", "--weights", WEIGHTS, "--data", &data];
+    let mut args = with(&args, &out);
+    args.extend(["--image", &copy, "--threads", "1", "--json"]);
+    let told: Value = serde_json::from_str(&done(&args)).unwrap();
+    assert_eq!((&told["n"], &told["index"]), (&5.into(), &Value::Null));
+    assert_eq!(told["neighbors"][0]["file"], "3.png");
+}
+
+#[test]
+fn a_picture_that_is_not_there_is_a_wrong_flag() {
+    let dir = scratch("looking-missing");
+    let folder = text(&pictures(&dir, 2));
+    let out = text(&dir.join("none.png"));
+    for path in ["/no/such/photo.jpg", &folder] {
+        refused(
+            &with(&["preview", "--image", path], &out),
+            &["--image", path],
+        );
+        let args = ["attention", "--weights", WEIGHTS, "--image", path];
+        refused(&with(&args, &out), &["--image", path]);
+        let mut args = vec!["neighbors", "--weights", WEIGHTS, "--data", &folder];
+        args.extend(["--image", path]);
+        refused(&with(&args, &out), &["--image", path]);
+    }
+    // What is there and cannot be decoded is no mistake in the command, but its flag is named.
+    let words = text(&dir.join("words.txt"));
+    std::fs::write(&words, "words").unwrap();
+    let answer = selfsame(&with(&["preview", "--image", &words], &out));
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    assert!(answer.stderr.contains("--image"), "{}", answer.stderr);
+    assert!(!dir.join("none.png").exists());
+}
+
+#[test]
+fn flags_without_effect_are_refused_or_listed_as_such() {
+    let dir = scratch("looking-flags");
+    let folder = pictures(&dir, 3);
+    let file = text(&folder.join("0.png"));
+    let (folder, out) = (text(&folder), text(&dir.join("out.png")));
+    let preview = ["preview", "--image", &file, "--index", "0"];
+    refused(&with(&preview, &out), &["--image", "--index"]);
+    for flag in ["--count", "--seed"] {
+        let args = [
+            "attention",
+            "--weights",
+            WEIGHTS,
+            "--image",
+            &file,
+            flag,
+            "3",
+        ];
+        refused(&with(&args, &out), &["--image", flag]);
+    }
+    let args = [
+        "pca",
+        "--weights",
+        WEIGHTS,
+        "--data",
+        &folder,
+        "--count",
+        "3",
+    ];
+    refused(&with(&args, &out), &["--patches"]);
+    let args = [
+        "tsne",
+        "--weights",
+        WEIGHTS,
+        "--data",
+        &folder,
+        "--iterations",
+        "0",
+    ];
+    refused(&with(&args, &out), &["--iterations"]);
+    assert!(!dir.join("out.png").exists());
+
+    // One command line serves train, plan and preview: theirs are listed apart.
+    let help = done(&["preview", "--help"]);
+    let (own, of_train) = help
+        .split_once("Flags of train, without effect here:")
+        .unwrap();
+    for flag in [
+        "--val",
+        "--device",
+        "--precision",
+        "--threads",
+        "--max-memory",
+    ] {
+        let flag = format!("{flag} <");
+        assert!(of_train.contains(&flag) && !own.contains(&flag), "{flag}");
+    }
+    assert!(own.contains("--index <") && own.contains("--layout <"));
+}
+
+#[test]
+fn how_many_are_shown_is_told_and_a_sheet_too_large_refused() {
+    let dir = scratch("looking-count");
+    let folder = text(&pictures(&dir, 3));
+    let out = text(&dir.join("out.png"));
+    let flags = ["--weights", WEIGHTS, "--threads", "1"];
+    let draw = |args: &[&str]| drawn(&with(&[args, &flags].concat(), &out)).stderr;
+    let told = draw(&["attention", "--data", &folder, "--count", "2"]);
+    assert!(told.contains("2 of 3 pictures\n"), "{told}");
+    for command in [&["attention"][..], &["pca", "--patches"]] {
+        let told = draw(&[command, &["--data", &folder, "--count", "99999"]].concat());
+        assert!(
+            told.contains("3 of 3 pictures, fewer than --count 99999"),
+            "{told}"
+        );
+    }
+    let many = "synthetic:portraits?count=5000&seed=0";
+    std::fs::remove_file(&out).unwrap();
+    for command in [
+        &["attention", "--count", "5000"][..],
+        &["pca", "--patches", "--count", "5000"],
+        &["neighbors", "--index", "0", "--count", "4999"],
+    ] {
+        let args = [command, &flags, &["--data", many]].concat();
+        refused(&with(&args, &out), &["--count", "is the most that fits"]);
+    }
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn a_map_of_one_cell_is_no_map_of_zeros() {
+    let dir = scratch("looking-cell");
+    let out = dir.join("out.png");
+    let file = dir.join("grey.png");
+    image::RgbImage::from_pixel(40, 40, image::Rgb([150; 3]))
+        .save(&file)
+        .unwrap();
+    let (file, out_text) = (text(&file), text(&out));
+    let args = [
+        "attention",
+        "--weights",
+        "random:resnet18",
+        "--image",
+        &file,
+    ];
+    let mut args = with(&args, &out_text);
+    args.extend(["--image-size", "32"]);
+    let told = drawn(&args).stderr;
+    assert!(
+        told.contains("one cell") && told.contains("--image-size"),
+        "{told}"
+    );
+    // The picture, and the panel beside it that has no colour to give it.
+    let sheet = image::open(&out).unwrap().to_rgb8();
+    let grey = sheet.pixels().filter(|pixel| pixel.0 == [150; 3]).count();
+    assert!(grey >= 2 * 224 * 224, "{grey}");
+}
