@@ -1,4 +1,5 @@
-//! What pictures are asked for and refused: `attention`, `neighbors`, `pca`, `tsne` and `preview`.
+//! What is drawn of which pictures, and what is refused: `attention`, `neighbors`, `pca`, `tsne`,
+//! `preview`, and the page of a small ResNet.
 
 #![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
 
@@ -6,7 +7,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Answer, done, scratch, selfsame, text};
+use common::{Answer, done, scratch, selfsame, text, tiny_run};
 use serde_json::Value;
 
 const WEIGHTS: &str = "random:vit_tiny/8@16";
@@ -226,4 +227,37 @@ fn a_map_of_one_cell_is_no_map_of_zeros() {
     let sheet = image::open(&out).unwrap().to_rgb8();
     let grey = sheet.pixels().filter(|pixel| pixel.0 == [150; 3]).count();
     assert!(grey >= 2 * 224 * 224, "{grey}");
+}
+
+#[test]
+fn values_are_counted_where_pictures_are_and_small_resnets_shown_larger() {
+    let dir = scratch("report-resnet");
+    let folder = |name: &str, first: u8| {
+        let folder = dir.join(name);
+        std::fs::create_dir(&folder).unwrap();
+        for i in first..first + 12 {
+            let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+                image::Rgb([i * 9, (x * 7) as u8, (y * 3) as u8 ^ i])
+            });
+            let file = format!("{i}_Person{i}_{}_f.png", 20 + i);
+            picture.save(folder.join(file)).unwrap();
+        }
+        text(&folder)
+    };
+    let (train, val) = (folder("train", 0), folder("val", 12));
+    let run = dir.join("run");
+    let mut args = tiny_run(&run, &["model.arch=resnet18", "train.max_steps=1"]);
+    args.retain(|arg| arg != "--no-report");
+    // A ResNet has none of these.
+    for key in ["model.embed_dim", "model.depth", "model.num_heads"] {
+        let at = args.iter().position(|arg| arg.starts_with(key)).unwrap();
+        args.drain(at - 1..=at);
+    }
+    let at = args.iter().position(|arg| arg == "--data").unwrap() + 1;
+    args[at] = train;
+    args.extend(["--val".to_owned(), val]);
+    done(&args);
+    let page = std::fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("12 values among 12 pictures to learn from: too many"));
+    assert!(page.contains("with 64 pixels, twice what it was trained at"));
 }

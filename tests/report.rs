@@ -102,6 +102,7 @@ fn the_page_holds_every_section_and_asks_for_nothing() {
     for name in ["after training", "random weights", "raw pixels"] {
         assert!(page.contains(name), "{name}");
     }
+    assert!(page.contains("each with the 6 of 39 others whose features are nearest"));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::Facts;
 use super::subjects::Subjects;
 use crate::cli::Which;
 use crate::commands::preview::crops_sheet;
-use crate::figures::attention::{Prepared, patch_components};
+use crate::figures::attention::{Prepared, nothing_to_show, patch_components};
 use crate::figures::cell;
 use crate::figures::grown::Grown;
 use crate::figures::map::{coloring, tsne_chart};
@@ -110,12 +110,15 @@ fn attention_of(
         patch => patch,
     };
     let mut note = String::new();
-    if crop.image_size / cell_side < FEW_CELLS && loaded.backbone.num_blocks() > 0 {
+    if crop.image_size / cell_side < FEW_CELLS {
         crop.image_size *= 2;
         note = format!(
             " The pictures are shown to it with {} pixels, twice what it was trained at.",
             crop.image_size
         );
+    }
+    if crop.image_size <= cell_side {
+        note += " They are one cell even so, of which there is nothing to show.";
     }
     let grown = Grown::open(facts.dir, MAX_SNAPSHOTS, loaded, |path| {
         Weights::open(&path.to_string_lossy(), Which::Teacher, None, facts.device)
@@ -135,17 +138,17 @@ fn attention_of(
         let before = first_attention(subjects, &picture, &crop, facts.device)?;
         cells.push(cell(
             "random weights",
-            Vec::new(),
+            nothing_to_show(&before),
             prepared.overlaid(&before, before.mean(), None),
         ));
         for (title, weights) in snapshots {
             let maps = prepared.maps(weights.backbone()?, None, facts.device)?;
             let image = prepared.overlaid(&maps, maps.mean(), None);
-            cells.push(cell(title, Vec::new(), image));
+            cells.push(cell(title, nothing_to_show(&maps), image));
         }
         let maps = prepared.maps(loaded, None, facts.device)?;
         let image = prepared.overlaid(&maps, maps.mean(), Some(0.6));
-        cells.push(cell(newest, Vec::new(), image));
+        cells.push(cell(newest, nothing_to_show(&maps), image));
         sheet.push(cells);
         pictures.push((String::from("picture"), prepared));
     }
@@ -162,7 +165,10 @@ fn attention_of(
     page.png(
         &encode_png(&image.draw())?,
         &format!("{what} over {} pictures as training went on", chosen.len()),
-        &format!("{what}; bright is much. The outline holds six tenths of it.{note}"),
+        &format!(
+            "{what}, each panel from its lowest (dark) to its highest (bright). The outline holds \
+             six tenths of it.{note}"
+        ),
     );
     let (above, below, _) = patch_components(&pictures, loaded, facts.device)?;
     let image = Sheet {
@@ -188,13 +194,7 @@ fn first_attention(
 ) -> anyhow::Result<selfsame_train::CellMaps> {
     let pixels = crop.apply(picture).data;
     let size = [crop.image_size; 2];
-    Ok(attention(
-        subjects.untrained.backbone(),
-        &pixels,
-        size,
-        None,
-        device,
-    )?)
+    Ok(attention(subjects.begun(), &pixels, size, None, device)?)
 }
 
 fn nearest(page: &mut Page, subjects: &Subjects, chosen: &[usize]) -> anyhow::Result<()> {
@@ -225,16 +225,18 @@ fn nearest(page: &mut Page, subjects: &Subjects, chosen: &[usize]) -> anyhow::Re
         sheet.push(cells);
     }
     page.section("Nearest neighbours");
+    let others = all.n - 1;
     let image = Sheet {
-        heading: format!("Nearest of {} pictures", all.n),
+        heading: format!("Nearest of {others} other pictures"),
         remarks: Vec::new(),
         rows: sheet,
     };
     page.png(
         &encode_png(&image.draw())?,
         &format!(
-            "{} pictures, each with the {COUNT} whose features are nearest",
-            chosen.len()
+            "{} pictures, each with the {} of {others} others whose features are nearest",
+            chosen.len(),
+            COUNT.min(others)
         ),
         "Framed: the picture asked about. Distances are 1 − cosine similarity.",
     );

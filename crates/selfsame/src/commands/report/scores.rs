@@ -71,17 +71,18 @@ pub(super) fn add(page: &mut Page, subjects: &Subjects) -> anyhow::Result<Map<St
         let texts = sides[0].bank_texts.iter().chain(sides[0].queries().1);
         let encoder = LabelEncoder::fit(texts);
         let (banked, asked) = (sides[0].bank.n, sides[0].queries().0.n);
+        let to_learn = LabelEncoder::fit(&sides[0].bank_texts).num_classes();
         if banked < 10 || asked < 2 || encoder.num_classes() < 2 {
             page.heading(&label);
             page.text("Too few pictures carry it, or all the same value.");
         } else if encoder.suggests_regression() {
             let scores = numbers(page, &label, subjects, &sides)?;
             all.insert(label, scores);
-        } else if encoder.num_classes() * 4 > banked {
+        } else if to_learn * 4 > banked {
             page.heading(&label);
             page.text(&format!(
-                "{} values among {banked} pictures: too many to be told by neighbours.",
-                encoder.num_classes()
+                "{to_learn} values among {banked} pictures to learn from: too many to be told by \
+                 neighbours."
             ));
         } else {
             let scores = classes(page, &label, subjects, &sides, &encoder)?;
