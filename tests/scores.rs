@@ -274,3 +274,169 @@ fn the_official_protocol_says_what_it_took() {
         assert_eq!(value["protocol"]["features"], features, "{weights}");
     }
 }
+
+#[test]
+fn a_label_of_numbers_is_predicted_by_ridge_regression() {
+    let dir = scratch("scores-ridge");
+    // The more red, the less blue.
+    let shades = |name: &str, first: usize| {
+        let rows = (first..250).step_by(4).map(|shade| {
+            let picture = bmp(32, [shade as u8, 0, 255 - shade as u8]);
+            std::fs::write(dir.join(format!("{shade}.bmp")), picture).unwrap();
+            format!(
+                "{shade}.bmp,{shade},{}
+",
+                ["f", "m"][shade / 4 % 2]
+            )
+        });
+        let csv = format!(
+            "Images,Red,Gender
+{}",
+            rows.collect::<String>()
+        );
+        std::fs::write(dir.join(name), csv).unwrap();
+        text(&dir.join(name))
+    };
+    let (train, test) = (&*shades("train.csv", 0), &*shades("test.csv", 2));
+    let flags = ["--label", "Red", "--regress"];
+    let answer = score("linear", train, test, &[&flags[..], &["--json"]].concat());
+    assert!(
+        !answer.stderr.contains("a class of its own"),
+        "{}",
+        answer.stderr
+    );
+    let value = value(&answer);
+    let figures = &value["linear"];
+    for figure in ["mae", "r2"] {
+        let [low, high] =
+            [0, 1].map(|i| figures[format!("{figure}_interval")][i].as_f64().unwrap());
+        let estimate = figures[figure].as_f64().unwrap();
+        assert!(low < estimate && estimate < high, "{figure}: {value}");
+    }
+    assert!(
+        figures["r2_interval"][0].as_f64().unwrap() > 0.95,
+        "{value}"
+    );
+    assert_eq!(value["protocol"]["method"], "ridge");
+    assert!(
+        value["protocol"]["alpha"].as_f64().unwrap() > 0.0,
+        "{value}"
+    );
+    assert!(value["protocol"]["classes"].is_null(), "{value}");
+    assert_eq!([&value["n_train"], &value["n_test"]], [63, 62]);
+
+    let answer = score("linear", train, test, &flags);
+    assert!(
+        answer.stdout.starts_with("mean absolute error"),
+        "{}",
+        answer.stdout
+    );
+    assert!(
+        answer.stdout.contains("alpha 0.1, held out mae"),
+        "{}",
+        answer.stdout
+    );
+    for command in ["knn", "linear"] {
+        let answer = score(command, train, test, &["--label", "gender", "--regress"]);
+        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        let told = "--regress: the label gender has the value \"f\", which is no number";
+        assert!(answer.stderr.contains(told), "{}", answer.stderr);
+    }
+    for other in [
+        ["--method", "logistic"],
+        ["--protocol", "official"],
+        ["--epochs", "3"],
+    ] {
+        let answer = score("linear", train, test, &[&flags[..], &other].concat());
+        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        assert!(answer.stderr.contains(other[0]), "{}", answer.stderr);
+    }
+}
+
+#[test]
+fn who_takes_numbers_for_classes_is_told_what_predicts_them() {
+    let (train, test) = (
+        "synthetic:portraits?count=120",
+        "synthetic:portraits?count=40&seed=1",
+    );
+    let dir = scratch("scores-numbers");
+    for (command, extra, instead) in [
+        ("knn", vec!["--k", "1"], "; --regress predicts"),
+        ("linear", vec!["--epochs", "1"], "; --regress predicts"),
+    ] {
+        let answer = score(
+            command,
+            train,
+            test,
+            &[&["--label", "age"], &extra[..]].concat(),
+        );
+        assert!(
+            answer.stderr.contains("different numbers"),
+            "{}",
+            answer.stderr
+        );
+        assert!(answer.stderr.contains(instead), "{}", answer.stderr);
+        let answer = score(
+            command,
+            train,
+            test,
+            &[&["--label", "gender"], &extra[..]].concat(),
+        );
+        assert!(
+            !answer.stderr.contains("different numbers"),
+            "{}",
+            answer.stderr
+        );
+    }
+    let run = text(&dir.join("run"));
+    let mut args = vec![
+        "finetune",
+        "--weights",
+        "random:vit_tiny/8@16",
+        "--threads",
+        "1",
+    ];
+    args.extend(["--train", train, "--test", test, "--label", "age"]);
+    args.extend(["--freeze", "--epochs", "1", "--run", &run]);
+    let answer = selfsame(&args);
+    assert!(
+        answer.stderr.contains("linear --regress predicts"),
+        "{}",
+        answer.stderr
+    );
+}
+
+#[test]
+fn linear_says_of_every_method_what_knn_says() {
+    let (train, test) = (
+        "synthetic:portraits?count=24",
+        "synthetic:portraits?count=8&seed=1",
+    );
+    let told = |command: &str, extra: &[&str]| {
+        let flags = [&["--label", "gender", "--json"], extra].concat();
+        value(&score(command, train, test, &flags))
+    };
+    let knn = told("knn", &["--k", "1"]);
+    let common = [
+        "weights",
+        "label",
+        "classes",
+        "image_size",
+        "resize",
+        "interpolation",
+    ];
+    for extra in [&["--epochs", "1"][..], &["--method", "logistic"]] {
+        let linear = told("linear", extra);
+        for key in common {
+            assert!(!knn["protocol"][key].is_null(), "{key}: {knn}");
+            assert_eq!(
+                linear["protocol"][key], knn["protocol"][key],
+                "{extra:?}, {key}"
+            );
+        }
+        assert_eq!(linear["weights"], knn["protocol"]["weights"]);
+    }
+    let official = told("linear", &["--epochs", "1", "--protocol", "official"]);
+    assert_eq!(official["protocol"]["resize"], 256.0 / 224.0);
+    assert_eq!(official["protocol"]["label"], "gender");
+}

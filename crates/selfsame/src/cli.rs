@@ -364,7 +364,11 @@ pub(crate) struct Linear {
     /// Passes over the training pictures (sgd only); default: 100.
     #[arg(long)]
     pub(crate) epochs: Option<usize>,
-    /// Seed of first weights, order and crops.
+    /// Predict a number by ridge regression, alpha chosen on a held-out part: mean absolute error
+    /// and R².
+    #[arg(long, conflicts_with_all = ["method", "protocol", "epochs"])]
+    pub(crate) regress: bool,
+    /// Seed of first weights, order and crops, and of what is held out.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
 }

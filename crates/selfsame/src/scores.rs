@@ -8,8 +8,9 @@ use anyhow::Context;
 use candle_core::Device;
 use selfsame_data::{Dataset, Ledger, Overlap};
 use selfsame_eval::metrics::{BootstrapConfig, Interval, bootstrap, bootstrap_mean, r2};
-use selfsame_eval::{Features, LabelEncoder};
+use selfsame_eval::{Features, LabelEncoder, number};
 use selfsame_train::{Extractor, embed};
+use serde_json::{Value, json};
 
 use crate::cli::{Labelled, WeightsArgs};
 use crate::embedding::name_left_out;
@@ -46,6 +47,22 @@ pub(crate) struct Side {
     pub(crate) features: Features,
     /// A label a row.
     pub(crate) labels: Vec<String>,
+}
+
+impl Side {
+    /// The numbers of the labels, all of which are numbers.
+    pub(crate) fn numbers(&self) -> Vec<f64> {
+        self.labels.iter().filter_map(|text| number(text)).collect()
+    }
+}
+
+/// What a label is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Each text is a class.
+    Classes,
+    /// Each text is a number.
+    Numbers,
 }
 
 impl Sets {
@@ -220,6 +237,56 @@ impl Sets {
         Ok(())
     }
 
+    /// Needs a number in each label.
+    ///
+    /// # Errors
+    /// A usage error with the first text that is none.
+    pub(crate) fn need_numbers(&self, label: &str) -> anyhow::Result<()> {
+        let mut texts = self.encoder.classes().iter();
+        match texts.find(|text| number(text).is_none()) {
+            None => Ok(()),
+            Some(text) => Err(usage(format!(
+                "--regress: the label {label} has the value {text:?}, which is no number"
+            ))),
+        }
+    }
+
+    /// Says so where each number of a label is a class of its own, and what is there instead.
+    pub(crate) fn suggest_regression(&self, label: &str, instead: &str) {
+        if self.encoder.suggests_regression() {
+            tell!(
+                "note: {label} has {} different numbers, and each is a class of its own here; \
+                 {instead} predicts the number and gives its error",
+                self.encoder.num_classes()
+            );
+        }
+    }
+
+    /// What was scored and how pictures were prepared, as `--json` tells it.
+    ///
+    /// # Errors
+    /// As [`Weights::eval_crop`].
+    pub(crate) fn protocol(
+        &self,
+        weights: &Weights,
+        flags: &WeightsArgs,
+        label: &str,
+        kind: Kind,
+    ) -> anyhow::Result<Value> {
+        let crop = weights.eval_crop(flags)?;
+        let mut protocol = json!({
+            "weights": weights.describe(),
+            "label": label,
+            "image_size": crop.image_size,
+            "resize": crop.resize_ratio,
+            "interpolation": flags.interpolation,
+        });
+        if kind == Kind::Classes {
+            protocol["classes"] = json!(self.encoder.classes());
+        }
+        Ok(protocol)
+    }
+
     /// How many training pictures with the label were used, once all of them were asked for.
     pub(crate) fn trained_on(&self) -> usize {
         self.train_labels.len() - self.left_out(&self.train, &self.train_labels)
@@ -305,9 +372,9 @@ impl NumberScore {
     }
 
     /// Both figures; their intervals are lists of the lower and the upper end.
-    pub(crate) fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> Value {
         let Self { mae, r2 } = self;
-        serde_json::json!({
+        json!({
             "mae": mae.estimate,
             "mae_interval": [mae.low, mae.high],
             "r2": r2.estimate,
@@ -316,8 +383,19 @@ impl NumberScore {
     }
 }
 
+impl std::fmt::Display for NumberScore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { mae, r2 } = self;
+        write!(
+            f,
+            "mean absolute error {:.2} (95 % interval {:.2} to {:.2}), R² {:.3} ({:.3} to {:.3})",
+            mae.estimate, mae.low, mae.high, r2.estimate, r2.low, r2.high
+        )
+    }
+}
+
 /// Prints the one JSON object that `--json` promises.
-pub(crate) fn print_json(value: &serde_json::Value) {
+pub(crate) fn print_json(value: &Value) {
     print_text(&value.to_string());
 }
 

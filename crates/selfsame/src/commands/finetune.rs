@@ -55,6 +55,7 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     }
     keep_freed_memory(&sets.device).context("setting up memory")?;
     sets.need_classes(&args.data.label)?;
+    sets.suggest_regression(&args.data.label, "linear --regress");
     refuse_reference("--weights", &args.data.weights.weights)?;
     let weights = Weights::open(
         &flags.weights,

@@ -3,13 +3,12 @@
 use selfsame_eval::metrics::{
     BootstrapConfig, accuracy, bootstrap_mean, correct, paired_bootstrap,
 };
-use selfsame_eval::{KnnConfig, Vote, knn, knn_regress, number};
+use selfsame_eval::{KnnConfig, Vote, knn, knn_regress};
 use serde_json::json;
 
 use crate::cli::{Knn, Labelled, VoteArg};
 use crate::exit::{Done, usage};
-use crate::scores::{NumberScore, Sets, Side, print_json, print_text};
-use crate::stderr::tell;
+use crate::scores::{Kind, NumberScore, Sets, Side, print_json, print_text};
 use crate::weights::Weights;
 
 pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
@@ -27,20 +26,16 @@ pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
     if let [problem, ..] = config.check().as_slice() {
         return Err(usage(problem.clone()));
     }
-    if !args.regress {
+    if args.regress {
+        sets.need_numbers(&args.data.label)?;
+    } else {
         sets.need_classes(&args.data.label)?;
+        sets.suggest_regression(&args.data.label, "--regress");
     }
     let (weights, train, test) = features(&sets, &args.data, &args.data.weights.weights)?;
     if args.regress {
         let protocol = protocol(args, &sets, &weights)?;
         return regress(args, &sets, &config, (&train, &test), &protocol);
-    }
-    if sets.encoder.suggests_regression() {
-        tell!(
-            "{} has {} different numbers; --regress gives errors instead of hits",
-            args.data.label,
-            sets.encoder.num_classes()
-        );
     }
     let truth = sets.encode(&test.labels);
     let answers = knn(
@@ -142,30 +137,12 @@ fn regress(
     (train, test): (&Side, &Side),
     protocol: &serde_json::Value,
 ) -> anyhow::Result<Done> {
-    let numbers = |side: &Side| -> anyhow::Result<Vec<f64>> {
-        side.labels
-            .iter()
-            .map(|text| {
-                number(text).ok_or_else(|| {
-                    usage(format!(
-                        "--regress: the label {} has the value {text:?}",
-                        args.data.label
-                    ))
-                })
-            })
-            .collect()
-    };
-    let (bank, truth) = (numbers(train)?, numbers(test)?);
+    let (bank, truth) = (train.numbers(), test.numbers());
     let mut scores = serde_json::Map::new();
     for answer in knn_regress(&train.features, &bank, &test.features, config)? {
         let score = NumberScore::of(&truth, &answer.predictions)?;
         if !args.data.json {
-            let (mae, r2) = (&score.mae, &score.r2);
-            print_text(&format!(
-                "k = {:>3}: mean absolute error {:.2} (95 % interval {:.2} to {:.2}), \
-                 R² {:.3} ({:.3} to {:.3})",
-                answer.k, mae.estimate, mae.low, mae.high, r2.estimate, r2.low, r2.high
-            ));
+            print_text(&format!("k = {:>3}: {score}", answer.k));
         }
         scores.insert(answer.k.to_string(), score.json());
     }
@@ -183,19 +160,13 @@ fn regress(
 }
 
 fn protocol(args: &Knn, sets: &Sets, weights: &Weights) -> anyhow::Result<serde_json::Value> {
-    let crop = weights.eval_crop(&args.data.weights)?;
-    let mut protocol = json!({
-        "weights": weights.describe(),
-        "label": args.data.label,
-        "vote": format!("{:?}", args.vote).to_lowercase(),
-        "temperature": args.temperature,
-        "leave_one_out": sets.same,
-        "image_size": crop.image_size,
-        "resize": crop.resize_ratio,
-        "interpolation": args.data.weights.interpolation,
-    });
-    if !args.regress {
-        protocol["classes"] = json!(sets.encoder.classes());
-    }
+    let kind = match args.regress {
+        true => Kind::Numbers,
+        false => Kind::Classes,
+    };
+    let mut protocol = sets.protocol(weights, &args.data.weights, &args.data.label, kind)?;
+    protocol["vote"] = json!(format!("{:?}", args.vote).to_lowercase());
+    protocol["temperature"] = json!(args.temperature);
+    protocol["leave_one_out"] = json!(sets.same);
     Ok(protocol)
 }

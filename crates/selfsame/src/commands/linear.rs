@@ -6,14 +6,15 @@ use selfsame_eval::logistic::{LogisticConfig, default_grid, fit_with_best_c};
 use selfsame_eval::metrics::{
     BootstrapConfig, ClassificationReport, ReportOptions, accuracy, bootstrap_mean, correct,
 };
+use selfsame_eval::ridge::{self, fit_with_best_alpha};
 use selfsame_models::Arch;
 use selfsame_train::{Extractor, LabelledSamples, official_linear};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::cli::{Linear, Method, Protocol};
+use crate::cli::{Linear, Method, Protocol, WeightsArgs};
 use crate::exit::{Done, usage};
 use crate::progress::CountProgress;
-use crate::scores::{Sets, print_json, print_text};
+use crate::scores::{Kind, NumberScore, Sets, print_json, print_text};
 use crate::stderr::tell;
 use crate::weights::Weights;
 
@@ -39,7 +40,12 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
     }
     let flags = &flags;
     let sets = Sets::open(&args.data)?;
-    sets.need_classes(&args.data.label)?;
+    if args.regress {
+        sets.need_numbers(&args.data.label)?;
+    } else {
+        sets.need_classes(&args.data.label)?;
+        sets.suggest_regression(&args.data.label, "--regress");
+    }
     if sets.same {
         tell!("warning: --test is --train; the score is that of the pictures learned from");
     }
@@ -50,6 +56,9 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
         flags.arch.as_deref(),
         &sets.device,
     )?;
+    if args.regress {
+        return regress(args, &sets, &weights);
+    }
     let classes = sets.encoder.num_classes();
 
     let (truth, predicted, details) = match (args.method, args.protocol) {
@@ -167,7 +176,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
             "n_test": truth.len(),
             "skipped": skipped,
             "weights": weights.describe(),
-            "protocol": details,
+            "protocol": protocol(args, &sets, (&weights, flags), &details)?,
         }));
     } else {
         print_text(&format!(
@@ -178,6 +187,70 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
         ));
     }
     Ok(Done::Well)
+}
+
+/// Ridge regression of a label of numbers on fixed features.
+fn regress(args: &Linear, sets: &Sets, weights: &Weights) -> anyhow::Result<Done> {
+    let flags = &args.data.weights;
+    let columns = sets.evaluation(weights, flags, [0, 0])?.columns();
+    let copies = [ridge_copies(sets.train_labels.len(), columns), 2];
+    let (train, test) = sets.embed(weights, weights.extractor(), &args.data, copies)?;
+    let (x, test_x) = (
+        train.features.l2_normalized(),
+        test.features.l2_normalized(),
+    );
+    let (values, truth) = (train.numbers(), test.numbers());
+    let (model, tried) = fit_with_best_alpha(&x, &values, &ridge::default_grid(), args.seed)?;
+    let score = NumberScore::of(&truth, &model.predict(&test_x)?)?;
+    // The first of those with the lowest error, as it was chosen.
+    let best = tried
+        .iter()
+        .min_by(|a, b| a.mean_absolute_error.total_cmp(&b.mean_absolute_error));
+    let details = json!({
+        "method": "ridge",
+        "alpha": best.map(|tried| tried.alpha),
+        "held_out_mae": best.map(|tried| tried.mean_absolute_error),
+    });
+    let skipped = sets.skipped();
+    if args.data.json {
+        print_json(&json!({
+            "linear": score.json(),
+            "n_train": values.len(),
+            "n_test": truth.len(),
+            "skipped": skipped,
+            "weights": weights.describe(),
+            "protocol": protocol(args, sets, (weights, flags), &details)?,
+        }));
+    } else {
+        print_text(&format!("{score}; {}", in_words(&details)));
+    }
+    Ok(Done::Well)
+}
+
+/// How many times the features are in memory at the peak of a ridge regression.
+fn ridge_copies(rows: usize, columns: usize) -> usize {
+    // As read, scaled, and in f64 what is kept of them, then all and those transposed; the Gram
+    // matrix and its factor twice, in f64, against rows x columns.
+    let (small, large) = (rows.min(columns), rows.max(columns).max(1));
+    8 + (8 * small).div_ceil(large)
+}
+
+/// What `--json` says of every method, and what only one has.
+fn protocol(
+    args: &Linear,
+    sets: &Sets,
+    (weights, flags): (&Weights, &WeightsArgs),
+    details: &Value,
+) -> anyhow::Result<Value> {
+    let kind = match args.regress {
+        true => Kind::Numbers,
+        false => Kind::Classes,
+    };
+    let mut protocol = sets.protocol(weights, flags, &args.data.label, kind)?;
+    for (name, value) in details.as_object().into_iter().flatten() {
+        protocol[name.as_str()] = value.clone();
+    }
+    Ok(protocol)
 }
 
 /// What the official code takes of each architecture, and in words.
@@ -218,15 +291,16 @@ fn refuse_flags_of_sgd(args: &Linear) -> anyhow::Result<()> {
 }
 
 /// "method logistic, iterations 120, held out accuracy 93.1": percentages with one digit.
-fn in_words(details: &serde_json::Value) -> String {
+fn in_words(details: &Value) -> String {
     let fields = details.as_object().into_iter().flatten();
     let words = fields.filter_map(|(name, value)| {
         let value = match value {
-            serde_json::Value::Null => return None,
-            serde_json::Value::String(text) => text.clone(),
-            serde_json::Value::Number(percent) if name.ends_with("accuracy") => {
+            Value::Null => return None,
+            Value::String(text) => text.clone(),
+            Value::Number(percent) if name.ends_with("accuracy") => {
                 format!("{:.1}", percent.as_f64()?)
             }
+            Value::Number(error) if name.ends_with("mae") => format!("{:.2}", error.as_f64()?),
             other => other.to_string(),
         };
         Some(format!("{} {value}", name.replace('_', " ")))

@@ -87,26 +87,31 @@ impl Evaluation<'_> {
             .div_ceil(batch)
             .min(self.workers.saturating_mul(2).saturating_add(1));
         let crops = product(&[3, size, size, batch, batches.saturating_add(1)]);
-        let (network, columns) = match self.weights {
+        let network = match self.weights {
             // Taken out.
-            Weights::Pixels => (
-                product(&[3, size, size, batch]),
-                size.saturating_mul(size).saturating_mul(3),
-            ),
-            Weights::Backbone(loaded) => {
-                let backbone = loaded.backbone.as_ref();
-                let bytes = match device.is_cpu() {
-                    true => self.of_network(backbone, size, batch),
-                    false => 0,
-                };
-                (bytes, backbone.embed_dim())
-            }
+            Weights::Pixels => product(&[3, size, size, batch]),
+            Weights::Backbone(loaded) => match device.is_cpu() {
+                true => self.of_network(loaded.backbone.as_ref(), size, batch),
+                false => 0,
+            },
         };
         [
             ("batches of crops", crops),
             ("the network", network),
-            ("features", product(&[self.rows, columns])),
+            ("features", product(&[self.rows, self.columns_at(size)])),
         ]
+    }
+
+    /// Numbers of a row of features.
+    pub(crate) fn columns(&self) -> usize {
+        self.columns_at(self.size)
+    }
+
+    fn columns_at(&self, size: usize) -> usize {
+        match self.weights {
+            Weights::Pixels => size.saturating_mul(size).saturating_mul(3),
+            Weights::Backbone(loaded) => loaded.backbone.embed_dim(),
+        }
     }
 
     fn of_network(&self, backbone: &dyn Backbone, size: usize, batch: usize) -> u64 {
