@@ -140,3 +140,20 @@ fn the_end_of_a_run_says_how_it_stands_and_that_nothing_is_left() {
     let words = "6 of 4 steps are done already";
     assert!(answer.stderr.contains(words), "{}", answer.stderr);
 }
+
+#[test]
+fn the_page_compares_with_the_weights_that_the_run_began_with() {
+    let dir = scratch("begin-page");
+    let first = first_run(&dir);
+    let run = dir.join("run");
+    let mut args = tiny_run(&run, &["train.max_steps=1", "optim.lr=0", "optim.min_lr=0"]);
+    args.extend(["--init".to_owned(), text(&first)]);
+    done(&args);
+    let told = done(&["report", &text(&run), "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let of = |name: &str| &told["scores"]["gender"][name]["knn"];
+    assert!(of("after training").is_object(), "{told}");
+    // Nothing was learned, so both are the same, and not those of random weights.
+    assert_eq!(of("after training"), of("weights it began with"));
+    assert!(of("random weights").is_object(), "{told}");
+}

@@ -45,13 +45,15 @@ const MAY_CHANGE: [&str; 12] = [
     "data.cache_mib",
 ];
 
-/// Keys that name pictures, by paths but for `synthetic:`.
-const PATHS: [&str; 3] = ["data.train", "data.val", "data.images_root"];
+/// Keys that name pictures or weights, by paths but for `synthetic:` and baselines.
+const PATHS: [&str; 4] = ["data.train", "data.val", "data.images_root", "train.init"];
 
 /// A configuration on its way: merged values and where each came from.
 pub(crate) struct Merged {
     table: Table,
     sources: BTreeMap<String, String>,
+    /// The file of a run that it began with, and what is said there of where values came from.
+    run: Option<(String, BTreeMap<String, String>)>,
 }
 
 impl Merged {
@@ -61,13 +63,20 @@ impl Merged {
         Self {
             table,
             sources: BTreeMap::new(),
+            run: None,
         }
     }
 
-    /// Starts from the text of a run's or a capture's `config.toml`.
+    /// Starts from the text of a run's or a capture's `config.toml`, with the comments that
+    /// [`Self::annotated`] wrote there.
     pub(crate) fn from_text(text: &str, name: &str) -> anyhow::Result<Self> {
         let mut merged = Self::defaults();
         merged.overlay(text, name)?;
+        let comments = keyed_lines(text).into_iter().filter_map(|(line, key)| {
+            let (_, comment) = line.rsplit_once(COMMENT)?;
+            Some((key?, comment.to_owned()))
+        });
+        merged.run = Some((name.to_owned(), comments.collect()));
         Ok(merged)
     }
 
@@ -117,9 +126,9 @@ impl Merged {
         Ok(merged)
     }
 
-    /// Makes paths to pictures absolute, wherever they were said, so that a run does not depend on
+    /// Makes paths to pictures and weights absolute, wherever they were said, so that a run does not depend on
     /// where it was started.
-    fn make_absolute(&mut self) {
+    pub(crate) fn make_absolute(&mut self) {
         for key in PATHS {
             let (table, key) = key.split_once('.').expect("keys of a table");
             let value = self
@@ -127,7 +136,10 @@ impl Merged {
                 .get_mut(table)
                 .and_then(|table| table.get_mut(key));
             if let Some(Value::String(spec)) = value {
-                *spec = absolute(spec);
+                *spec = match key {
+                    "init" => absolute_weights(spec),
+                    _ => absolute(spec),
+                };
             }
         }
     }
@@ -234,32 +246,54 @@ impl Merged {
             .map(String::as_str)
     }
 
+    /// Where a value came from, in words; nothing for a default.
+    fn origin(&self, key: &str) -> Option<&str> {
+        let source = self.sources.get(key)?;
+        match &self.run {
+            Some((name, comments)) if name == source => comments.get(key).map(String::as_str),
+            _ => Some(source),
+        }
+    }
+
     /// TOML text with a comment on every value that is not the default: where it came from.
     pub(crate) fn annotated(&self, config: &RunConfig) -> anyhow::Result<String> {
-        let mut section = String::new();
         let mut text =
             "# A value without a comment is the default, which is the notebook's.\n".to_owned();
-        for line in to_toml(config)?.lines() {
-            let mut key = None;
-            if let Some(name) = line.strip_prefix("[[").and_then(|l| l.strip_suffix("]]")) {
-                key = Some(name.to_owned());
-            } else if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-                section = name.to_owned();
-            } else if let Some((name, _)) = line.split_once(" = ") {
-                key = Some(if section.is_empty() {
-                    name.to_owned()
-                } else {
-                    format!("{section}.{name}")
-                });
-            }
+        for (line, key) in keyed_lines(&to_toml(config)?) {
             text.push_str(line);
-            if let Some(source) = key.and_then(|key| self.sources.get(&key)) {
-                text.push_str(&format!("  # {source}"));
+            if let Some(origin) = key.and_then(|key| self.origin(&key).map(str::to_owned)) {
+                text.push_str(COMMENT);
+                text.push_str(&origin);
             }
             text.push('\n');
         }
         Ok(text)
     }
+}
+
+/// Before the comment of a value.
+const COMMENT: &str = "  # ";
+
+/// The lines of a configuration as [`to_toml`] writes it, with the key that each sets or begins.
+fn keyed_lines(text: &str) -> Vec<(&str, Option<String>)> {
+    let mut section = "";
+    let keyed = text.lines().map(|line| {
+        let bare = line.split(COMMENT).next().unwrap_or(line);
+        let within = |open, close| bare.strip_prefix(open)?.strip_suffix(close);
+        let key = if let Some(list) = within("[[", "]]") {
+            Some(list.to_owned())
+        } else if let Some(name) = within("[", "]") {
+            section = name;
+            None
+        } else {
+            line.split_once(" = ").map(|(name, _)| match section {
+                "" => name.to_owned(),
+                section => format!("{section}.{name}"),
+            })
+        };
+        (line, key)
+    });
+    keyed.collect()
 }
 
 /// A configuration as TOML text, the form kept in run directories and checkpoints.
@@ -335,6 +369,14 @@ fn preset(name: &str) -> anyhow::Result<&'static str> {
         })
 }
 
+/// A path to weights from the root; a baseline or a hub's name as it is.
+fn absolute_weights(spec: &str) -> String {
+    match Path::new(spec).exists() {
+        true => absolute(spec),
+        false => spec.to_owned(),
+    }
+}
+
 /// A path specification made absolute, from the working directory.
 fn absolute(spec: &str) -> String {
     if spec.starts_with("synthetic:") || spec.is_empty() {
@@ -386,168 +428,4 @@ fn nearest<'a>(wanted: &str, known: &[&'a str]) -> Option<&'a str> {
 mod mutate;
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
-
-    use super::mutate::{Dice, Mutations};
-    use super::*;
-
-    fn merged(sets: &[&str]) -> anyhow::Result<RunConfig> {
-        let mut merged = Merged::defaults();
-        merged.set_all(&sets.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())?;
-        merged.resolve()
-    }
-
-    #[test]
-    fn mistakes_of_type_are_told_without_types_of_rust() {
-        for (set, words) in [
-            (
-                "model.depth=x",
-                "a whole number, 0 or more in `model.depth`",
-            ),
-            ("optim.lr=abc", "expected a number in `optim.lr`"),
-            ("model.arch=3", "expected a name in quotes in `model.arch`"),
-        ] {
-            let error = merged(&[set]).unwrap_err().to_string();
-            assert!(error.contains(words), "{set}: {error}");
-        }
-    }
-
-    #[test]
-    fn every_preset_is_a_valid_configuration() {
-        for (name, text) in PRESETS {
-            let merged = Merged::from_text(text, name).unwrap();
-            merged
-                .resolve()
-                .unwrap_or_else(|error| panic!("preset {name}: {error:#}"));
-            assert!(text.starts_with("# "), "preset {name} has no head comment");
-        }
-    }
-
-    #[test]
-    fn a_written_configuration_reads_back_the_same() {
-        for (name, text) in PRESETS {
-            let config = Merged::from_text(text, name).unwrap().resolve().unwrap();
-            let again = Merged::from_text(&to_toml(&config).unwrap(), "file").unwrap();
-            assert_eq!(again.resolve().unwrap(), config);
-        }
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_with_the_nearest_known_one() {
-        let error = merged(&["optim.learning_rate=1"]).unwrap_err().to_string();
-        assert!(error.contains("unknown key optim.learning_rate"), "{error}");
-        let error = merged(&["batch_size=8"]).unwrap_err().to_string();
-        assert!(error.contains("did you mean train.batch_size?"), "{error}");
-    }
-
-    #[test]
-    fn a_wrong_type_names_its_source() {
-        let error = format!("{:#}", merged(&["train.epochs=many"]).unwrap_err());
-        assert!(
-            error.contains("--set") && error.contains("epochs"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn values_of_set_are_toml_and_bare_words_are_text() {
-        let config = merged(&[
-            "model.arch=vit_tiny",
-            "augment.global_scale=[0.3, 1]",
-            "optim.lr=1",
-        ]);
-        let config = config.unwrap();
-        assert_eq!(config.augment.global_scale, [0.3, 1.0]);
-        assert_eq!(config.optim.lr, 1.0);
-    }
-
-    #[test]
-    fn a_resumed_run_may_change_its_log_interval_but_not_its_learning_rate() {
-        let before = RunConfig::default();
-        let mut after = before.clone();
-        after.train.log_every_steps = 1;
-        assert!(refuse_changes(&before, &after).is_ok());
-        (after.data.train, after.optim.lr) = ("somewhere".to_owned(), 1.0);
-        let mut before = before;
-        // As earlier versions kept it, and now.
-        before.data.val = "pictures".to_owned();
-        after.data.val = absolute("pictures");
-        let error = refuse_changes(&before, &after).unwrap_err().to_string();
-        assert!(
-            error.contains("optim.lr: 0.0005 in the run, 1.0 asked for"),
-            "{error}"
-        );
-        assert!(
-            error.contains("data.train: ") && !error.contains("data.val: "),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn each_changed_value_shows_where_it_came_from() {
-        let mut merged = Merged::from_text("[optim]\nlr = 0.1\n", "mine.toml").unwrap();
-        merged.set_all(&["train.epochs=20".to_owned()]).unwrap();
-        let text = merged.annotated(&merged.typed().unwrap()).unwrap();
-        assert!(text.contains("lr = 0.1  # mine.toml"), "{text}");
-        assert!(text.contains("epochs = 20  # --set"), "{text}");
-        let first = text.lines().next().unwrap();
-        assert!(
-            first.starts_with("# ") && first.contains("default"),
-            "{text}"
-        );
-    }
-
-    /// Damages configuration files and `--set` texts until `enough` says so; how many were taken.
-    fn fuzz(seed: u64, mut enough: impl FnMut(u64) -> bool) -> [u64; 2] {
-        let sets: [&[u8]; 5] = [
-            b"augment.global_scale=[0.3, 1]",
-            b"optim.lr=1e-3",
-            b"model.arch=vit_tiny",
-            b"augment.local=[{ op = \"grayscale\", p = 0.5 }]",
-            b"train.batch_size=64",
-        ];
-        let files: Vec<&[u8]> = PRESETS.iter().map(|(_, text)| text.as_bytes()).collect();
-        let mutations = Mutations {
-            telling: b"[]{}=.,\"\"'#\n0999-+e_\\inf\0\xff",
-            header: usize::MAX,
-        };
-        let mut dice = Dice(seed);
-        let (mut taken, mut done) = (0, 0);
-        while !enough(done) {
-            let corpus: &[&[u8]] = if dice.below(2) == 0 { &sets } else { &files };
-            let mut bytes = corpus[dice.below(corpus.len())].to_vec();
-            let other = corpus[dice.below(corpus.len())];
-            mutations.apply(&mut bytes, other, &mut dice);
-            let text = String::from_utf8_lossy(&bytes);
-            let mut merged = Merged::defaults();
-            let put = match corpus.len() == sets.len() {
-                true => merged.set_all(&[text.into_owned()]),
-                false => merged.overlay(&text, "file"),
-            };
-            if let Ok(config) = put.and_then(|()| merged.resolve()) {
-                merged.annotated(&config).unwrap();
-                taken += 1;
-            }
-            done += 1;
-        }
-        [done, taken]
-    }
-
-    #[test]
-    fn damaged_configurations_are_answered() {
-        let [done, taken] = fuzz(0x5e1f_5a3e, |done| done == 2000);
-        assert!((1..done).contains(&taken), "{taken}");
-    }
-
-    /// `cargo test --release -p selfsame --bin selfsame damaged -- --ignored --nocapture`
-    #[test]
-    #[ignore = "takes half an hour"]
-    #[expect(clippy::print_stdout, reason = "its result is to be read")]
-    fn damaged_configurations_are_answered_for_half_an_hour() {
-        let began = Instant::now();
-        let seed = u64::from(std::process::id()) | 1;
-        let [done, taken] = fuzz(seed, |_| began.elapsed() > Duration::from_secs(1800));
-        println!("seed {seed}: {done} configurations, {taken} of them taken");
-    }
-}
+mod tests;

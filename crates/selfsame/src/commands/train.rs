@@ -24,8 +24,8 @@ use crate::{data, device, memory, run_dir, signals};
 pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     let mut merged = Merged::from_settings(&args.settings)?;
     if let Some(spec) = &args.init {
-        let spec = Value::String(absolute_weights(spec));
-        merged.put("train.init", spec, "--init")?;
+        merged.put("train.init", Value::String(spec.clone()), "--init")?;
+        merged.make_absolute();
     }
     let config = merged.resolve()?;
     if config.data.train.is_empty() {
@@ -121,15 +121,6 @@ fn init_of(config: &RunConfig, device: &Device) -> anyhow::Result<Option<Weights
     match config.train.init.as_str() {
         "" => Ok(None),
         spec => start_weights(spec, config, device).map(Some),
-    }
-}
-
-/// A path from the root, for who goes on from another folder; a baseline or a hub's name as it is.
-fn absolute_weights(spec: &str) -> String {
-    let path = Path::new(spec);
-    match std::path::absolute(path) {
-        Ok(path_from_root) if path.exists() => path_from_root.to_string_lossy().into_owned(),
-        _ => spec.to_owned(),
     }
 }
 

@@ -7,11 +7,13 @@ use candle_core::Device;
 use selfsame_data::augment::EvalCrop;
 use selfsame_data::{Dataset, EvalTransform, Ledger};
 use selfsame_eval::{Features, choose};
-use selfsame_models::Network;
-use selfsame_train::{EmbedOptions, Extractor, embed};
+use selfsame_models::{Backbone, Network};
+use selfsame_train::{EmbedOptions, Extractor, RunConfig, embed};
 
+use super::super::train::start_weights;
 use super::Facts;
 use crate::progress::CountProgress;
+use crate::stderr::tell;
 use crate::weights::Weights;
 
 /// Pictures learned from and tested on at most, so that a report takes seconds beside a run.
@@ -29,7 +31,7 @@ pub(super) struct Rows {
 
 /// One way to features.
 pub(super) struct Subject {
-    /// "after training", "random weights", "raw pixels".
+    /// "after training", "weights it began with", "random weights", "raw pixels".
     pub(super) name: &'static str,
     pub(super) bank: Rows,
     /// `None`: leave one out of the bank.
@@ -38,12 +40,15 @@ pub(super) struct Subject {
 
 /// All that is compared.
 pub(super) struct Subjects {
-    /// After training first, then random weights, then the pixels.
+    /// After training first, then the weights that the run was given, if it was, random weights, and
+    /// the pixels.
     pub(super) all: Vec<Subject>,
     pub(super) train: Arc<dyn Dataset>,
     pub(super) val: Option<Arc<dyn Dataset>>,
-    /// The network that the seed draws: where the run began, unless it was given weights.
-    pub(super) untrained: Network,
+    /// The network that the seed draws.
+    untrained: Network,
+    /// The weights that the run was given to begin with.
+    given: Option<Weights>,
     pub(super) crop: EvalCrop,
 }
 
@@ -68,16 +73,20 @@ impl Subjects {
         };
         // With its head, which decides some first values of the backbone.
         let (untrained, _) = Network::new(&config.model, &config.head, config.seed, facts.device)?;
-        let mut all = Vec::new();
-        for (name, extractor, crop) in [
-            ("after training", weights.extractor(), &crop),
-            (
-                "random weights",
-                Extractor::Backbone(untrained.backbone()),
-                &crop,
-            ),
+        let given = given(config, facts.device);
+        let drawn = Extractor::Backbone(untrained.backbone());
+        let mut compared = vec![("after training", weights.extractor(), &crop)];
+        compared.extend(
+            given
+                .as_ref()
+                .map(|given| ("weights it began with", given.extractor(), &crop)),
+        );
+        compared.extend([
+            ("random weights", drawn, &crop),
             (PIXELS, Extractor::Pixels, &raw),
-        ] {
+        ]);
+        let mut all = Vec::new();
+        for (name, extractor, crop) in compared {
             let side =
                 |set: &Arc<dyn Dataset>, max| rows(set, max, extractor, crop, facts.device, name);
             all.push(Subject {
@@ -95,8 +104,17 @@ impl Subjects {
             train: train.clone(),
             val: facts.val.clone(),
             untrained,
+            given,
             crop,
         })
+    }
+
+    /// The network as it was at the first step.
+    pub(super) fn begun(&self) -> &dyn Backbone {
+        match self.given.as_ref().map(Weights::backbone) {
+            Some(Ok(loaded)) => loaded.backbone.as_ref(),
+            _ => self.untrained.backbone(),
+        }
     }
 
     /// The pictures that are looked at: held out if there are any.
@@ -107,6 +125,17 @@ impl Subjects {
             _ => (&self.train, &trained.bank),
         }
     }
+}
+
+/// The weights that a run was given to begin with; told, if they cannot be opened any more.
+fn given(config: &RunConfig, device: &Device) -> Option<Weights> {
+    let spec = config.train.init.as_str();
+    if spec.is_empty() {
+        return None;
+    }
+    start_weights(spec, config, device)
+        .inspect_err(|error| tell!("note: the page is without the weights begun with: {error:#}"))
+        .ok()
 }
 
 fn rows(

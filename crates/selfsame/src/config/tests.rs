@@ -1,0 +1,187 @@
+use std::time::{Duration, Instant};
+
+use super::mutate::{Dice, Mutations};
+use super::*;
+
+fn merged(sets: &[&str]) -> anyhow::Result<RunConfig> {
+    let mut merged = Merged::defaults();
+    merged.set_all(&sets.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())?;
+    merged.resolve()
+}
+
+#[test]
+fn mistakes_of_type_are_told_without_types_of_rust() {
+    for (set, words) in [
+        (
+            "model.depth=x",
+            "a whole number, 0 or more in `model.depth`",
+        ),
+        ("optim.lr=abc", "expected a number in `optim.lr`"),
+        ("model.arch=3", "expected a name in quotes in `model.arch`"),
+    ] {
+        let error = merged(&[set]).unwrap_err().to_string();
+        assert!(error.contains(words), "{set}: {error}");
+    }
+}
+
+#[test]
+fn every_preset_is_a_valid_configuration() {
+    for (name, text) in PRESETS {
+        let merged = Merged::from_text(text, name).unwrap();
+        merged
+            .resolve()
+            .unwrap_or_else(|error| panic!("preset {name}: {error:#}"));
+        assert!(text.starts_with("# "), "preset {name} has no head comment");
+    }
+}
+
+#[test]
+fn a_written_configuration_reads_back_the_same() {
+    for (name, text) in PRESETS {
+        let config = Merged::from_text(text, name).unwrap().resolve().unwrap();
+        let again = Merged::from_text(&to_toml(&config).unwrap(), "file").unwrap();
+        assert_eq!(again.resolve().unwrap(), config);
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+    let error = merged(&["optim.learning_rate=1"]).unwrap_err().to_string();
+    assert!(error.contains("unknown key optim.learning_rate"), "{error}");
+    let error = merged(&["batch_size=8"]).unwrap_err().to_string();
+    assert!(error.contains("did you mean train.batch_size?"), "{error}");
+}
+
+#[test]
+fn a_wrong_type_names_its_source() {
+    let error = format!("{:#}", merged(&["train.epochs=many"]).unwrap_err());
+    assert!(
+        error.contains("--set") && error.contains("epochs"),
+        "{error}"
+    );
+}
+
+#[test]
+fn values_of_set_are_toml_and_bare_words_are_text() {
+    let config = merged(&[
+        "model.arch=vit_tiny",
+        "augment.global_scale=[0.3, 1]",
+        "optim.lr=1",
+    ]);
+    let config = config.unwrap();
+    assert_eq!(config.augment.global_scale, [0.3, 1.0]);
+    assert_eq!(config.optim.lr, 1.0);
+}
+
+#[test]
+fn a_resumed_run_may_change_its_log_interval_but_not_its_learning_rate() {
+    let before = RunConfig::default();
+    let mut after = before.clone();
+    after.train.log_every_steps = 1;
+    assert!(refuse_changes(&before, &after).is_ok());
+    (after.data.train, after.optim.lr) = ("somewhere".to_owned(), 1.0);
+    let mut before = before;
+    // As earlier versions kept it, and now.
+    before.data.val = "pictures".to_owned();
+    after.data.val = absolute("pictures");
+    let error = refuse_changes(&before, &after).unwrap_err().to_string();
+    assert!(
+        error.contains("optim.lr: 0.0005 in the run, 1.0 asked for"),
+        "{error}"
+    );
+    assert!(
+        error.contains("data.train: ") && !error.contains("data.val: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn each_changed_value_shows_where_it_came_from() {
+    let mut merged = Merged::defaults();
+    merged.overlay("[optim]\nlr = 0.1\n", "mine.toml").unwrap();
+    merged.set_all(&["train.epochs=20".to_owned()]).unwrap();
+    let text = merged.annotated(&merged.typed().unwrap()).unwrap();
+    assert!(text.contains("lr = 0.1  # mine.toml"), "{text}");
+    assert!(text.contains("epochs = 20  # --set"), "{text}");
+    let first = text.lines().next().unwrap();
+    assert!(
+        first.starts_with("# ") && first.contains("default"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_run_keeps_where_its_values_came_from() {
+    let mut merged = Merged::defaults();
+    let file = "[optim]\nlr = 0.1\n[[augment.local]]\nop = \"grayscale\"\np = 0.5\n";
+    merged.overlay(file, "mine.toml").unwrap();
+    merged.set_all(&["train.max_steps=20".to_owned()]).unwrap();
+    let first = merged.annotated(&merged.typed().unwrap()).unwrap();
+
+    let mut again = Merged::from_text(&first, "run/config.toml").unwrap();
+    again.set_all(&["train.max_steps=30".to_owned()]).unwrap();
+    let second = again.annotated(&again.typed().unwrap()).unwrap();
+    assert_eq!(second, first.replace("max_steps = 20", "max_steps = 30"));
+    assert_eq!(second.matches(COMMENT).count(), 3, "{second}");
+    // What is wrong with it is a matter of its file all the same.
+    again
+        .set_all(&["optim.warmup_epochs=0".to_owned()])
+        .unwrap();
+    let broken = second.replace("lr = 0.1", "lr = -0.1");
+    let broken = Merged::from_text(&broken, "run/config.toml").unwrap();
+    let error = broken.resolve().unwrap_err().to_string();
+    assert!(error.contains("(from run/config.toml)"), "{error}");
+}
+
+/// Damages configuration files and `--set` texts until `enough` says so; how many were taken.
+fn fuzz(seed: u64, mut enough: impl FnMut(u64) -> bool) -> [u64; 2] {
+    let sets: [&[u8]; 5] = [
+        b"augment.global_scale=[0.3, 1]",
+        b"optim.lr=1e-3",
+        b"model.arch=vit_tiny",
+        b"augment.local=[{ op = \"grayscale\", p = 0.5 }]",
+        b"train.batch_size=64",
+    ];
+    let files: Vec<&[u8]> = PRESETS.iter().map(|(_, text)| text.as_bytes()).collect();
+    let mutations = Mutations {
+        telling: b"[]{}=.,\"\"'#\n0999-+e_\\inf\0\xff",
+        header: usize::MAX,
+    };
+    let mut dice = Dice(seed);
+    let (mut taken, mut done) = (0, 0);
+    while !enough(done) {
+        let corpus: &[&[u8]] = if dice.below(2) == 0 { &sets } else { &files };
+        let mut bytes = corpus[dice.below(corpus.len())].to_vec();
+        let other = corpus[dice.below(corpus.len())];
+        mutations.apply(&mut bytes, other, &mut dice);
+        let text = String::from_utf8_lossy(&bytes);
+        let mut merged = Merged::defaults();
+        let put = match corpus.len() == sets.len() {
+            true => merged.set_all(&[text.into_owned()]),
+            false => merged.overlay(&text, "file"),
+        };
+        if let Ok(config) = put.and_then(|()| merged.resolve()) {
+            merged.annotated(&config).unwrap();
+            taken += 1;
+        }
+        done += 1;
+    }
+    [done, taken]
+}
+
+#[test]
+fn damaged_configurations_are_answered() {
+    let [done, taken] = fuzz(0x5e1f_5a3e, |done| done == 2000);
+    assert!((1..done).contains(&taken), "{taken}");
+}
+
+/// `cargo test --release -p selfsame --bin selfsame damaged -- --ignored --nocapture`
+#[test]
+#[ignore = "takes half an hour"]
+#[expect(clippy::print_stdout, reason = "its result is to be read")]
+fn damaged_configurations_are_answered_for_half_an_hour() {
+    let began = Instant::now();
+    let seed = u64::from(std::process::id()) | 1;
+    let [done, taken] = fuzz(seed, |_| began.elapsed() > Duration::from_secs(1800));
+    println!("seed {seed}: {done} configurations, {taken} of them taken");
+}
