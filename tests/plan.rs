@@ -117,7 +117,15 @@ fn a_run_that_does_not_fit_is_refused_before_it_exists() {
     args[0] = "plan";
     let answer = selfsame(&args);
     assert_eq!(answer.code, 1, "{}", answer.stderr);
-    assert!(answer.stdout.contains("does not fit"), "{}", answer.stdout);
+    for word in ["does not fit", "Set train.part_mib below"] {
+        assert!(answer.stdout.contains(word), "{word}: {}", answer.stdout);
+    }
+    args.push("--json");
+    let answer = selfsame(&args);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    let plan: Value = serde_json::from_str(&answer.stdout).unwrap();
+    let remedy = plan["remedy"].as_str().unwrap();
+    assert!(remedy.contains("train.batch_size"), "{remedy}");
 }
 
 #[test]

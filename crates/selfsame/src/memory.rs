@@ -102,7 +102,7 @@ pub(crate) fn explain(error: TrainError, config: &RunConfig, device: &Device) ->
 }
 
 /// The keys that make a run smaller.
-fn remedy(config: &RunConfig, device: &Device) -> String {
+pub(crate) fn remedy(config: &RunConfig, device: &Device) -> String {
     let batch = config.train.batch_size;
     let mut ways = Vec::new();
     if config.model.arch.is_vit() && !config.head.use_bn {

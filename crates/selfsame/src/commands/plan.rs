@@ -9,7 +9,7 @@ use serde_json::json;
 use super::train::start_weights;
 use crate::config::Merged;
 use crate::exit::{Done, usage};
-use crate::memory::{Budget, budget, in_words};
+use crate::memory::{Budget, budget, in_words, remedy};
 use crate::progress::duration;
 use crate::scores::{print_json, print_text};
 use crate::stderr::tell;
@@ -65,6 +65,7 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
             "steps": plan.steps,
             "memory": memory,
             "fits": fits,
+            "remedy": (!fits).then(|| remedy(&config, &device)),
             "checkpoint_bytes": plan.checkpoint_bytes,
             "disk_bytes": plan.disk_bytes,
             "evaluations": plan.evaluations,
@@ -80,7 +81,10 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
             trial.as_ref(),
         );
         if !fits {
-            print_text("this run does not fit; `train` would refuse it and say what to set");
+            print_text(&format!(
+                "this run does not fit, so `train` refuses it. {}",
+                remedy(&config, &device)
+            ));
         }
         if let (true, Some(run)) = (fits, &args.run) {
             print_text(&format!(
