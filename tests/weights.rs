@@ -354,3 +354,67 @@ fn counts_and_blocks_that_cannot_be_are_named() {
     refused(&selfsame(&args), 2, &["no picture beside"]);
     assert!(!Path::new(&out).exists());
 }
+
+#[test]
+fn weights_that_are_not_there_are_named_by_the_flag_they_came_by() {
+    let dir = scratch("weights-flags");
+    let data = "synthetic:portraits?count=40&seed=3";
+    let sides = ["--train", data, "--test", data, "--label", "gender"];
+    let run = text(&dir.join("run"));
+    let knn = |weights: &str, against: &str| {
+        let flags = ["knn", "--weights", weights, "--image-size", "8", "--k", "1"];
+        selfsame(&[&flags[..], &sides, &["--against", against]].concat())
+    };
+    let begin = |command: &str, weights: &str| {
+        let mut args = tiny_run(&dir.join("run"), &[]);
+        args.extend(["--init".to_owned(), weights.to_owned()]);
+        args[0] = command.to_owned();
+        selfsame(&args)
+    };
+    for (answer, words) in [
+        (
+            knn("nosuch", "pixels"),
+            "error: --weights nosuch: no such run",
+        ),
+        (
+            knn("pixels", "nosuch"),
+            "error: --against nosuch: no such run",
+        ),
+        (
+            knn("pixels", "random:x"),
+            "error: --against random:x: write it as",
+        ),
+        (
+            begin("train", "nosuch"),
+            "error: --init nosuch: no such run",
+        ),
+        (begin("plan", "nosuch"), "error: --init nosuch: no such run"),
+        (
+            begin("train", "random:x"),
+            "error: --init random:x: write it as",
+        ),
+        (
+            begin("train", "pixels"),
+            "error: --init pixels: this command needs",
+        ),
+        (
+            selfsame(&["inspect", "nosuch"]),
+            "error: nosuch: no such run",
+        ),
+        (
+            selfsame(&[
+                "attention",
+                "--weights",
+                "pixels",
+                "--data",
+                data,
+                "--out",
+                "x.png",
+            ]),
+            "error: --weights pixels: this command needs",
+        ),
+    ] {
+        refused(&answer, 2, &[words]);
+    }
+    assert!(!Path::new(&run).exists());
+}

@@ -32,11 +32,18 @@ impl From<Outcome> for Done {
 
 /// Marks an error as the user's: a flag, a key, a specification.
 #[derive(Debug)]
-pub(crate) struct Usage(pub(crate) String);
+pub(crate) struct Usage {
+    /// The flag whose value it is, or nothing.
+    flag: &'static str,
+    text: String,
+}
 
 impl std::fmt::Display for Usage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        match self.flag {
+            "" => f.write_str(&self.text),
+            flag => write!(f, "{flag} {}", self.text),
+        }
     }
 }
 
@@ -44,7 +51,23 @@ impl std::error::Error for Usage {}
 
 /// A usage error with this text.
 pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
-    anyhow::Error::new(Usage(text.into()))
+    usage_of("", text)
+}
+
+/// A usage error about the value of this flag, with which `text` begins.
+pub(crate) fn usage_of(flag: &'static str, text: impl Into<String>) -> anyhow::Error {
+    let text = text.into();
+    anyhow::Error::new(Usage { flag, text })
+}
+
+/// The same error where the value came by another flag, or by none.
+pub(crate) fn by_flag(flag: &'static str, mut error: anyhow::Error) -> anyhow::Error {
+    if let Some(usage) = error.downcast_mut::<Usage>()
+        && !usage.flag.is_empty()
+    {
+        usage.flag = flag;
+    }
+    error
 }
 
 /// A path as a shell takes it, for commands that are to be pasted.
@@ -112,6 +135,29 @@ mod tests {
         assert_eq!(pasteable(Path::new("runs/mine-2")), "runs/mine-2");
         assert_eq!(pasteable(Path::new("my run")), "'my run'");
         assert_eq!(pasteable(Path::new("it's")), r"'it'\''s'");
+    }
+
+    #[test]
+    fn a_value_is_named_by_the_flag_that_it_came_by() {
+        let wrong = || usage_of("--weights", "nosuch: no such run").context("opening");
+        assert_eq!(
+            format!("{:#}", wrong()),
+            "opening: --weights nosuch: no such run"
+        );
+        let by_init = by_flag("--init", wrong());
+        assert_eq!(
+            format!("{by_init:#}"),
+            "opening: --init nosuch: no such run"
+        );
+        assert!(is_usage(&by_init));
+        assert_eq!(
+            by_flag("", wrong()).root_cause().to_string(),
+            "nosuch: no such run"
+        );
+        assert_eq!(
+            by_flag("--init", usage("--data SPEC: say")).to_string(),
+            "--data SPEC: say"
+        );
     }
 
     #[test]

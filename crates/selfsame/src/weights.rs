@@ -19,7 +19,7 @@ use selfsame_models::{
 use selfsame_train::{EmbedOptions, Extractor};
 
 use crate::cli::{WeightsArgs, Which};
-use crate::exit::usage;
+use crate::exit::{usage, usage_of};
 use crate::run_dir;
 use crate::stderr::tell;
 use arch::asked;
@@ -151,7 +151,7 @@ impl Weights {
                 n => format!(" and {n} more"),
             };
             anyhow::bail!(
-                "--weights {spec}: {first}{others} has values that are not finite: nothing comes of \
+                "weights {spec}: {first}{others} has values that are not finite: nothing comes of \
                  such a network"
             );
         }
@@ -181,7 +181,7 @@ impl Weights {
         }
         if let Some(inner) = spec.strip_prefix(REFERENCE) {
             return by_reference(inner, which, arch, device)
-                .with_context(|| format!("--weights {spec}"));
+                .with_context(|| format!("reading weights from {spec}"));
         }
         if let Some(name) = spec.strip_prefix(HUB) {
             let folder = hub::folder(name)?;
@@ -198,9 +198,12 @@ impl Weights {
             } else if path.exists() {
                 of_file(path, which, arch, device)
             } else {
-                return Err(usage(format!(
-                    "--weights {spec}: no such run, file, folder or baseline (pixels, random:vit_small/16@128)"
-                )));
+                return Err(usage_of(
+                    "--weights",
+                    format!(
+                        "{spec}: no such run, file, folder or baseline (pixels, random:vit_small/16@128)"
+                    ),
+                ));
             };
             loaded.with_context(|| format!("reading weights from {spec}"))?
         };
@@ -215,9 +218,11 @@ impl Weights {
     /// Makes the backbone that of `model`: position embeddings are resampled, all else must fit.
     ///
     /// # Errors
-    /// A usage error for `pixels`; every name that does not fit.
+    /// A usage error for `pixels`, without the flag they came by; every name that does not fit.
     pub(crate) fn fit_to(&mut self, model: &ModelConfig, device: &Device) -> anyhow::Result<()> {
-        let from = self.backbone()?;
+        let Self::Backbone(from) = self else {
+            return Err(usage("this command needs a backbone"));
+        };
         let dims = [&from.model, model].map(ModelConfig::vit_dims);
         if let [Some(theirs), Some(ours)] = dims
             && theirs.embed_dim == ours.embed_dim
@@ -324,7 +329,10 @@ impl Weights {
     /// A usage error for `pixels`.
     pub(crate) fn backbone(&self) -> anyhow::Result<&Loaded> {
         match self {
-            Self::Pixels => Err(usage("--weights pixels: this command needs a backbone")),
+            Self::Pixels => Err(usage_of(
+                "--weights",
+                "pixels: this command needs a backbone",
+            )),
             Self::Backbone(loaded) => Ok(loaded),
         }
     }
@@ -382,9 +390,10 @@ pub(crate) fn describe_model(model: &ModelConfig) -> String {
 /// `ARCH[/PATCH][@SIZE][?seed=N]`.
 fn random(text: &str, device: &Device) -> anyhow::Result<Loaded> {
     let wrong = || {
-        usage(format!(
-            "--weights random:{text}: write it as random:vit_tiny/8@64?seed=0"
-        ))
+        usage_of(
+            "--weights",
+            format!("random:{text}: write it as random:vit_tiny/8@64?seed=0"),
+        )
     };
     let (text, seed) = match text.split_once("?seed=") {
         Some((text, seed)) => (text, seed.parse().map_err(|_| wrong())?),

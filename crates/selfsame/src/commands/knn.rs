@@ -7,7 +7,7 @@ use selfsame_eval::{KnnConfig, Vote, knn, knn_regress};
 use serde_json::json;
 
 use crate::cli::{Knn, Labelled, VoteArg};
-use crate::exit::{Done, usage};
+use crate::exit::{Done, by_flag, usage};
 use crate::scores::{Kind, NumberScore, Sets, Side, print_json, print_text};
 use crate::weights::Weights;
 
@@ -47,7 +47,8 @@ pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
     let against = match &args.against {
         None => None,
         Some(spec) => {
-            let (_, train, test) = features(&sets, &args.data, spec)?;
+            let (_, train, test) =
+                features(&sets, &args.data, spec).map_err(|error| by_flag("--against", error))?;
             Some(knn(
                 &train.features,
                 &sets.encode(&train.labels),

@@ -20,7 +20,7 @@ mod show_config;
 mod train;
 
 use crate::cli::{Cli, Command};
-use crate::exit::Done;
+use crate::exit::{Done, by_flag};
 
 /// Runs the command asked for.
 ///
@@ -29,9 +29,9 @@ use crate::exit::Done;
 pub(crate) fn run(cli: Cli) -> anyhow::Result<Done> {
     match cli.command {
         Command::Demo(args) => demo::run(&args),
-        Command::Train(args) => train::run(&args),
-        Command::Resume(args) => resume::run(&args),
-        Command::Plan(args) => plan::run(&args),
+        Command::Train(args) => train::run(&args).map_err(by_init),
+        Command::Resume(args) => resume::run(&args).map_err(by_init),
+        Command::Plan(args) => plan::run(&args).map_err(by_init),
         Command::Config(args) => show_config::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Knn(args) => knn::run(&args),
@@ -39,7 +39,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Done> {
         Command::Finetune(args) => finetune::run(&args),
         Command::CheckData(args) => check_data::run(&args),
         Command::Export(args) => export::run(&args),
-        Command::Inspect(args) => inspect::run(&args),
+        Command::Inspect(args) => inspect::run(&args).map_err(|error| by_flag("", error)),
         Command::Preview(args) => preview::run(&args),
         Command::Attention(args) => attention::run(&args),
         Command::Tsne(args) => map::tsne(&args),
@@ -48,4 +48,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Done> {
         Command::Report(args) => report::run(&args),
         Command::Replay(args) => replay::run(&args),
     }
+}
+
+/// What pretraining takes weights by.
+fn by_init(error: anyhow::Error) -> anyhow::Error {
+    by_flag("--init", error)
 }
