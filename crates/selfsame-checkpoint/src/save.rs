@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
@@ -36,16 +36,17 @@ pub struct Checkpoint {
 /// The files are written into a temporary sibling, each is synced, the sibling is renamed and the
 /// folder above synced: a checkpoint is there whole or not at all. A checkpoint of the same step is
 /// replaced, unless it is good and equal. One that cannot be removed is left for the next save to
-/// try. The caller holds the [`crate::RunLock`].
+/// try. The caller holds the [`crate::RunLock`], which made the run directory.
 ///
 /// # Errors
+/// [`CheckpointError::Io`] if the run directory is gone.
 /// Whatever happens, earlier checkpoints stay untouched and nothing temporary stays behind.
 /// [`CheckpointError::NotFinite`] if a tensor holds NaN or infinity, [`CheckpointError::DiskFull`]
 /// with the bytes of the whole checkpoint, [`CheckpointError::BadName`] for a file name that is not
 /// made of letters, digits, `_` and `-`.
 pub fn save(run_dir: &Path, checkpoint: &Checkpoint, keep: usize) -> Result<PathBuf> {
     let parent = checkpoints_dir(run_dir);
-    fs::create_dir_all(&parent).on("create", &parent)?;
+    make_dir(&parent).on("create", &parent)?;
     let temp = sibling(run_dir, TEMP_PREFIX, checkpoint.step);
     let target = checkpoint_dir(run_dir, checkpoint.step);
     let done = remove(&temp)
@@ -60,6 +61,15 @@ pub fn save(run_dir: &Path, checkpoint: &Checkpoint, keep: usize) -> Result<Path
     sync_dir(&parent)?;
     keep_newest(run_dir, checkpoint.step, keep);
     Ok(target)
+}
+
+/// Not with those above it: a run directory that is gone was moved, and what is written where it was
+/// would be half of a run.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        other => other,
+    }
 }
 
 fn write_all(dir: &Path, checkpoint: &Checkpoint) -> Result<()> {

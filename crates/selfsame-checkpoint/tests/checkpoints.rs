@@ -439,3 +439,18 @@ fn a_killed_save_is_cleared_by_the_next_start_and_does_not_disturb_loading() {
     save(run.path(), &checkpoint(9), 1).unwrap();
     assert!(!is_empty_run_dir(run.path()).unwrap());
 }
+
+#[test]
+fn a_run_directory_that_was_moved_is_not_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    fs::create_dir(&run).unwrap();
+    save(&run, &checkpoint(1), 3).unwrap();
+    save(&run, &checkpoint(2), 3).unwrap();
+    let moved = dir.path().join("moved");
+    fs::rename(&run, &moved).unwrap();
+    let error = save(&run, &checkpoint(3), 3).unwrap_err();
+    assert!(matches!(error, CheckpointError::Io { .. }), "{error}");
+    assert!(!run.exists());
+    assert_eq!(list(&moved).unwrap().len(), 2);
+}

@@ -9,6 +9,7 @@ use selfsame_models::{INPUT_KEY, MODEL_KEY};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::learner::Learner;
+use crate::trainer::make_dir;
 
 /// Describes a backbone's weights: what other programs need to use them.
 pub fn weights_metadata(config: &RunConfig) -> BTreeMap<String, String> {
@@ -25,7 +26,7 @@ pub(crate) fn save_snapshot(
     epochs_done: usize,
 ) -> Result<(), TrainError> {
     let dir = run_dir.join("snapshots");
-    std::fs::create_dir_all(&dir).map_err(TrainError::io(&dir, "cannot be created"))?;
+    make_dir(&dir)?;
     let path = dir.join(format!("epoch-{epochs_done:04}.safetensors"));
     write_tensors(&path, &backbone_tensors(learner), &weights_metadata(config))?;
     Ok(())

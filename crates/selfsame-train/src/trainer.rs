@@ -27,6 +27,8 @@ use crate::verdict::Watch;
 
 /// Name of the list of unusable pictures in a run directory.
 const SKIPPED_FILE: &str = "skipped.csv";
+/// The folder of captured steps in a run directory.
+const CAPTURES: &str = "captures";
 /// Said when a device tells of a step that was not finite after others have been done.
 const UNREAD: &str = "the step was not looked at when it was done; go on from the last checkpoint \
                       with --set train.log_every_steps=1 to have it captured";
@@ -394,7 +396,15 @@ fn stopped(signal: i32, steps_done: u64, observer: &mut dyn Observer) -> Outcome
 
 /// The folder of a captured step.
 pub fn capture_dir(run_dir: &Path, step: u64) -> PathBuf {
-    run_dir.join("captures").join(format!("step-{step:08}"))
+    run_dir.join(CAPTURES).join(format!("step-{step:08}"))
+}
+
+/// Makes a folder in the run directory, which must be there: one that is gone was moved.
+pub(crate) fn make_dir(dir: &Path) -> Result<(), TrainError> {
+    match std::fs::create_dir(dir) {
+        Err(_) if dir.is_dir() => Ok(()),
+        made => made.map_err(TrainError::io(dir, "cannot be created")),
+    }
 }
 
 /// Steps that were left out one after the other because something in them was not finite.
@@ -546,6 +556,7 @@ fn capture(
     not_finite: Option<BadFigure>,
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
+    make_dir(&run.run_dir.join(CAPTURES))?;
     let dir = capture_dir(run.run_dir, step);
     let epochs = run.config.train.epochs;
     let info = CaptureInfo {
