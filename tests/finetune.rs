@@ -14,6 +14,17 @@ fn fine_tuning_ends_after_a_checkpoint_and_goes_on_to_the_same_bits() {
     let dir = scratch("stopped-fine-tuning");
     let from = dir.join("from");
     done(&tiny_run(&from, &["train.max_steps=1"]));
+    for resume in [&[][..], &["--resume"]] {
+        let from = text(&from);
+        let sides = "synthetic:portraits?count=16";
+        let mut args = vec!["finetune", "--weights", &from, "--run", &from];
+        args.extend(["--train", sides, "--test", sides, "--label", "gender"]);
+        args.extend(resume);
+        let answer = selfsame(&args);
+        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        let told = "holds a pretraining run; name another folder";
+        assert!(answer.stderr.contains(told), "{}", answer.stderr);
+    }
     let weights = format!("--weights={}", text(&from));
     let tune = |run: &Path, more: &[&str]| -> Vec<String> {
         let run = text(run);

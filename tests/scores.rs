@@ -440,3 +440,44 @@ fn linear_says_of_every_method_what_knn_says() {
     assert_eq!(official["protocol"]["resize"], 256.0 / 224.0);
     assert_eq!(official["protocol"]["label"], "gender");
 }
+
+#[test]
+fn numbers_that_cannot_be_are_named_by_their_flag() {
+    let data = "synthetic:portraits?count=16";
+    let score =
+        |flags: &[&str]| score("knn", data, data, &[&["--label", "gender"], flags].concat());
+    let map = |perplexity: &str| {
+        let flags = [
+            "tsne",
+            "--weights",
+            "pixels",
+            "--image-size",
+            "8",
+            "--data",
+            data,
+        ];
+        selfsame(
+            &[
+                &flags[..],
+                &["--out", "never.svg", "--perplexity", perplexity],
+            ]
+            .concat(),
+        )
+    };
+    for (answer, words) in [
+        (score(&["--k", "5,0"]), "--k: 0 is not"),
+        (score(&["--temperature", "0"]), "--temperature: 0 is not"),
+        (score(&["--resize", "0"]), "--resize: 0 is not"),
+        (score(&["--image-size", "0"]), "--image-size"),
+        (
+            score(&["--batch-size", "0"]),
+            "--batch-size <N>': at least 1",
+        ),
+        (score(&["--batch-size", "x"]), "write a whole number"),
+        (map("0"), "--perplexity: 0 is not"),
+        (map("500"), "--perplexity: 500 is not below the 16"),
+    ] {
+        assert_eq!(answer.code, 2, "{words}: {}", answer.stderr);
+        assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);
+    }
+}

@@ -51,11 +51,11 @@ impl KnnConfig {
             problems.push("knn.ks: no number of neighbours given".to_owned());
         }
         if self.ks.contains(&0) {
-            problems.push("knn.ks: 0 is not a number of neighbours".to_owned());
+            problems.push("knn.ks: 0 is not a number of neighbours, 1 is the least".to_owned());
         }
         if !(self.temperature.is_finite() && self.temperature > 0.0) {
             problems.push(format!(
-                "knn.temperature: {} is not above 0",
+                "knn.temperature: {} is not a number above 0, such as 0.07",
                 self.temperature
             ));
         }

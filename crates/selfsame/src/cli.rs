@@ -239,7 +239,7 @@ pub(crate) struct WeightsArgs {
     #[arg(long, default_value = "bicubic")]
     pub(crate) interpolation: String,
     /// Images at a time, in `finetune` those of a step; default: 64, in `finetune` 32.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = size::count)]
     pub(crate) batch_size: Option<NonZeroUsize>,
     /// Loader threads.
     #[arg(long, default_value_t = 2)]

@@ -49,9 +49,21 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// A usage error with this text.
+/// What libraries call the settings that are flags here.
+const FLAGS: [(&str, &str); 3] = [
+    ("knn.ks: ", "--k: "),
+    ("knn.temperature: ", "--temperature: "),
+    ("tsne.perplexity: ", "--perplexity: "),
+];
+
+/// A usage error with this text; a setting of a library is named by its flag.
 pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
-    usage_of("", text)
+    let text = text.into();
+    let named = FLAGS.iter().find_map(|(setting, flag)| {
+        let problem = text.strip_prefix(setting)?;
+        Some(format!("{flag}{problem}"))
+    });
+    usage_of("", named.unwrap_or(text))
 }
 
 /// A usage error about the value of this flag, with which `text` begins.

@@ -1,5 +1,7 @@
 //! Sizes of memory and of pictures on the command line.
 
+use std::num::NonZeroUsize;
+
 use clap::builder::RangedU64ValueParser;
 
 /// The largest side of a picture that is read.
@@ -8,6 +10,14 @@ const LARGEST: u64 = 16_384;
 /// The side of a picture in pixels.
 pub(super) fn pixels() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=LARGEST)
+}
+
+/// How many there are to be of something, at least one.
+pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
+    match text.parse() {
+        Ok(count) => NonZeroUsize::new(count).ok_or("at least 1 is needed".to_owned()),
+        Err(error) => Err(format!("{error}; write a whole number from 1 on")),
+    }
 }
 
 /// A size of memory in whole MiB: `8GiB`, `8GB`, `500MiB`; the unit is required.

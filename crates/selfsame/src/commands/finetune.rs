@@ -72,6 +72,12 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     };
     evaluation.check(&sets.device)?;
     let settings = settings(args, &config, &sets, &crop);
+    if args.run.join(run_dir::CONFIG_FILE).exists() {
+        return Err(usage(format!(
+            "--run {}: holds a pretraining run; name another folder",
+            args.run.display()
+        )));
+    }
     let stopped = !list(&args.run)?.is_empty();
     if stopped && !args.resume {
         return Err(usage(format!(
