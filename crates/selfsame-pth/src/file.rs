@@ -37,6 +37,15 @@ pub struct PthFile<R> {
     limits: Limits,
 }
 
+impl<R> std::fmt::Debug for PthFile<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PthFile")
+            .field("tensors", &self.infos)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
 impl PthFile<BufReader<File>> {
     /// Opens a file with the default [`Limits`].
     ///

@@ -41,6 +41,7 @@ pub struct CaptureInfo {
 /// What of a step was NaN or infinite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum BadFigure {
     /// The loss.
     Loss,
@@ -86,6 +87,7 @@ impl CaptureInfo {
 }
 
 /// A capture that was opened: its batches are read one at a time.
+#[derive(Debug)]
 pub struct Capture {
     /// What `capture.json` says.
     pub info: CaptureInfo,

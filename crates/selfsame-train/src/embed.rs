@@ -29,6 +29,17 @@ pub enum Extractor<'a> {
     Pixels,
 }
 
+impl std::fmt::Debug for Extractor<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Backbone(_) => "Backbone",
+            Self::LastFourClassTokens(_) => "LastFourClassTokens",
+            Self::ClassTokenAndMean(_) => "ClassTokenAndMean",
+            Self::Pixels => "Pixels",
+        })
+    }
+}
+
 impl Extractor<'_> {
     fn extract(&self, images: &Tensor) -> candle_core::Result<Tensor> {
         match self {

@@ -65,6 +65,14 @@ pub struct LabelledSamples<'a> {
     pub classes: &'a BTreeMap<usize, usize>,
 }
 
+impl std::fmt::Debug for LabelledSamples<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LabelledSamples")
+            .field("classes", &self.classes)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What is told on the way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum FinetuneEvent {
@@ -149,6 +157,16 @@ pub struct Finetuning {
     optimizer: Optimizer,
     progress: Progress,
     device: Device,
+}
+
+impl std::fmt::Debug for Finetuning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Finetuning")
+            .field("model", &self.model)
+            .field("config", &self.config)
+            .field("num_classes", &self.num_classes)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Finetuning {

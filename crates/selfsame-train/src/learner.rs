@@ -48,6 +48,14 @@ pub struct Learner {
     all_done: Option<Tensor>,
 }
 
+impl std::fmt::Debug for Learner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Learner")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Crops that go forward and backward together.
 struct StudentPart {
     crops: PartCrops,

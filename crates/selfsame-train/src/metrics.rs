@@ -85,6 +85,7 @@ impl MetricsLine {
 }
 
 /// Appends lines to `metrics.jsonl`, and the same numbers to TensorBoard's event file beside it.
+#[derive(Debug)]
 pub struct MetricsFile {
     path: PathBuf,
     file: File,

@@ -29,6 +29,15 @@ pub struct Monitor {
     options: EmbedOptions,
 }
 
+impl std::fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Monitor")
+            .field("label", &self.label)
+            .field("num_images", &self.num_images())
+            .finish_non_exhaustive()
+    }
+}
+
 struct Labelled {
     dataset: Arc<dyn Dataset>,
     samples: Vec<usize>,

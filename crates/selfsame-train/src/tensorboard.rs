@@ -12,6 +12,7 @@ use crate::error::TrainError;
 use crate::metrics::MetricsLine;
 
 /// Writes an event file.
+#[derive(Debug)]
 pub struct EventFile {
     path: PathBuf,
     file: File,

@@ -32,6 +32,7 @@ const NEARLY_UNIFORM: f64 = 0.96;
 
 /// What the figures say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// The features are those of the first step: too early, or too small a learning rate.
     NotYetMoving,

@@ -10,6 +10,7 @@ use crate::error::ModelError;
 
 /// Whose names the tensors of a file have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Layout {
     /// `backbone.…` and `head.…`: ours, and the official DINO code's.
     Selfsame,
