@@ -233,6 +233,7 @@ fn maps_come_as_pictures_and_as_coordinates() {
                 "svg" => {
                     let svg = String::from_utf8(bytes).unwrap();
                     assert!(svg.contains("gender") && svg.matches("<circle").count() >= 24 + 2);
+                    assert!(svg.contains("run (teacher)"), "which weights: {svg}");
                 }
                 "png" => assert!(bytes.starts_with(b"\x89PNG")),
                 _ => {

@@ -41,7 +41,7 @@ pub(crate) fn heat(value: f64) -> [u8; 3] {
 }
 
 /// The colour of a class: ten that are told apart, then hues a golden angle from each other.
-pub(crate) fn of_class(class: usize) -> [u8; 3] {
+pub fn of_class(class: usize) -> [u8; 3] {
     if class < COLORS.len() {
         return COLORS[class];
     }

@@ -7,7 +7,9 @@ use crate::svg::{Anchor, Svg, TextStyle, Turn, number, text_width};
 pub struct Scatter {
     /// Above the chart; empty for none.
     pub title: String,
-    /// Below it; empty for none.
+    /// In smaller letters below the title; empty for none.
+    pub subtitle: String,
+    /// Below the chart; empty for none.
     pub x_label: String,
     /// Beside it; empty for none.
     pub y_label: String,
@@ -42,9 +44,11 @@ pub enum Coloring {
     },
 }
 
-/// Side of the field, and room for title, labels and legend around it.
+/// Side of the field.
 const FIELD: f64 = 380.0;
-const TOP: f64 = 34.0;
+/// Room above it for the title, and more for a subtitle.
+const TITLED: f64 = 34.0;
+const SUBTITLED: f64 = 16.0;
 const LEGEND_ROWS: usize = 20;
 const INK: &str = "#222222";
 const LABEL: TextStyle = TextStyle {
@@ -64,7 +68,8 @@ impl Scatter {
     pub fn svg(&self) -> String {
         let mut svg = Svg::default();
         let left = if self.ticks { 62.0 } else { 30.0 };
-        let (right, bottom) = (left + FIELD, TOP + FIELD);
+        let top = self.top();
+        let (right, bottom) = (left + FIELD, top + FIELD);
         let shown = |value| can_show(value, Scale::Linear);
         let finite = |point: &&(f64, f64)| shown(point.0) && shown(point.1);
         let x = Axis::around(
@@ -81,7 +86,7 @@ impl Scatter {
         svg.element(&format!(
             r##"rect x="{}" y="{}" width="{FIELD}" height="{FIELD}" fill="none" stroke="#bbbbbb""##,
             number(left),
-            number(TOP)
+            number(top)
         ));
         if self.ticks {
             for (value, label) in x.marks() {
@@ -132,16 +137,26 @@ impl Scatter {
             ..LABEL
         };
         svg.text(left, 21.0, title, Turn::Level, &self.title);
+        if !self.subtitle.is_empty() {
+            svg.text(left, 38.0, ROW, Turn::Level, &self.subtitle);
+        }
         let below = bottom + if self.ticks { 32.0 } else { 18.0 };
         svg.text(middle, below, LABEL, Turn::Level, &self.x_label);
         let beside = if self.ticks { 16.0 } else { 20.0 };
-        svg.text(beside, TOP + FIELD / 2.0, LABEL, Turn::Up, &self.y_label);
+        svg.text(beside, top + FIELD / 2.0, LABEL, Turn::Up, &self.y_label);
         let legend = right + 14.0 + self.legend(&mut svg, right + 14.0);
         let titled = left + 1.1 * text_width(&self.title, title.size) + 10.0; // bold is wider
+        let subtitled = left + text_width(&self.subtitle, ROW.size) + 10.0;
         svg.finish(
-            legend.max(titled),
+            legend.max(titled).max(subtitled),
             bottom + if self.ticks { 42.0 } else { 28.0 },
         )
+    }
+
+    /// Where the field begins.
+    fn top(&self) -> f64 {
+        let subtitled = !self.subtitle.is_empty();
+        TITLED + if subtitled { SUBTITLED } else { 0.0 }
     }
 
     /// The colour of each point, by its number.
@@ -169,17 +184,18 @@ impl Scatter {
     /// Draws what the colours mean; its width.
     fn legend(&self, svg: &mut Svg, left: f64) -> f64 {
         let heading = TextStyle { bold: true, ..ROW };
+        let above = self.top();
         match &self.coloring {
             Coloring::Plain => 0.0,
             Coloring::Classes { label, names, of } => {
-                svg.text(left, TOP + 10.0, heading, Turn::Level, label);
+                svg.text(left, above + 10.0, heading, Turn::Level, label);
                 let mut counts = vec![0usize; names.len()];
                 for class in of.iter().filter(|class| **class < names.len()) {
                     counts[*class] += 1;
                 }
                 let mut widest = text_width(label, ROW.size);
                 for (i, name) in names.iter().take(LEGEND_ROWS).enumerate() {
-                    let y = TOP + 28.0 + 17.0 * i as f64;
+                    let y = above + 28.0 + 17.0 * i as f64;
                     let (cx, cy) = (number(left + 5.0), number(y - 4.0));
                     let color = hex(of_class(i));
                     svg.element(&format!(
@@ -190,16 +206,16 @@ impl Scatter {
                     widest = widest.max(15.0 + text_width(&row, ROW.size));
                 }
                 if names.len() > LEGEND_ROWS {
-                    let y = TOP + 28.0 + 17.0 * LEGEND_ROWS as f64;
+                    let y = above + 28.0 + 17.0 * LEGEND_ROWS as f64;
                     let rest = format!("and {} more", names.len() - LEGEND_ROWS);
                     svg.text(left, y, ROW, Turn::Level, &rest);
                 }
                 widest.max(40.0) + 10.0
             }
             Coloring::Numbers { label, of } => {
-                svg.text(left, TOP + 10.0, heading, Turn::Level, label);
+                svg.text(left, above + 10.0, heading, Turn::Level, label);
                 let (low, high) = range(of);
-                let (top, height, steps) = (TOP + 22.0, 200.0, 50);
+                let (top, height, steps) = (above + 22.0, 200.0, 50);
                 for i in 0..steps {
                     let color = hex(of_number(1.0 - (f64::from(i) + 0.5) / f64::from(steps)));
                     let step = height / f64::from(steps);
@@ -249,6 +265,7 @@ mod tests {
     fn scatter(coloring: Coloring) -> Scatter {
         Scatter {
             title: "Map".to_owned(),
+            subtitle: String::new(),
             x_label: String::new(),
             y_label: String::new(),
             points: vec![(0.0, 0.0), (10.0, 0.0), (0.0, 5.0), (f64::NAN, 1.0)],
@@ -277,6 +294,26 @@ mod tests {
             up > 100.0 && (right / up - 2.0).abs() < 0.01,
             "{right} {up}"
         );
+    }
+
+    #[test]
+    fn a_subtitle_has_room_above_the_field() {
+        let plain = scatter(Coloring::Plain);
+        let long = "vit_tiny/8 (width 192, depth 12, heads 3), weights runs/faces (teacher)";
+        let told = Scatter {
+            subtitle: long.repeat(2),
+            ..plain.clone()
+        };
+        let (plain, told) = (plain.svg(), told.svg());
+        assert!(told.contains(long) && !plain.contains(r#"y="38""#));
+        for (before, after) in centres(&plain).iter().zip(centres(&told)) {
+            assert_eq!((before.0, before.1 + SUBTITLED), after);
+        }
+        let width = |svg: &str| -> f64 {
+            let rest = svg.split_once("width=\"").unwrap().1;
+            rest.split('"').next().unwrap().parse().unwrap()
+        };
+        assert!(width(&told) > width(&plain), "it is not cut off");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use std::io::Cursor;
 
 use image::{ImageFormat, Rgb, RgbImage, imageops};
-use imageproc::drawing::{draw_filled_rect_mut, draw_hollow_rect_mut};
+use imageproc::drawing::draw_hollow_rect_mut;
 use imageproc::rect::Rect;
 
 use crate::ReportError;
@@ -33,10 +33,6 @@ const TITLE: Words = Words {
 const TEXT: Words = Words {
     size: 15.0,
     bold: false,
-};
-const LABEL: Words = Words {
-    size: 15.0,
-    bold: true,
 };
 const HEADING: Words = Words {
     size: 24.0,
@@ -182,26 +178,6 @@ impl SheetCell {
     }
 }
 
-/// Draws a labelled outline onto a picture, thick enough to be seen on any.
-///
-/// `left`, `top`, `width` and `height` are in pixels of the picture.
-pub fn outline(
-    image: &mut RgbImage,
-    [left, top, width, height]: [u32; 4],
-    color: [u8; 3],
-    label: &str,
-) {
-    for i in 0..2 {
-        let size = |side: u32| side.saturating_sub(2 * i).max(1);
-        let frame =
-            Rect::at((left + i) as i32, (top + i) as i32).of_size(size(width), size(height));
-        draw_hollow_rect_mut(image, frame, Rgb(color));
-    }
-    let plate = Rect::at(left as i32, top as i32).of_size(LABEL.width(label) + 6, 17);
-    draw_filled_rect_mut(image, plate, Rgb(color));
-    LABEL.draw(image, [left as i32 + 3, top as i32], WHITE, label);
-}
-
 /// Puts sheets one above the other.
 pub fn stack(sheets: &[RgbImage]) -> RgbImage {
     let width = sheets.iter().map(RgbImage::width).max().unwrap_or(1);
@@ -308,13 +284,5 @@ mod tests {
             stack(&[drawn.clone(), drawn.clone()]).height(),
             2 * drawn.height()
         );
-    }
-
-    #[test]
-    fn outlines_at_the_border_and_of_one_pixel_are_drawn() {
-        let mut image = RgbImage::new(50, 40);
-        outline(&mut image, [0, 0, 50, 40], [255, 0, 0], "1");
-        outline(&mut image, [49, 39, 1, 1], [0, 0, 255], "10");
-        assert_eq!(image.get_pixel(49, 20).0, [255, 0, 0]);
     }
 }

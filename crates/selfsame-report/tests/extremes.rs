@@ -47,6 +47,7 @@ fn points_anywhere_are_a_map() {
     for [a, b] in pairs() {
         let map = Scatter {
             title: String::new(),
+            subtitle: String::new(),
             x_label: String::new(),
             y_label: String::new(),
             points: vec![(a, 0.0), (b, a), (1.0, b)],

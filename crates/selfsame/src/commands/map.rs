@@ -37,6 +37,8 @@ struct Embedded {
     /// Pictures that could not be used.
     skipped: usize,
     described: String,
+    /// The same with where they came from, for a picture.
+    whose: String,
 }
 
 impl Embedded {
@@ -67,15 +69,13 @@ pub(crate) fn tsne(args: &Tsne) -> anyhow::Result<Done> {
     }
     let mut progress = CountProgress::new("t-SNE iterations", config.iterations);
     let map = descend(&embedded.features, &config, &mut |done| progress.set(done))?;
-    let title = format!(
-        "t-SNE of {} pictures, {}",
-        embedded.features.n, embedded.described
-    );
+    let title = format!("t-SNE of {} pictures", embedded.features.n);
     let colors = coloring(
         args.map.label.as_deref().unwrap_or_default(),
         &embedded.labels,
     );
     let mut chart = tsne_chart(title, &map.points, colors);
+    chart.subtitle.clone_from(&embedded.whose);
     if args.map.label.is_none() {
         chart.coloring = selfsame_report::Coloring::Plain;
     }
@@ -123,10 +123,8 @@ pub(crate) fn pca(args: &Pca) -> anyhow::Result<Done> {
         None => selfsame_report::Coloring::Plain,
     };
     let chart = Scatter {
-        title: format!(
-            "Principal components of {} pictures, {}",
-            embedded.features.n, embedded.described
-        ),
+        title: format!("Principal components of {} pictures", embedded.features.n),
+        subtitle: embedded.whose.clone(),
         x_label: axis(0),
         y_label: axis(1),
         points: places.chunks_exact(k).map(point).collect(),
@@ -235,6 +233,7 @@ fn embedded(args: &MapArgs) -> anyhow::Result<Embedded> {
         labels: done.samples.iter().map(text).collect(),
         skipped: all.len() - done.samples.len(),
         described: weights.describe(),
+        whose: whose(&weights, flags),
     })
 }
 

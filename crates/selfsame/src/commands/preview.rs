@@ -8,7 +8,9 @@ use selfsame_checkpoint::write_bytes;
 use selfsame_data::augment::{
     AugmentConfig, CropBox, DrawnOp, DrawnView, Interpolation, MultiCrop, SampleKey, Workspace, ops,
 };
-use selfsame_report::{COLORS, Sheet, SheetCell, encode_png, outline, stack};
+use selfsame_report::{
+    COLORS, Outlined, Sheet, SheetCell, class_color, encode_png, outline, stack,
+};
 use selfsame_train::RunConfig;
 
 use crate::cli::Preview;
@@ -24,6 +26,8 @@ use crate::stderr::tell;
 const SINGLE: usize = 256;
 /// Longest side of the original with all boxes on it.
 const LARGE: usize = 540;
+/// How far colours are apart that nobody takes for one another: the sum over red, green and blue.
+const UNLIKE: u32 = 100;
 /// Pictures of a row.
 const COLUMNS: usize = 4;
 /// Strengths of the first sheet, the same for every picture and configuration.
@@ -178,7 +182,8 @@ impl PreviewOf {
         cells.extend(rendered.map(|(title, notes, image)| cell(title, notes, image)));
         if let Some(view) = self.views.get(MultiCrop::NUM_GLOBAL).cloned() {
             let mut marked = original;
-            self.outline_box(&mut marked, view.crop, COLORS[0], "local 1");
+            let frame = self.marked(&marked, view.crop, COLORS[0], "local 1", 2);
+            outline(&mut marked, &[frame]);
             let local = enlarged(self.view(view.crop, view.size), SINGLE);
             let mut local = cell("local crop", vec![describe_box(view.crop)], local);
             local.frame = Some(COLORS[0]);
@@ -195,9 +200,16 @@ impl PreviewOf {
     /// The picture with every box, and every view as the network gets it, with what was drawn.
     fn crops(&mut self, title: &str, key: SampleKey) -> anyhow::Result<Sheet> {
         let mut original = self.fitted(LARGE);
-        for (i, view) in self.views.iter().enumerate().rev() {
-            self.outline_box(&mut original, view.crop, color(i), &short_name(i));
-        }
+        let colors = colors(self.views.len());
+        let names: Vec<String> = (0..self.views.len()).map(short_name).collect();
+        let boxes = self.views.iter().zip(&names).zip(&colors).enumerate();
+        let boxes: Vec<Outlined> = boxes
+            .map(|(i, ((view, name), color))| {
+                let thickness = if i < MultiCrop::NUM_GLOBAL { 4 } else { 2 };
+                self.marked(&original, view.crop, *color, name, thickness)
+            })
+            .collect();
+        outline(&mut original, &boxes);
         let mut values: Vec<Vec<f32>> = (0..self.views.len())
             .map(|i| vec![0.0; 3 * self.multi_crop.view_size(i).pow(2)])
             .collect();
@@ -216,7 +228,7 @@ impl PreviewOf {
                     title: long_name(i),
                     notes: notes.chain(view.ops.iter().map(describe)).collect(),
                     image: enlarged(image, SINGLE),
-                    frame: Some(color(i)),
+                    frame: Some(colors[i]),
                 }
             });
         let mut cells: Vec<SheetCell> = cells.collect();
@@ -255,18 +267,29 @@ impl PreviewOf {
         ops::resized_crop(&self.picture, crop, size, size, filter, &mut self.workspace)
     }
 
-    /// Draws a box of the picture onto a resized copy.
-    fn outline_box(&self, image: &mut RgbImage, crop: CropBox, color: [u8; 3], label: &str) {
+    /// A box of the picture on a resized copy.
+    fn marked<'a>(
+        &self,
+        image: &RgbImage,
+        crop: CropBox,
+        color: [u8; 3],
+        label: &'a str,
+        thickness: u32,
+    ) -> Outlined<'a> {
         let x = f64::from(image.width()) / f64::from(self.picture.width());
         let y = f64::from(image.height()) / f64::from(self.picture.height());
         let at = |pixels: usize, scale: f64| (pixels as f64 * scale).round() as u32;
-        let place = [
-            at(crop.left, x),
-            at(crop.top, y),
-            at(crop.width, x).max(1),
-            at(crop.height, y).max(1),
-        ];
-        outline(image, place, color, label);
+        Outlined {
+            place: [
+                at(crop.left, x),
+                at(crop.top, y),
+                at(crop.width, x).max(1),
+                at(crop.height, y).max(1),
+            ],
+            color,
+            label,
+            thickness,
+        }
     }
 }
 
@@ -279,8 +302,17 @@ fn cell(title: &str, notes: Vec<String>, image: RgbImage) -> SheetCell {
     }
 }
 
-fn color(view: usize) -> [u8; 3] {
-    COLORS[view % COLORS.len()]
+/// A colour for each view; those of the global ones have no likeness among the others.
+fn colors(views: usize) -> Vec<[u8; 3]> {
+    let globals = [0, 1].map(class_color);
+    let unlike = |color: &[u8; 3]| {
+        globals.iter().all(|global| {
+            let parts = color.iter().zip(global);
+            parts.map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>() > UNLIKE
+        })
+    };
+    let locals = (globals.len()..).map(class_color).filter(unlike);
+    globals.into_iter().chain(locals).take(views).collect()
 }
 
 fn long_name(view: usize) -> String {
@@ -342,4 +374,18 @@ fn enlarged(image: RgbImage, side: usize) -> RgbImage {
     RgbImage::from_fn(image.width() * times, image.height() * times, |x, y| {
         *image.get_pixel(x / times, y / times)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_view_has_the_colour_of_another() {
+        let colors = colors(MultiCrop::NUM_GLOBAL + 40);
+        assert_eq!(&colors[..10], &COLORS, "up to eight local crops as ever");
+        for (i, color) in colors.iter().enumerate() {
+            assert!(!colors[..i].contains(color), "view {i}");
+        }
+    }
 }

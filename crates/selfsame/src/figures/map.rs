@@ -30,6 +30,7 @@ pub(crate) fn tsne_chart(title: String, points: &[[f32; 2]], coloring: Coloring)
     let place = |point: &[f32; 2]| (f64::from(point[0]), f64::from(point[1]));
     Scatter {
         title,
+        subtitle: String::new(),
         x_label: String::new(),
         y_label: String::new(),
         points: points.iter().map(place).collect(),
