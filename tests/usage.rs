@@ -326,3 +326,25 @@ fn huge_numbers_are_refused_or_do_no_harm() {
     let (code, text) = run(&[&embed[..], &["--workers", &huge, "--image-size", "16"]].concat());
     assert_eq!(code, Some(0), "{text}");
 }
+
+#[test]
+fn a_preset_may_be_spelled_with_capitals_and_help_names_all() {
+    let selfsame = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_selfsame"));
+        let output = command.args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let config = |preset: &str| selfsame(&["config", "--preset", preset]);
+    assert_eq!(config("CPU"), config("cpu"));
+    let (code, text) = train(Path::new("never"), &["--preset", "nosuch"]);
+    assert_eq!(code, 2, "{text}");
+    let names = text.trim_end().split_once("There are: ").unwrap().1;
+    let help = selfsame(&["train", "--help"]);
+    for name in names.split(", ") {
+        assert!(help.contains(name), "{name} is not in: {help}");
+    }
+    for words in ["default: notebook", "default: auto", "may be repeated"] {
+        assert!(help.contains(words), "{words} is not in: {help}");
+    }
+}

@@ -382,7 +382,7 @@ fn weights_that_are_not_there_are_named_by_the_flag_they_came_by() {
         ),
         (
             knn("pixels", "random:x"),
-            "error: --against random:x: write it as",
+            "error: --against random:x: \"x\" is not",
         ),
         (
             begin("train", "nosuch"),
@@ -391,7 +391,7 @@ fn weights_that_are_not_there_are_named_by_the_flag_they_came_by() {
         (begin("plan", "nosuch"), "error: --init nosuch: no such run"),
         (
             begin("train", "random:x"),
-            "error: --init random:x: write it as",
+            "error: --init random:x: \"x\" is not",
         ),
         (
             begin("train", "pixels"),
@@ -417,4 +417,20 @@ fn weights_that_are_not_there_are_named_by_the_flag_they_came_by() {
         refused(&answer, 2, &[words]);
     }
     assert!(!Path::new(&run).exists());
+}
+
+#[test]
+fn a_picture_is_no_file_of_weights() {
+    let dir = scratch("weights-kinds");
+    let picture = text(&dir.join("picture.jpg"));
+    std::fs::write(&picture, common::bmp(8, [1, 2, 3])).unwrap();
+    let words = ["picture.jpg", "neither a .safetensors file nor a .pth file"];
+    refused(&selfsame(&["inspect", &picture]), 2, &words);
+    refused(&embed(&dir.join("f.npy"), &picture, &[]), 2, &words);
+    let random = embed(&dir.join("f.npy"), "random:vit_huge", &[]);
+    let words = [
+        "--weights random:vit_huge: \"vit_huge\" is not",
+        "vit_base, resnet18",
+    ];
+    refused(&random, 2, &words);
 }

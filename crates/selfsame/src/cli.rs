@@ -61,6 +61,11 @@ pub(crate) enum Command {
     Replay(Replay),
 }
 
+/// A name of which none has capitals.
+fn lower_case(name: &str) -> Result<String, std::convert::Infallible> {
+    Ok(name.to_lowercase())
+}
+
 // Said of flags that several commands take.
 const RESUME: &str = "Continue if the run directory holds a run already";
 const ACCEPT_DATA_CHANGE: &str =
@@ -117,28 +122,28 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "SPEC")]
     pub(crate) val: Option<String>,
     /// A named set of values: notebook, official, official-boost, official-resnet50,
-    /// no-multicrop, small, cpu, cpu-hour.
-    #[arg(long, value_name = "NAME")]
+    /// no-multicrop, small, cpu, cpu-hour, demo; default: notebook.
+    #[arg(long, value_name = "NAME", value_parser = lower_case)]
     pub(crate) preset: Option<String>,
-    /// A TOML file that overrides the preset.
+    /// A TOML file that overrides the preset; `selfsame config` shows every key.
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) config: Option<PathBuf>,
-    /// One value that overrides everything else, e.g. --set optim.lr=1e-3.
+    /// One value that overrides everything else, e.g. --set optim.lr=1e-3; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// auto, cpu, cuda or cuda:N.
+    /// auto, cpu, cuda or cuda:N; default: auto.
     #[arg(long)]
     pub(crate) device: Option<String>,
-    /// f32, bf16 or, on CUDA devices, tf32.
+    /// f32, bf16 or, on CUDA devices, tf32; default: f32.
     #[arg(long)]
     pub(crate) precision: Option<String>,
-    /// Compute threads; 0: one per core.
+    /// Compute threads; default: 0, one per core.
     #[arg(long)]
     pub(crate) threads: Option<usize>,
     /// Refuse a run that needs more memory, e.g. 8GiB; default: what the machine has.
     #[arg(long, value_name = "SIZE", value_parser = memory_size)]
     pub(crate) max_memory: Option<u64>,
-    /// How a folder is read: auto, agedb, utkface, classes, flat.
+    /// How a folder is read: auto, agedb, utkface, classes, flat; default: auto.
     #[arg(long)]
     pub(crate) layout: Option<String>,
     /// Folder that the paths of a CSV resolve against.
@@ -198,7 +203,7 @@ pub(crate) struct Resume {
     /// Go on although the pictures are not those that the run began with.
     #[arg(long)]
     pub(crate) accept_data_change: bool,
-    /// A value to change; few may change in mid-run.
+    /// A value to change; few may change in mid-run. May be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// auto, cpu, cuda or cuda:N.

@@ -2,6 +2,7 @@
 
 mod arch;
 mod hub;
+mod kind;
 mod told;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::exit::{usage, usage_of};
 use crate::run_dir;
 use crate::stderr::tell;
 use arch::asked;
+use kind::refuse_other_kinds;
 use told::told;
 
 /// Side in pixels of the `pixels` baseline.
@@ -389,17 +391,21 @@ pub(crate) fn describe_model(model: &ModelConfig) -> String {
 
 /// `ARCH[/PATCH][@SIZE][?seed=N]`.
 fn random(text: &str, device: &Device) -> anyhow::Result<Loaded> {
-    let wrong = || {
+    let whole = text;
+    let wrong = |problem: String| {
         usage_of(
             "--weights",
-            format!("random:{text}: write it as random:vit_tiny/8@64?seed=0"),
+            format!("random:{whole}: {problem}; write it as random:vit_tiny/8@64?seed=0"),
         )
     };
     let (text, seed) = match text.split_once("?seed=") {
-        Some((text, seed)) => (text, seed.parse().map_err(|_| wrong())?),
+        Some((text, seed)) => {
+            let no_seed = |_| wrong(format!("{seed:?} is no seed"));
+            (text, seed.parse().map_err(no_seed)?)
+        }
         None => (text, 0),
     };
-    let named: NamedArch = text.parse().map_err(|_| wrong())?;
+    let named: NamedArch = text.parse().map_err(wrong)?;
     let model = named.model();
     let params = draw_backbone(&model, seed, device)?;
     let input = InputConfig::imagenet(&model);
@@ -468,6 +474,7 @@ fn of_file(
     device: &Device,
 ) -> anyhow::Result<Loaded> {
     selfsame_checkpoint::verify_file(path)?;
+    refuse_other_kinds(path)?;
     let weights = read_weights(path, which.into()).map_err(|error| match error {
         ModelError::OtherNetwork { there, .. } => anyhow::Error::new(error)
             .context(format!("--which {there} takes the one that is there")),

@@ -10,8 +10,11 @@ use crate::exit::usage;
 /// # Errors
 /// A usage error for what is no architecture, is another network, or has sizes that do not fit.
 pub(super) fn asked(text: &str, known: Option<ModelConfig>) -> anyhow::Result<ModelConfig> {
-    let wrong = || usage(format!("--arch {text}: write it as vit_small/16@224"));
-    let named: NamedArch = text.parse().map_err(|_| wrong())?;
+    let named: NamedArch = text.parse().map_err(|problem: String| {
+        usage(format!(
+            "--arch {text}: {problem}; write it as vit_small/16@224"
+        ))
+    })?;
     let model = match known {
         None => named.model(),
         Some(known) if named.arch == known.arch => named.sizes_for(known),
@@ -67,5 +70,7 @@ mod tests {
             assert!(error.is::<crate::exit::Usage>(), "{wrong}");
             assert!(error.to_string().contains(&format!("--arch {wrong}")));
         }
+        let error = asked("vit_huge", Some(known)).unwrap_err().to_string();
+        assert!(error.contains("known are vit_tiny, vit_small"), "{error}");
     }
 }
