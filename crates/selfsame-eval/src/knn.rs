@@ -92,7 +92,31 @@ pub fn knn(
     queries: &Features,
     config: &KnnConfig,
 ) -> Result<Vec<KnnAnswers<usize>>, EvalError> {
+    let ranked = knn_ranked(bank, bank_labels, queries, config, 1)?;
+    let first = |answers: KnnAnswers<Vec<usize>>| KnnAnswers {
+        k: answers.k,
+        k_used: answers.k_used,
+        predictions: answers.predictions.iter().map(|best| best[0]).collect(),
+    };
+    Ok(ranked.into_iter().map(first).collect())
+}
+
+/// As [`knn`], with the `most` classes that have the largest votes of each query, the largest first:
+/// for the accuracy at five of `eval_knn.py`. A class that no neighbour has is not among them.
+///
+/// # Errors
+/// As [`knn`], and [`EvalError::Setting`] if `most` is 0.
+pub fn knn_ranked(
+    bank: &Features,
+    bank_labels: &[usize],
+    queries: &Features,
+    config: &KnnConfig,
+    most: usize,
+) -> Result<Vec<KnnAnswers<Vec<usize>>>, EvalError> {
     same_length("bank labels", bank.n, bank_labels.len())?;
+    if most == 0 {
+        return Err(EvalError::Setting("0 classes are no answer".to_owned()));
+    }
     // Classes as places in the sorted list of those that occur: ids may be sparse.
     let mut classes = bank_labels.to_vec();
     classes.sort_unstable();
@@ -103,14 +127,23 @@ pub fn knn(
         .collect();
     answer(bank, queries, config, |rows, weights, ks| {
         let mut votes = vec![0.0; classes.len()];
+        // Places with a vote: a query has few of a thousand classes.
+        let mut voted: Vec<usize> = Vec::new();
         let mut seen = 0;
         ks.iter()
             .map(|&k| {
                 for (&row, weight) in rows[seen..k].iter().zip(&weights[seen..k]) {
-                    votes[places[row as usize]] += weight;
+                    let place = places[row as usize];
+                    if let Err(at) = voted.binary_search(&place) {
+                        voted.insert(at, place);
+                    }
+                    votes[place] += weight;
                 }
                 seen = k;
-                classes[first_largest(&votes)]
+                largest_first(&voted, &votes, most)
+                    .into_iter()
+                    .map(|place| classes[place])
+                    .collect()
             })
             .collect()
     })
@@ -199,15 +232,13 @@ fn answer<T: Clone + Default + Send>(
         .collect())
 }
 
-/// The place of the largest value, the first of equal ones.
-fn first_largest(values: &[f64]) -> usize {
-    let mut best = 0;
-    for (place, value) in values.iter().enumerate() {
-        if *value > values[best] {
-            best = place;
-        }
-    }
-    best
+/// The `most` of these places, which rise, whose values are the largest; of equal ones the first.
+fn largest_first(places: &[usize], values: &[f64], most: usize) -> Vec<usize> {
+    let mut sorted = places.to_vec();
+    // Stable, so that equal ones stay in their order.
+    sorted.sort_by(|a, b| values[*b].total_cmp(&values[*a]));
+    sorted.truncate(most);
+    sorted
 }
 
 #[cfg(test)]
@@ -256,6 +287,27 @@ mod tests {
             &config(&[2], Vote::Majority),
         );
         assert_eq!(answers.unwrap()[0].predictions, [3]);
+    }
+
+    #[test]
+    fn classes_are_ranked_by_their_votes() {
+        let bank = at_angles(&[0.0, 20.0, 21.0, 40.0, 90.0]);
+        let labels = [7, 3, 3, 1, 9];
+        let query = at_angles(&[1.0]);
+        let ranked = |ks: &[usize], most| {
+            let config = config(ks, Vote::Majority);
+            let answers = knn_ranked(&bank, &labels, &query, &config, most).unwrap();
+            let ranked = answers.into_iter().map(|of_k| of_k.predictions[0].clone());
+            ranked.collect::<Vec<_>>()
+        };
+        // Equal votes by class number; no class that nobody voted for.
+        assert_eq!(
+            ranked(&[1, 2, 3, 5], 5),
+            [vec![7], vec![3, 7], vec![3, 7], vec![3, 1, 7, 9]]
+        );
+        assert_eq!(ranked(&[5], 2), [[3, 1]]);
+        let config = config(&[1], Vote::Majority);
+        assert!(knn_ranked(&bank, &labels, &query, &config, 0).is_err());
     }
 
     #[test]

@@ -37,7 +37,7 @@ mod tsne;
 
 pub use error::EvalError;
 pub use features::Features;
-pub use knn::{KnnAnswers, KnnConfig, Vote, knn, knn_regress};
+pub use knn::{KnnAnswers, KnnConfig, Vote, knn, knn_ranked, knn_regress};
 pub use labels::{LabelEncoder, number};
 pub use neighbors::{Neighbors, Own, neighbors};
 pub use pca::Pca;

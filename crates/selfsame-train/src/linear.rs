@@ -24,6 +24,8 @@ pub struct LinearScores {
     pub best_epoch: usize,
     /// Class of each test row after the last epoch.
     pub predicted: Vec<usize>,
+    /// The five likeliest classes of each test row after the last epoch, the likeliest first.
+    pub ranked: Vec<Vec<usize>>,
     /// True class of the same rows.
     pub truth: Vec<usize>,
 }
@@ -72,6 +74,7 @@ pub fn official_linear(
         best_accuracy: -1.0,
         best_epoch: 0,
         predicted: Vec::new(),
+        ranked: Vec::new(),
         truth,
     };
     while !trainer.is_done() {
@@ -96,10 +99,11 @@ pub fn official_linear(
         }
         on_epoch(epoch, scores.accuracy);
     }
+    scores.ranked = trainer.classifier().predict_ranked(&test_features, 5)?;
     Ok(scores)
 }
 
-/// The class of every sample that has the label, by index; the classes are `encoder`'s.
+/// The class of every sample that has the label, by index; the classes are `encode`'s.
 pub fn classes_of(
     dataset: &dyn Dataset,
     label: &str,

@@ -394,6 +394,17 @@ impl std::fmt::Display for NumberScore {
     }
 }
 
+/// Classes that are looked at for the accuracy at five, where there are more (eval_knn.py,
+/// eval_linear.py).
+pub(crate) const TOP: usize = 5;
+
+/// The accuracy at five in percent, after the accuracy in a line; nothing where there is none.
+pub(crate) fn top_in_words(percent: Option<f64>) -> String {
+    percent.map_or(String::new(), |percent| {
+        format!("  among the first {TOP}: {percent:.1} %")
+    })
+}
+
 /// Prints the one JSON object that `--json` promises.
 pub(crate) fn print_json(value: &Value) {
     print_text(&value.to_string());

@@ -72,24 +72,45 @@ impl LinearClassifier {
     /// As [`LinearClassifier::check`]; [`EvalError`] if the features are bad or of another width;
     /// [`EvalError::LogitNotFinite`] for the first row whose logits leave the range of numbers.
     pub fn predict(&self, features: &Features) -> Result<Vec<usize>, EvalError> {
+        let ranked = self.predict_ranked(features, 1)?;
+        Ok(ranked.iter().map(|best| best[0]).collect())
+    }
+
+    /// The `most` classes with the largest logits of each row, the largest first, the lower number
+    /// first of equal ones: for the accuracy at five.
+    ///
+    /// # Errors
+    /// As [`LinearClassifier::predict`], and [`EvalError::Setting`] if `most` is 0.
+    pub fn predict_ranked(
+        &self,
+        features: &Features,
+        most: usize,
+    ) -> Result<Vec<Vec<usize>>, EvalError> {
         self.check()?;
         features.check_width(self.d)?;
-        let best: Vec<Option<usize>> = (0..features.n)
+        if most == 0 {
+            return Err(EvalError::Setting("0 classes are no answer".to_owned()));
+        }
+        let ranked: Vec<Option<Vec<usize>>> = (0..features.n)
             .into_par_iter()
             .map(|i| {
-                let (mut best, mut best_logit) = (0, f32::NEG_INFINITY);
+                // The best so far with their logits, the largest first.
+                let mut best: Vec<(usize, f32)> = Vec::with_capacity(most.min(self.num_classes));
                 for class in 0..self.num_classes {
                     let logit = self.logit(class, features.row(i));
-                    if logit > best_logit {
-                        (best, best_logit) = (class, logit);
+                    let at = best.partition_point(|(_, other)| *other >= logit);
+                    if at < most && logit > f32::NEG_INFINITY {
+                        best.truncate(most - 1);
+                        best.insert(at, (class, logit));
                     }
                 }
-                best_logit.is_finite().then_some(best)
+                let is_number = best.first().is_some_and(|(_, logit)| logit.is_finite());
+                is_number.then(|| best.into_iter().map(|(class, _)| class).collect())
             })
             .collect();
-        let class =
-            |(row, best): (usize, Option<usize>)| best.ok_or(EvalError::LogitNotFinite { row });
-        best.into_iter().enumerate().map(class).collect()
+        let classes =
+            |(row, best): (usize, Option<_>)| best.ok_or(EvalError::LogitNotFinite { row });
+        ranked.into_iter().enumerate().map(classes).collect()
     }
 
     /// Whether every weight and bias is a finite number.
@@ -161,6 +182,22 @@ mod tests {
         };
         let rows = Features::new(2, 1, vec![2.0, -2.0]).unwrap();
         assert_eq!(classifier.predict(&rows).unwrap(), [1, 0]);
+    }
+
+    #[test]
+    fn classes_are_ranked_by_their_logits() {
+        let classifier = LinearClassifier {
+            d: 1,
+            num_classes: 5,
+            weight: vec![1.0, 3.0, 2.0, 3.0, f32::NAN],
+            bias: vec![0.0; 5],
+        };
+        let rows = Features::new(2, 1, vec![2.0, -2.0]).unwrap();
+        let ranked = classifier.predict_ranked(&rows, 3).unwrap();
+        assert_eq!(ranked, [[1, 3, 2], [0, 2, 1]]);
+        // No more than have a logit.
+        assert_eq!(classifier.predict_ranked(&rows, 9).unwrap()[0].len(), 4);
+        assert!(classifier.predict_ranked(&rows, 0).is_err());
     }
 
     #[test]

@@ -19,6 +19,18 @@ pub fn accuracy(truth: &[usize], predicted: &[usize]) -> Result<f64, EvalError> 
     Ok(hits.iter().sum::<f64>() / hits.len() as f64)
 }
 
+/// Share of rows whose right class is among the ones predicted, in 0..=1: the accuracy at five, where
+/// those are the five likeliest.
+///
+/// # Errors
+/// [`EvalError`] without rows or for different lengths.
+pub fn accuracy_among(truth: &[usize], predicted: &[Vec<usize>]) -> Result<f64, EvalError> {
+    check(truth.len(), predicted.len())?;
+    let hits = truth.iter().zip(predicted);
+    let hits = hits.filter(|(truth, predicted)| predicted.contains(truth));
+    Ok(hits.count() as f64 / truth.len() as f64)
+}
+
 /// 1 for each row with the right class, else 0: what [`bootstrap_mean`] and [`paired_bootstrap`] take.
 ///
 /// # Errors
@@ -86,6 +98,14 @@ fn check(truth: usize, predicted: usize) -> Result<(), EvalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_class_among_those_predicted_is_right() {
+        let predicted = [vec![1, 2], vec![2], vec![3, 0, 1], vec![]];
+        assert_eq!(accuracy_among(&[2, 1, 1, 0], &predicted).unwrap(), 0.5);
+        assert!(accuracy_among(&[2], &predicted).is_err());
+        assert!(accuracy_among(&[], &[]).is_err());
+    }
 
     #[test]
     fn accuracy_is_the_share_of_equal_classes() {

@@ -1,14 +1,14 @@
 //! `selfsame knn`
 
 use selfsame_eval::metrics::{
-    BootstrapConfig, accuracy, bootstrap_mean, correct, paired_bootstrap,
+    BootstrapConfig, accuracy, accuracy_among, bootstrap_mean, correct, paired_bootstrap,
 };
-use selfsame_eval::{KnnConfig, Vote, knn, knn_regress};
+use selfsame_eval::{KnnConfig, Vote, knn, knn_ranked, knn_regress};
 use serde_json::json;
 
 use crate::cli::{Knn, Labelled, VoteArg};
 use crate::exit::{Done, by_flag, usage};
-use crate::scores::{Kind, NumberScore, Sets, Side, print_json, print_text};
+use crate::scores::{Kind, NumberScore, Sets, Side, TOP, print_json, print_text, top_in_words};
 use crate::weights::Weights;
 
 pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
@@ -38,11 +38,12 @@ pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
         return regress(args, &sets, &config, (&train, &test), &protocol);
     }
     let truth = sets.encode(&test.labels);
-    let answers = knn(
+    let answers = knn_ranked(
         &train.features,
         &sets.encode(&train.labels),
         &test.features,
         &config,
+        TOP,
     )?;
     let against = match &args.against {
         None => None,
@@ -61,16 +62,23 @@ pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
     let mut scores = serde_json::Map::new();
     let mut errors = serde_json::Map::new();
     let mut differences = serde_json::Map::new();
+    let mut among_five = serde_json::Map::new();
     for (i, answer) in answers.iter().enumerate() {
         let k = answer.k.to_string();
-        let percent = 100.0 * accuracy(&truth, &answer.predictions)?;
-        let hits = correct(&truth, &answer.predictions)?;
+        let predicted: Vec<usize> = answer.predictions.iter().map(|best| best[0]).collect();
+        let percent = 100.0 * accuracy(&truth, &predicted)?;
+        let hits = correct(&truth, &predicted)?;
         let interval = bootstrap_mean(&hits, &BootstrapConfig::default())?;
         let mut line = format!(
             "k = {k:>3}: {percent:5.1} %  (95 % interval {:.1} to {:.1})",
             100.0 * interval.low,
             100.0 * interval.high
         );
+        if sets.encoder.num_classes() > TOP {
+            let among = 100.0 * accuracy_among(&truth, &answer.predictions)?;
+            line.push_str(&top_in_words(Some(among)));
+            among_five.insert(k.clone(), json!(among));
+        }
         if answer.k_used < answer.k {
             line.push_str(&format!(
                 "  the bank holds only {} neighbours",
@@ -102,6 +110,9 @@ pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
             "skipped": skipped,
             "protocol": protocol(args, &sets, &weights)?,
         });
+        if !among_five.is_empty() {
+            result["top5"] = among_five.into();
+        }
         if let Some(spec) = &args.against {
             result["against"] = json!({"weights": spec, "knn": differences});
         }

@@ -4,7 +4,8 @@ use selfsame_data::augment::StandardCrop;
 use selfsame_eval::linear_probe::{ProbeConfig, sgd};
 use selfsame_eval::logistic::{LogisticConfig, default_grid, fit_with_best_c};
 use selfsame_eval::metrics::{
-    BootstrapConfig, ClassificationReport, ReportOptions, accuracy, bootstrap_mean, correct,
+    BootstrapConfig, ClassificationReport, ReportOptions, accuracy, accuracy_among, bootstrap_mean,
+    correct,
 };
 use selfsame_eval::ridge::{self, fit_with_best_alpha};
 use selfsame_models::Arch;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use crate::cli::{Linear, Method, Protocol, WeightsArgs};
 use crate::exit::{Done, usage};
 use crate::progress::CountProgress;
-use crate::scores::{Kind, NumberScore, Sets, print_json, print_text};
+use crate::scores::{Kind, NumberScore, Sets, TOP, print_json, print_text, top_in_words};
 use crate::stderr::tell;
 use crate::weights::Weights;
 
@@ -61,7 +62,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
     }
     let classes = sets.encoder.num_classes();
 
-    let (truth, predicted, details) = match (args.method, args.protocol) {
+    let (truth, predicted, ranked, details) = match (args.method, args.protocol) {
         (Method::Logistic, _) => {
             // Scaled, less what is held out, and that in f64.
             let copies = [5, 2];
@@ -85,7 +86,8 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 "converged": model.converged,
                 "held_out_accuracy": best.map(|tried| 100.0 * tried.accuracy),
             });
-            (sets.encode(&test.labels), model.predict(&test_x)?, details)
+            let predicted = model.predict(&test_x)?;
+            (sets.encode(&test.labels), predicted, None, details)
         }
         (Method::Sgd, Protocol::Notebook) => {
             let (train, test) = sets.embed(&weights, weights.extractor(), &args.data, [1, 1])?;
@@ -107,7 +109,8 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 "method": "sgd", "protocol": "notebook", "epochs": epochs,
                 "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch,
             });
-            (truth, done.predictions, details)
+            let ranked = done.classifier.predict_ranked(&test.features, TOP)?;
+            (truth, done.predictions, Some(ranked), details)
         }
         (Method::Sgd, Protocol::Official) => {
             let config = ProbeConfig {
@@ -155,7 +158,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 "batch_size": OFFICIAL_BATCH, "lr": config.lr,
                 "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch,
             });
-            (done.truth, done.predicted, details)
+            (done.truth, done.predicted, Some(done.ranked), details)
         }
     };
 
@@ -167,9 +170,12 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
         sets.encoder.classes(),
         &ReportOptions::default(),
     )?;
+    let ranked = ranked.filter(|_| classes > TOP);
+    let among = ranked.map(|ranked| accuracy_among(&truth, &ranked));
+    let among = among.transpose()?.map(|share| 100.0 * share);
     let skipped = sets.skipped();
     if args.data.json {
-        print_json(&json!({
+        let mut result = json!({
             "linear": percent,
             "standard_error": 100.0 * interval.standard_error,
             "n_train": sets.trained_on(),
@@ -177,12 +183,17 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
             "skipped": skipped,
             "weights": weights.describe(),
             "protocol": protocol(args, &sets, (&weights, flags), &details)?,
-        }));
+        });
+        if let Some(among) = among {
+            result["top5"] = json!(among);
+        }
+        print_json(&result);
     } else {
         print_text(&format!(
-            "{report}\naccuracy {percent:.1} %  (95 % interval {:.1} to {:.1}); {}",
+            "{report}\naccuracy {percent:.1} %  (95 % interval {:.1} to {:.1}){}; {}",
             100.0 * interval.low,
             100.0 * interval.high,
+            top_in_words(among),
             in_words(&details)
         ));
     }
