@@ -430,6 +430,15 @@ fn check_data_says_by_its_exit_code_whether_all_is_usable() {
     let same = check(&[]).stdout;
     assert!(same.contains("same bytes: a.bmp, c.bmp"), "{same}");
     std::fs::remove_file(dir.join("c.bmp")).unwrap();
+    assert!(!same.contains("passed over"), "{same}");
+    std::fs::create_dir(dir.join(".thumbs")).unwrap();
+    std::fs::write(dir.join("notes.txt"), "notes").unwrap();
+    let told = check(&[]).stdout;
+    let passed = "passed over: 1 hidden folder, 1 file named .csv, .json, .txt or .md\n";
+    assert!(told.contains(passed), "{told}");
+    let value: Value = serde_json::from_str(&check(&["--json"]).stdout).unwrap();
+    assert_eq!(value["passed_over"]["hidden_folders"], 1);
+    assert_eq!(value["passed_over"]["dead_links"], 0);
 
     std::fs::remove_file(dir.join("a.bmp")).unwrap();
     assert_eq!(check(&[]).code, 1, "all unusable");

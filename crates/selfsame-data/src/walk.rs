@@ -21,6 +21,56 @@ pub struct Found {
     pub is_utf8: bool,
 }
 
+/// What lies below the walked folder and is no candidate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PassedOver {
+    /// Folders whose names begin with a dot; what is in them is not counted.
+    pub hidden_folders: usize,
+    /// Files whose names begin with a dot.
+    pub hidden_files: usize,
+    /// `.csv`, `.json`, `.txt` and `.md` files.
+    pub notes: usize,
+    /// Links that lead nowhere, or round in a circle.
+    pub dead_links: usize,
+    /// Links to folders whose files are listed under another name.
+    pub repeated_links: usize,
+    /// What is neither file nor folder: pipes, sockets, devices.
+    pub special_files: usize,
+}
+
+/// "1 hidden folder, 2 links that lead nowhere"; empty if nothing was passed over.
+impl std::fmt::Display for PassedOver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let counts = [
+            (self.hidden_folders, "hidden folder", "hidden folders"),
+            (self.hidden_files, "hidden file", "hidden files"),
+            (
+                self.notes,
+                "file named .csv, .json, .txt or .md",
+                "files named .csv, .json, .txt or .md",
+            ),
+            (
+                self.dead_links,
+                "link that leads nowhere",
+                "links that lead nowhere",
+            ),
+            (
+                self.repeated_links,
+                "link to a folder that is read already",
+                "links to folders that are read already",
+            ),
+            (self.special_files, "special file", "special files"),
+        ];
+        let counts = counts.into_iter().filter(|(count, ..)| *count > 0);
+        for (i, (count, one, more)) in counts.enumerate() {
+            let comma = if i == 0 { "" } else { ", " };
+            let what = if count == 1 { one } else { more };
+            write!(f, "{comma}{count} {what}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Lists every regular file below `folder` in the byte order of relative paths.
 ///
 /// Dot-files, dot-folders and `.csv`, `.json`, `.txt`, `.md` files are passed over; the content
@@ -30,7 +80,20 @@ pub struct Found {
 /// # Errors
 /// [`DataError::Io`] if a folder cannot be listed.
 pub fn candidates(folder: &Path) -> Result<Vec<Found>, DataError> {
+    Ok(walk(folder)?.0)
+}
+
+/// Counts what [`candidates`] leaves out.
+///
+/// # Errors
+/// As [`candidates`].
+pub fn passed_over(folder: &Path) -> Result<PassedOver, DataError> {
+    Ok(walk(folder)?.1)
+}
+
+fn walk(folder: &Path) -> Result<(Vec<Found>, PassedOver), DataError> {
     let mut found = Vec::new();
+    let mut passed = PassedOver::default();
     let mut visited = BTreeSet::new();
     let mut folders = vec![(folder.to_path_buf(), Vec::new())];
     // Links to folders wait until all real folders are done: a file keeps its real path.
@@ -46,12 +109,14 @@ pub fn candidates(folder: &Path) -> Result<Vec<Found>, DataError> {
         };
         let real = fs::canonicalize(&path).map_err(|e| DataError::io("listing", &path, e))?;
         if !visited.insert(real) {
+            passed.repeated_links += 1;
             continue;
         }
-        list(&path, &prefix, &mut found, &mut folders, &mut linked)?;
+        let to = (&mut found, &mut folders, &mut linked);
+        list(&path, &prefix, to, &mut passed)?;
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(found
+    let found = found
         .into_iter()
         .map(|(relative, path)| {
             let name = String::from_utf8_lossy(&relative).into_owned();
@@ -61,7 +126,8 @@ pub fn candidates(folder: &Path) -> Result<Vec<Found>, DataError> {
                 name,
             }
         })
-        .collect())
+        .collect();
+    Ok((found, passed))
 }
 
 type Relative = Vec<u8>;
@@ -69,22 +135,30 @@ type Relative = Vec<u8>;
 fn list(
     folder: &Path,
     prefix: &[u8],
-    found: &mut Vec<(Relative, PathBuf)>,
-    folders: &mut Vec<(PathBuf, Relative)>,
-    linked: &mut Vec<(PathBuf, Relative)>,
+    (found, folders, linked): (
+        &mut Vec<(Relative, PathBuf)>,
+        &mut Vec<(PathBuf, Relative)>,
+        &mut Vec<(PathBuf, Relative)>,
+    ),
+    passed: &mut PassedOver,
 ) -> Result<(), DataError> {
     for entry in fs::read_dir(folder).map_err(|e| DataError::io("listing", folder, e))? {
         let entry = entry.map_err(|e| DataError::io("listing", folder, e))?;
         let file_name = entry.file_name();
+        let path = entry.path();
         if file_name.as_encoded_bytes().starts_with(b".") {
+            match path.is_dir() {
+                true => passed.hidden_folders += 1,
+                false => passed.hidden_files += 1,
+            }
             continue;
         }
-        let path = entry.path();
         let kind = entry
             .file_type()
             .map_err(|e| DataError::io("reading", &path, e))?;
         // What a link leads to; a link that leads nowhere, or round in a circle, is no file.
         let Ok(target) = fs::metadata(&path) else {
+            passed.dead_links += 1;
             continue;
         };
         let mut relative = prefix.to_vec();
@@ -96,7 +170,11 @@ fn list(
             } else {
                 folders.push((path, relative))
             }
-        } else if target.is_file() && !is_passed_over(&path) {
+        } else if !target.is_file() {
+            passed.special_files += 1;
+        } else if is_passed_over(&path) {
+            passed.notes += 1;
+        } else {
             found.push((relative, path));
         }
     }
@@ -159,6 +237,12 @@ mod tests {
             names(folder.path()),
             ["a.jpg", "a.txt.jpg", "b.gz", "noext"]
         );
+        let passed = passed_over(folder.path()).unwrap();
+        assert_eq!(
+            passed.to_string(),
+            "1 hidden folder, 1 hidden file, 4 files named .csv, .json, .txt or .md"
+        );
+        assert_eq!(PassedOver::default().to_string(), "");
     }
 
     #[cfg(unix)]
@@ -171,6 +255,11 @@ mod tests {
         symlink("round.jpg", folder.path().join("round.jpg")).unwrap();
         symlink("deep", folder.path().join("alias")).unwrap();
         assert_eq!(names(folder.path()), ["deep/er/a.jpg"]);
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("pipe")).unwrap();
+        assert_eq!(
+            passed_over(folder.path()).unwrap().to_string(),
+            "2 links that lead nowhere, 2 links to folders that are read already, 1 special file"
+        );
     }
 
     #[cfg(unix)]

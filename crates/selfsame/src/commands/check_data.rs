@@ -1,8 +1,10 @@
 //! `selfsame check-data`
 
+use std::path::Path;
 use std::sync::Mutex;
 
 use selfsame_data::check::{ASPECT_BOUNDS, SIDE_BOUNDS};
+use selfsame_data::walk::{PassedOver, passed_over};
 use selfsame_data::{CheckReport, Ledger, check};
 use serde_json::json;
 
@@ -19,6 +21,12 @@ pub(crate) fn run(args: &CheckData) -> anyhow::Result<Done> {
         args.allow_outside,
         args.images_root.clone(),
     )?;
+    // An annotation file names what there is.
+    let folder = Path::new(&args.data);
+    let passed = match folder.is_dir() {
+        true => passed_over(folder)?,
+        false => PassedOver::default(),
+    };
     let progress = Mutex::new(CountProgress::new("decoded", set.len()));
     let report = check(set.as_ref(), args.crop_size, &Ledger::default(), &|done| {
         if let Ok(mut progress) = progress.lock() {
@@ -36,6 +44,7 @@ pub(crate) fn run(args: &CheckData) -> anyhow::Result<Done> {
             "unusable": files.len(),
             "reasons": report.reasons,
             "files": files,
+            "passed_over": passed,
             "duplicates": report.duplicates,
             "shorter_side": buckets(&SIDE_BOUNDS, &report.sides),
             "aspect": buckets(&ASPECT_BOUNDS, &report.aspects),
@@ -43,7 +52,7 @@ pub(crate) fn run(args: &CheckData) -> anyhow::Result<Done> {
             "labels": report.labels,
         }));
     } else {
-        print_report(&report, args.crop_size);
+        print_report(&report, &passed, args.crop_size);
     }
     Ok(if report.unusable.is_empty() {
         Done::Well
@@ -52,7 +61,7 @@ pub(crate) fn run(args: &CheckData) -> anyhow::Result<Done> {
     })
 }
 
-fn print_report(report: &CheckReport, crop_size: u32) {
+fn print_report(report: &CheckReport, passed: &PassedOver, crop_size: u32) {
     for entry in &report.unusable {
         let file = printable(&entry.file);
         print_text(&format!("{file}: {}", printable(&entry.reason)));
@@ -67,6 +76,9 @@ fn print_report(report: &CheckReport, crop_size: u32) {
     ));
     for (reason, count) in &report.reasons {
         print_text(&format!("  {count} × {reason}"));
+    }
+    if *passed != PassedOver::default() {
+        print_text(&format!("passed over: {passed}"));
     }
     let copies: usize = report.duplicates.iter().map(|group| group.len() - 1).sum();
     print_text(&format!("{copies} copies of other files"));
