@@ -254,3 +254,40 @@ fn local_crops_of_other_pictures_than_the_global_ones_are_refused() {
     selfsame_checkpoint::write_tensors(&path, &tensors, &Default::default()).unwrap();
     refused(dir.path(), 1, "local has shape");
 }
+
+#[test]
+fn figures_and_states_never_go_over_the_capture() {
+    let dir = copy_of("official-tiny-s7");
+    let files = || -> Vec<(PathBuf, Vec<u8>)> {
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        let read = |path: PathBuf| (path.clone(), std::fs::read(path).unwrap());
+        paths.into_iter().map(read).collect()
+    };
+    let before = files();
+    for flag in ["--out", "--save"] {
+        for name in [
+            "capture.json",
+            "config.toml",
+            "state.safetensors",
+            "batch-000000.safetensors",
+        ] {
+            let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+                .args([
+                    "replay",
+                    dir.path().to_str().unwrap(),
+                    "--threads",
+                    "1",
+                    flag,
+                ])
+                .arg(dir.path().join(name))
+                .output()
+                .unwrap();
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{flag} {name}: {told}");
+            assert!(told.contains(flag) && told.contains(name), "{told}");
+            assert!(files() == before, "{flag} wrote over {name}");
+        }
+    }
+}

@@ -434,3 +434,35 @@ fn a_picture_is_no_file_of_weights() {
     ];
     refused(&random, 2, &words);
 }
+
+/// `trap '' XFSZ` turns the signal that would end it into the error of the write.
+#[cfg(unix)]
+#[test]
+fn an_export_without_room_leaves_no_empty_folder() {
+    let dir = scratch("weights-no-room");
+    let export = |out: &Path| {
+        let program = common::command::<&str>(&[]).get_program().to_owned();
+        let mut shell = std::process::Command::new("sh");
+        let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
+        shell.args(["-c", script]).arg(program);
+        shell.args([
+            "export",
+            "--weights",
+            run(),
+            "--format",
+            "dino",
+            "--out",
+            &text(out),
+        ]);
+        common::Answer::from(shell.output().unwrap())
+    };
+    let made = dir.join("made");
+    refused(&export(&made), 1, &["model.safetensors"]);
+    assert!(!made.exists());
+    // Not this program's to remove.
+    let given = dir.join("given");
+    std::fs::create_dir(&given).unwrap();
+    refused(&export(&given), 1, &["model.safetensors"]);
+    assert!(given.exists());
+    assert_eq!(std::fs::read_dir(&given).unwrap().count(), 0);
+}

@@ -37,12 +37,18 @@ pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
         _ => loaded.metadata()?,
     };
     refuse_others(&args.out, files(args.format), &metadata)?;
-    match args.format {
-        Format::Timm => timm(loaded, &args.out)?,
-        Format::Hf => hf::hf(loaded, &args.out)?,
-        Format::Dino => dino(loaded, &args.out)?,
-        Format::Onnx => onnx::onnx(loaded, &args.out)?,
+    let is_new = !args.out.exists();
+    let written = match args.format {
+        Format::Timm => timm(loaded, &args.out),
+        Format::Hf => hf::hf(loaded, &args.out),
+        Format::Dino => dino(loaded, &args.out),
+        Format::Onnx => onnx::onnx(loaded, &args.out),
+    };
+    if written.is_err() && is_new {
+        // Only if nothing is in it.
+        let _ = std::fs::remove_dir(&args.out);
     }
+    written?;
     tell!("{} written to {}", weights.describe(), args.out.display());
     Ok(Done::Well)
 }

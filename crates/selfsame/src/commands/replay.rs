@@ -1,6 +1,7 @@
 //! `selfsame replay`
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use selfsame_train::{Capture, TrainError, replay, write_state};
@@ -9,6 +10,7 @@ use crate::cli::Replay;
 use crate::config::Merged;
 use crate::device;
 use crate::exit::{Done, usage};
+use crate::overwriting::refuse_overwriting;
 use crate::run_dir::CONFIG_FILE;
 
 /// What every capture holds.
@@ -21,6 +23,16 @@ pub(crate) fn run(args: &Replay) -> anyhow::Result<Done> {
              one, and so does a step that was not finite, in RUN/captures",
             args.capture.display()
         )));
+    }
+    let files = files(&args.capture)?;
+    let inputs: Vec<(&str, &Path)> = files
+        .iter()
+        .map(|file| ("the capture", file.as_path()))
+        .collect();
+    for (flag, out) in [("--out", &args.out), ("--save", &args.save)] {
+        if let Some(out) = out {
+            refuse_overwriting((flag, out), &inputs)?;
+        }
     }
     device::set_threads(args.threads)?;
     let capture = Capture::open(&args.capture)?;
@@ -51,4 +63,20 @@ pub(crate) fn run(args: &Replay) -> anyhow::Result<Done> {
         write_state(path, &learner)?;
     }
     Ok(Done::Well)
+}
+
+/// What is read of a capture; other files in its folder are nobody's.
+fn files(capture: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let reading = || format!("reading {}", capture.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(capture).with_context(reading)? {
+        let entry = entry.with_context(reading)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_read = [DESCRIPTION, CONFIG_FILE, "state.safetensors"].contains(&&*name)
+            || (name.starts_with("batch-") && name.ends_with(".safetensors"));
+        if is_read {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
 }
