@@ -454,3 +454,26 @@ fn a_run_directory_that_was_moved_is_not_made_anew() {
     assert!(!run.exists());
     assert_eq!(list(&moved).unwrap().len(), 2);
 }
+
+#[test]
+fn a_damaged_checkpoint_is_set_aside_once_and_nothing_is_overwritten() {
+    let run = tempfile::tempdir().unwrap();
+    for step in [10, 20] {
+        save(run.path(), &checkpoint(step), 0).unwrap();
+    }
+    damage(run.path(), 20, "student.safetensors");
+    let (_, warnings) = load_newest(run.path(), CPU).unwrap().unwrap();
+    let aside = warnings[0].set_aside().unwrap();
+    assert_eq!(aside, run.path().join("checkpoints/damaged-step-00000020"));
+    assert!(aside.join("student.safetensors").exists());
+    assert_eq!(steps(run.path()), [10]);
+    let (_, none) = load_newest(run.path(), CPU).unwrap().unwrap();
+    assert!(none.is_empty());
+
+    // The same step, damaged again: the first is kept, and this one stays where it is.
+    save(run.path(), &checkpoint(20), 0).unwrap();
+    damage(run.path(), 20, "teacher.safetensors");
+    let (_, warnings) = load_newest(run.path(), CPU).unwrap().unwrap();
+    assert_eq!(warnings[0].set_aside(), None);
+    assert_eq!(steps(run.path()), [10, 20]);
+}
