@@ -103,6 +103,11 @@ fn the_page_holds_every_section_and_asks_for_nothing() {
         assert!(page.contains(name), "{name}");
     }
     assert!(page.contains("each with the 6 of 39 others whose features are nearest"));
+    assert!(page.contains("one standard error of the last point is"));
+    assert!(page.contains("logistic regression is not fitted, since no pictures are held out"));
+    for key in ["feature_std", "grad_norm", "images_per_s", "data_wait_frac"] {
+        assert!(!page.contains(&format!(">{key}<")), "{key} in words");
+    }
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod downsample;
 mod error;
 mod font;
 mod legend;
+mod level_name;
 mod line_chart;
 mod outline;
 mod overlay;

@@ -1,6 +1,7 @@
 use crate::axis::{Axis, Scale, can_show};
 use crate::downsample::downsample;
 use crate::legend::Legend;
+use crate::level_name::beside_level;
 use crate::smooth::{smoothing_window, trend};
 use crate::svg::{Anchor, Svg, TextStyle, Turn, escape, number, path_data, text_width};
 
@@ -124,14 +125,14 @@ impl LineChart {
         let frame = Frame::new(self, left);
         svg.open(&frame.group(self));
         frame.grid(svg, self);
-        for reference in self.shown_references() {
-            frame.reference(svg, reference);
-        }
         let lines: Vec<Vec<Vec<(f64, f64)>>> = self
             .series
             .iter()
             .map(|series| frame.runs(series, self.y_scale))
             .collect();
+        for reference in self.shown_references() {
+            frame.reference(svg, reference, &lines.concat());
+        }
         // Single values below every trend, so that no line's noise hides another's trend.
         for (i, (series, runs)) in self.series.iter().zip(&lines).enumerate() {
             let name = format!(r#" data-series="{}""#, escape(&series.name));
@@ -324,22 +325,23 @@ impl Frame {
         }
     }
 
-    fn reference(&self, svg: &mut Svg, reference: &Reference) {
+    /// A level line, with its name where no line of the chart runs through it, if there is such a
+    /// place.
+    fn reference(&self, svg: &mut Svg, reference: &Reference, lines: &[Vec<(f64, f64)>]) {
         let y = self.y_at(reference.y);
         let stroke = line(self.left, y, self.right, y, REFERENCE, 1.1);
         svg.element(&format!("{stroke} stroke-dasharray=\"2 3\""));
+        let width = text_width(&reference.name, TICK.size);
+        let field = [self.left, self.right, self.top, self.bottom];
+        let Some((x, base)) = beside_level(y, width, field, lines) else {
+            return;
+        };
         let style = TextStyle {
-            anchor: Anchor::End,
+            anchor: Anchor::Start,
             color: REFERENCE,
             ..TICK
         };
-        // Above the line, unless that would be outside.
-        let base = if y - self.top > 14.0 {
-            y - 4.0
-        } else {
-            y + 12.0
-        };
-        svg.text(self.right - 2.0, base, style, Turn::Level, &reference.name);
+        svg.text(x, base, style, Turn::Level, &reference.name);
     }
 
     /// The unbroken runs of a series, in picture coordinates, thinned if there are very many.

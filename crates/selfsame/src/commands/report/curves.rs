@@ -1,12 +1,16 @@
 //! Everything that was logged, over epochs.
 
 use selfsame_report::{LineChart, Reference, Scale, Series};
-use selfsame_train::{RunConfig, StepLine};
+use selfsame_train::{EvalLine, StepLine, WeightDecayUpdate};
 
-use super::Log;
+use super::{Facts, Log};
+
+/// Pictures that k-NN during training is tested on at most (cli.md, section 6).
+const MAX_TESTED: usize = 10_000;
 
 /// Charts as SVG, each with a text for those who do not see it.
-pub(super) fn charts(config: &RunConfig, log: &Log) -> Vec<(String, String)> {
+pub(super) fn charts(facts: &Facts<'_>, log: &Log) -> Vec<(String, String)> {
+    let config = facts.config;
     let over = |value: fn(&StepLine) -> f64| -> Vec<(f64, f64)> {
         let x = |step: u64| (step + 1) as f64 / log.steps_per_epoch.unwrap_or(1.0);
         log.steps
@@ -41,7 +45,7 @@ pub(super) fn charts(config: &RunConfig, log: &Log) -> Vec<(String, String)> {
     let mut charts = vec![
         chart(
             "Training loss",
-            "loss",
+            "loss in nats",
             vec![
                 Series::line("loss", over(|line| line.loss)),
                 Series::dashed("floor: teacher entropy", over(|line| line.loss_floor)),
@@ -57,7 +61,11 @@ pub(super) fn charts(config: &RunConfig, log: &Log) -> Vec<(String, String)> {
             ],
             level(format!("ln K = {ln_k:.2}"), ln_k),
         ),
-        one("Feature spread", "feature_std", |line| line.feature_std),
+        one(
+            "Feature spread (1: evenly in all directions)",
+            "feature spread",
+            |line| line.feature_std,
+        ),
     ];
     if !log.evals.is_empty() {
         let mut scores: Vec<Series> = Vec::new();
@@ -78,23 +86,36 @@ pub(super) fn charts(config: &RunConfig, log: &Log) -> Vec<(String, String)> {
             scores,
             Vec::new(),
         );
-        knn.x_label = "epoch".to_owned();
+        knn.x_label = match standard_error(facts, &log.evals) {
+            Some((error, n)) => {
+                format!("epoch; one standard error of the last point is {error:.1} ({n} pictures)")
+            }
+            None => "epoch".to_owned(),
+        };
         charts.push(knn);
     }
-    let mut norm = one("Gradient norm before clipping", "grad_norm", |line| {
+    let mut norm = one("Gradient norm before clipping", "gradient norm", |line| {
         line.grad_norm
     });
     norm.y_scale = Scale::Log;
+    let mut decay = one("Weight decay", "weight decay", |line| line.weight_decay);
+    let mut temperature = one("Teacher temperature", "temperature", |line| {
+        line.teacher_temp
+    });
+    if log.steps_per_epoch.is_some() {
+        in_steps(&mut temperature);
+        if config.optim.weight_decay_update == WeightDecayUpdate::Epoch {
+            in_steps(&mut decay);
+        }
+    }
     charts.extend([
         norm,
-        one("Learning rate", "lr", |line| line.lr),
-        one("Weight decay", "weight_decay", |line| line.weight_decay),
+        one("Learning rate", "learning rate", |line| line.lr),
+        decay,
         one("Teacher momentum", "momentum", |line| line.momentum),
-        one("Teacher temperature", "teacher_temp", |line| {
-            line.teacher_temp
-        }),
-        one("Throughput", "images_per_s", |line| line.images_per_s),
-        one("Share of time waiting for data", "data_wait_frac", |line| {
+        temperature,
+        one("Throughput", "images per second", |line| line.images_per_s),
+        one("Time spent waiting for data", "share of the time", |line| {
             line.data_wait_frac
         }),
     ]);
@@ -102,6 +123,39 @@ pub(super) fn charts(config: &RunConfig, log: &Log) -> Vec<(String, String)> {
         .iter()
         .map(|chart| (chart.svg(), in_words(chart)))
         .collect()
+}
+
+/// Draws values of whole epochs as they were: constant, then at once another at the first step of
+/// the next.
+fn in_steps(chart: &mut LineChart) {
+    for series in &mut chart.series {
+        let mut points: Vec<(f64, f64)> = Vec::with_capacity(series.points.len());
+        for &(x, y) in &series.points {
+            // The first step of an epoch ends a step's length after its begin.
+            let begin = (x - 1e-9).ceil() - 1.0;
+            match points.last() {
+                Some(&(before, last)) if last != y && before <= begin => {
+                    points.extend([(begin, last), (begin, y), (x, y)]);
+                }
+                _ => points.push((x, y)),
+            }
+        }
+        series.points = points;
+    }
+}
+
+/// One standard error of the last k-NN accuracy in points, and the number of pictures that it is
+/// the mean of.
+fn standard_error(facts: &Facts<'_>, evals: &[EvalLine]) -> Option<(f64, usize)> {
+    let last = evals.last()?;
+    let tested = match facts.config.data.val.is_empty() {
+        true => facts.train.as_ref()?,
+        false => facts.val.as_ref()?,
+    };
+    let labelled = (0..tested.len()).filter(|i| tested.label(*i, &last.label).is_some());
+    let n = labelled.take(MAX_TESTED).count();
+    let share = last.knn.values().next_back()? / 100.0;
+    (n > 0).then(|| (100.0 * (share * (1.0 - share) / n as f64).sqrt(), n))
 }
 
 /// "Line chart of the training loss over epochs: loss from 5.6 to 4.9; …"
@@ -130,5 +184,36 @@ fn short(value: f64) -> String {
         x if x != 0.0 && !(1e-3..1e5).contains(&x) => format!("{value:.2e}"),
         x if x < 10.0 => format!("{value:.3}"),
         _ => format!("{value:.1}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_for_an_epoch_is_drawn_in_steps() {
+        let third = |i: i32| f64::from(i) / 3.0;
+        let mut chart = LineChart {
+            series: vec![Series::line(
+                "weight decay",
+                (1..=6)
+                    .map(|i| (third(i), f64::from((i - 1) / 3)))
+                    .collect(),
+            )],
+            ..LineChart::default()
+        };
+        in_steps(&mut chart);
+        let expected = [
+            (third(1), 0.0),
+            (third(2), 0.0),
+            (1.0, 0.0),
+            (1.0, 0.0),
+            (1.0, 1.0),
+            (third(4), 1.0),
+            (third(5), 1.0),
+            (2.0, 1.0),
+        ];
+        assert_eq!(chart.series[0].points, expected);
     }
 }

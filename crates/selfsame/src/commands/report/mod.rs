@@ -104,7 +104,7 @@ pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<Value> {
         }
     }
     page.section("Curves");
-    page.charts(&curves::charts(facts.config, &log));
+    page.charts(&curves::charts(facts, &log));
     if let (Some(subjects), Ok(weights)) = (&subjects, &weights) {
         looks::add(&mut page, facts, subjects, weights)?;
     }

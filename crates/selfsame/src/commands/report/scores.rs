@@ -175,6 +175,13 @@ fn classes(
         &["features", &format!("k-NN, k = {K}"), "logistic regression"],
         &rows,
     );
+    page.text(match sides[0].test {
+        None => "–: logistic regression is not fitted, since no pictures are held out (--val).",
+        Some(_) => {
+            "–: logistic regression is not fitted to raw pixels, whose many columns take longer \
+             than all the rest of this page, nor to too few pictures."
+        }
+    });
     let names = encoder.classes();
     if names.len() <= MAX_MATRIX {
         let matrix = ConfusionMatrix::new(&truth, &of_trained, names.len())?;
@@ -281,6 +288,10 @@ fn numbers(
         &format!("Mean absolute error and R² of {label} with 95 % bootstrap intervals; {how}"),
         &["features", "by", "error", "R²"],
         &rows,
+    );
+    page.text(
+        "Ridge regression is not fitted to raw pixels, whose many columns take longer than all the \
+         rest of this page.",
     );
     Ok(Value::Object(scores))
 }
