@@ -92,29 +92,20 @@ pub fn passed_over(folder: &Path) -> Result<PassedOver, DataError> {
 }
 
 fn walk(folder: &Path) -> Result<(Vec<Found>, PassedOver), DataError> {
-    let mut found = Vec::new();
-    let mut passed = PassedOver::default();
+    let mut walk = Walk::default();
+    walk.folders.push((folder.to_path_buf(), Vec::new()));
     let mut visited = BTreeSet::new();
-    let mut folders = vec![(folder.to_path_buf(), Vec::new())];
-    // Links to folders wait until all real folders are done: a file keeps its real path.
-    let mut linked: Vec<(PathBuf, Vec<u8>)> = Vec::new();
-    loop {
-        let (path, prefix) = match folders.pop() {
-            Some(next) => next,
-            None if linked.is_empty() => break,
-            None => {
-                linked.sort_by(|a, b| b.1.cmp(&a.1));
-                linked.pop().expect("checked not to be empty")
-            }
-        };
+    while let Some((path, prefix)) = walk.next_folder() {
         let real = fs::canonicalize(&path).map_err(|e| DataError::io("listing", &path, e))?;
-        if !visited.insert(real) {
-            passed.repeated_links += 1;
-            continue;
+        if visited.insert(real) {
+            walk.list(&path, &prefix)?;
+        } else {
+            walk.passed.repeated_links += 1;
         }
-        let to = (&mut found, &mut folders, &mut linked);
-        list(&path, &prefix, to, &mut passed)?;
     }
+    let Walk {
+        mut found, passed, ..
+    } = walk;
     found.sort_by(|a, b| a.0.cmp(&b.0));
     let found = found
         .into_iter()
@@ -132,53 +123,63 @@ fn walk(folder: &Path) -> Result<(Vec<Found>, PassedOver), DataError> {
 
 type Relative = Vec<u8>;
 
-fn list(
-    folder: &Path,
-    prefix: &[u8],
-    (found, folders, linked): (
-        &mut Vec<(Relative, PathBuf)>,
-        &mut Vec<(PathBuf, Relative)>,
-        &mut Vec<(PathBuf, Relative)>,
-    ),
-    passed: &mut PassedOver,
-) -> Result<(), DataError> {
-    for entry in fs::read_dir(folder).map_err(|e| DataError::io("listing", folder, e))? {
-        let entry = entry.map_err(|e| DataError::io("listing", folder, e))?;
-        let file_name = entry.file_name();
-        let path = entry.path();
-        if file_name.as_encoded_bytes().starts_with(b".") {
-            match path.is_dir() {
-                true => passed.hidden_folders += 1,
-                false => passed.hidden_files += 1,
-            }
-            continue;
-        }
-        let kind = entry
-            .file_type()
-            .map_err(|e| DataError::io("reading", &path, e))?;
-        // What a link leads to; a link that leads nowhere, or round in a circle, is no file.
-        let Ok(target) = fs::metadata(&path) else {
-            passed.dead_links += 1;
-            continue;
-        };
-        let mut relative = prefix.to_vec();
-        relative.extend_from_slice(file_name.as_encoded_bytes());
-        if target.is_dir() {
-            relative.push(b'/');
-            if kind.is_symlink() {
-                linked.push((path, relative))
-            } else {
-                folders.push((path, relative))
-            }
-        } else if !target.is_file() {
-            passed.special_files += 1;
-        } else if is_passed_over(&path) {
-            passed.notes += 1;
-        } else {
-            found.push((relative, path));
-        }
+/// What is found so far, and the folders still to be listed.
+#[derive(Default)]
+struct Walk {
+    found: Vec<(Relative, PathBuf)>,
+    passed: PassedOver,
+    folders: Vec<(PathBuf, Relative)>,
+    /// Links to folders wait until all real folders are done: a file keeps its real path.
+    linked: Vec<(PathBuf, Relative)>,
+}
+
+impl Walk {
+    fn next_folder(&mut self) -> Option<(PathBuf, Relative)> {
+        self.folders.pop().or_else(|| {
+            self.linked.sort_by(|a, b| b.1.cmp(&a.1));
+            self.linked.pop()
+        })
     }
-    Ok(())
+
+    fn list(&mut self, folder: &Path, prefix: &[u8]) -> Result<(), DataError> {
+        for entry in fs::read_dir(folder).map_err(|e| DataError::io("listing", folder, e))? {
+            let entry = entry.map_err(|e| DataError::io("listing", folder, e))?;
+            let file_name = entry.file_name();
+            let path = entry.path();
+            if file_name.as_encoded_bytes().starts_with(b".") {
+                match path.is_dir() {
+                    true => self.passed.hidden_folders += 1,
+                    false => self.passed.hidden_files += 1,
+                }
+                continue;
+            }
+            let kind = entry
+                .file_type()
+                .map_err(|e| DataError::io("reading", &path, e))?;
+            // What a link leads to; a link that leads nowhere, or round in a circle, is no file.
+            let Ok(target) = fs::metadata(&path) else {
+                self.passed.dead_links += 1;
+                continue;
+            };
+            let mut relative = prefix.to_vec();
+            relative.extend_from_slice(file_name.as_encoded_bytes());
+            if target.is_dir() {
+                relative.push(b'/');
+                if kind.is_symlink() {
+                    self.linked.push((path, relative))
+                } else {
+                    self.folders.push((path, relative))
+                }
+            } else if !target.is_file() {
+                self.passed.special_files += 1;
+            } else if is_passed_over(&path) {
+                self.passed.notes += 1;
+            } else {
+                self.found.push((relative, path));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn is_passed_over(path: &Path) -> bool {
