@@ -15,7 +15,7 @@ const PASSED_OVER: [&str; 4] = ["csv", "json", "txt", "md"];
 pub struct Found {
     /// Where it is.
     pub path: PathBuf,
-    /// Its path relative to the folder, parts joined by `/`; `U+FFFD` for what is not UTF-8.
+    /// Its path relative to the folder, parts joined by `/`; bytes that are not UTF-8 as `\xFF`.
     pub name: String,
     /// False if `name` had to replace something.
     pub is_utf8: bool,
@@ -110,7 +110,7 @@ fn walk(folder: &Path) -> Result<(Vec<Found>, PassedOver), DataError> {
     let found = found
         .into_iter()
         .map(|(relative, path)| {
-            let name = String::from_utf8_lossy(&relative).into_owned();
+            let name = readable(&relative);
             Found {
                 path,
                 is_utf8: name.as_bytes() == relative,
@@ -180,6 +180,18 @@ impl Walk {
         }
         Ok(())
     }
+}
+
+/// Text as it is; other bytes so that the name can be found again, and no two files get the same.
+fn readable(name: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in name.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02X}"));
+        }
+    }
+    text
 }
 
 fn is_passed_over(path: &Path) -> bool {
@@ -286,10 +298,13 @@ mod tests {
     fn a_name_that_is_not_utf8_is_found_and_marked() {
         use std::os::unix::ffi::OsStrExt;
         let folder = folder_with(&["a.jpg"]);
-        fs::write(folder.path().join(OsStr::from_bytes(b"b\xff.jpg")), "").unwrap();
+        for name in [b"b\xff.jpg", b"b\xfe.jpg"] {
+            fs::write(folder.path().join(OsStr::from_bytes(name)), "").unwrap();
+        }
         let found = candidates(folder.path()).unwrap();
-        assert_eq!(found[1].name, "b\u{fffd}.jpg");
-        assert!(found[0].is_utf8 && !found[1].is_utf8);
+        let names: Vec<&str> = found.iter().map(|found| found.name.as_str()).collect();
+        assert_eq!(names, ["a.jpg", "b\\xFE.jpg", "b\\xFF.jpg"]);
+        assert!(found[0].is_utf8 && !found[1].is_utf8 && !found[2].is_utf8);
         assert!(found[1].path.exists());
     }
 
