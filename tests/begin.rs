@@ -57,6 +57,16 @@ fn a_run_begins_with_the_weights_it_is_given() {
         assert_ne!(head(&begun), head(&teacher), "heads are drawn");
     }
 
+    // The flag is a value of the configuration, which other commands tell and check too.
+    let config = done(&["config", "--init", &text(&first)]);
+    let line = format!("init = {:?}  # --init", text(&first));
+    assert!(config.contains(&line), "{config}");
+    let set = format!("train.init={}", text(&dir.join("nowhere")));
+    let data = "synthetic:portraits?count=40";
+    let answer = selfsame(&["plan", "--no-trial", "--data", data, "--set", &set]);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains("nowhere"), "{}", answer.stderr);
+
     // Killed before its first checkpoint after step 0, or before any at all, it goes on alike.
     let expected = tensors(&second, 3, "student");
     let folder = second.join("checkpoints");

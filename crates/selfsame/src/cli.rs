@@ -107,8 +107,8 @@ pub(crate) struct Config {
     #[arg(long = "run", value_name = "DIR")]
     _run: Option<PathBuf>,
     /// Weights to start from.
-    #[arg(long = "init", value_name = "W")]
-    _init: Option<String>,
+    #[arg(long, value_name = "W")]
+    pub(crate) init: Option<String>,
 }
 
 /// Flags that decide a configuration.

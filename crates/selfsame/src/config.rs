@@ -126,9 +126,18 @@ impl Merged {
         Ok(merged)
     }
 
+    /// Takes `--init`, of `train` and of what takes its flags.
+    pub(crate) fn begin_with(&mut self, init: Option<&str>) -> anyhow::Result<()> {
+        if let Some(spec) = init {
+            self.put("train.init", Value::String(spec.to_owned()), "--init")?;
+            self.make_absolute();
+        }
+        Ok(())
+    }
+
     /// Makes paths to pictures and weights absolute, wherever they were said, so that a run does not depend on
     /// where it was started.
-    pub(crate) fn make_absolute(&mut self) {
+    fn make_absolute(&mut self) {
         for key in PATHS {
             let (table, key) = key.split_once('.').expect("keys of a table");
             let value = self

@@ -6,7 +6,7 @@ use selfsame_models::device_memory;
 use selfsame_train::{MemoryEstimate, Plan, RunConfig, Trial};
 use serde_json::json;
 
-use super::train::start_weights;
+use super::train::init_of;
 use crate::config::Merged;
 use crate::exit::{Done, usage};
 use crate::memory::{Budget, budget, in_words, remedy};
@@ -16,7 +16,9 @@ use crate::stderr::tell;
 use crate::{cli, data, device};
 
 pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
-    let config = Merged::from_settings(&args.settings)?.resolve()?;
+    let mut merged = Merged::from_settings(&args.settings)?;
+    merged.begin_with(args.init.as_deref())?;
+    let config = merged.resolve()?;
     if config.data.train.is_empty() {
         return Err(usage("--data SPEC: say which pictures to train on"));
     }
@@ -28,9 +30,7 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
         spec => Some(data::of_run(spec, &config.data)?),
     };
     let plan = Plan::of(&config, &train, val.as_ref())?;
-    if let Some(spec) = &args.init {
-        start_weights(spec, &config, &device)?;
-    }
+    init_of(&config, &device)?;
     let limit = budget(&config);
     let fits = !device.is_cpu() || plan.memory.total() as u64 <= limit.bytes;
     let trial = if fits && !args.no_trial {

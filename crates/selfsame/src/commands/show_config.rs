@@ -6,7 +6,8 @@ use crate::exit::Done;
 use crate::scores::print_text;
 
 pub(crate) fn run(args: &cli::Config) -> anyhow::Result<Done> {
-    let merged = Merged::from_settings(&args.settings)?;
+    let mut merged = Merged::from_settings(&args.settings)?;
+    merged.begin_with(args.init.as_deref())?;
     let config = merged.resolve()?;
     print_text(merged.annotated(&config)?.trim_end());
     Ok(Done::Well)

@@ -10,7 +10,6 @@ use selfsame_train::{
     Init, Learner, MetricsLine, Outcome, Run, RunConfig, RunLength, StopFlag, TrainError,
     judge_run, read_metrics, train,
 };
-use toml::Value;
 
 use super::report::{self, Facts, REPORT_FILE};
 use crate::cli::{Train, Which};
@@ -23,10 +22,7 @@ use crate::{data, device, memory, run_dir, signals};
 
 pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     let mut merged = Merged::from_settings(&args.settings)?;
-    if let Some(spec) = &args.init {
-        merged.put("train.init", Value::String(spec.clone()), "--init")?;
-        merged.make_absolute();
-    }
+    merged.begin_with(args.init.as_deref())?;
     let config = merged.resolve()?;
     if config.data.train.is_empty() {
         return Err(usage("--data SPEC: say which pictures to train on"));
@@ -117,7 +113,8 @@ pub(super) fn weights_to_begin_with(
     }
 }
 
-fn init_of(config: &RunConfig, device: &Device) -> anyhow::Result<Option<Weights>> {
+/// The weights that a configuration names to start from.
+pub(super) fn init_of(config: &RunConfig, device: &Device) -> anyhow::Result<Option<Weights>> {
     match config.train.init.as_str() {
         "" => Ok(None),
         spec => start_weights(spec, config, device).map(Some),
