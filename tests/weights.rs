@@ -425,8 +425,8 @@ fn a_picture_is_no_file_of_weights() {
     let picture = text(&dir.join("picture.jpg"));
     std::fs::write(&picture, common::bmp(8, [1, 2, 3])).unwrap();
     let words = ["picture.jpg", "neither a .safetensors file nor a .pth file"];
-    refused(&selfsame(&["inspect", &picture]), 2, &words);
-    refused(&embed(&dir.join("f.npy"), &picture, &[]), 2, &words);
+    refused(&selfsame(&["inspect", &picture]), 1, &words);
+    refused(&embed(&dir.join("f.npy"), &picture, &[]), 1, &words);
     let random = embed(&dir.join("f.npy"), "random:vit_huge", &[]);
     let words = [
         "--weights random:vit_huge: \"vit_huge\" is not",

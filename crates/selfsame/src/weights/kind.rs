@@ -4,15 +4,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use selfsame_models::interop::is_pth;
-
-use crate::exit::usage;
 
 /// Refuses a file that is neither safetensors nor a PyTorch file, such as a picture.
 ///
 /// # Errors
-/// A usage error; if the file cannot be read.
+/// A failure, as such a file may be a damaged one of weights; if it cannot be read.
 pub(super) fn refuse_other_kinds(path: &Path) -> anyhow::Result<()> {
     if is_pth(path)? {
         return Ok(());
@@ -24,10 +22,8 @@ pub(super) fn refuse_other_kinds(path: &Path) -> anyhow::Result<()> {
     // The length of the header in eight bytes, then the header, which is JSON.
     match first.get(8) {
         Some(b'{') => Ok(()),
-        None if first.is_empty() => Err(usage("the file is empty")),
-        _ => Err(usage(
-            "it is neither a .safetensors file nor a .pth file of PyTorch",
-        )),
+        None if first.is_empty() => bail!("the file is empty"),
+        _ => bail!("it is neither a .safetensors file nor a .pth file of PyTorch"),
     }
 }
 
