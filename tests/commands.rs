@@ -531,3 +531,45 @@ fn weights_for_another_patch_size_are_resampled_aloud() {
     let notes = embed("vit_tiny/16@32");
     assert!(!notes.contains("resampled"), "{notes}");
 }
+
+#[test]
+fn the_largest_picture_that_is_decoded_can_be_set() {
+    let dir = scratch("largest-picture");
+    let folder = dir.join("pictures");
+    std::fs::create_dir(&folder).unwrap();
+    for (name, side) in [("small", 40), ("large", 60)] {
+        let picture = image::RgbImage::from_pixel(side, side, image::Rgb([9, 90, 200]));
+        picture.save(folder.join(format!("{name}.png"))).unwrap();
+    }
+    let folder = text(&folder);
+    let usable = |flags: &[&str]| -> serde_json::Value {
+        let args = [&["check-data", &folder, "--json"], flags].concat();
+        let told: serde_json::Value = serde_json::from_str(&selfsame(&args).stdout).unwrap();
+        told["usable"].clone()
+    };
+    assert_eq!(usable(&[]), 2);
+    assert_eq!(usable(&["--max-side", "50"]), 1);
+    assert_eq!(usable(&["--max-pixels", "3599"]), 1);
+    assert_eq!(usable(&["--max-pixels", "3600"]), 2);
+
+    // As a key of a run's configuration.
+    let run = dir.join("run");
+    let sets = [
+        "data.max_side=50",
+        "data.max_bad_fraction=1",
+        "train.max_steps=1",
+    ];
+    let mut args = tiny_run(
+        &run,
+        &[&sets[..], &["train.batch_size=1", "train.accumulate=2"]].concat(),
+    );
+    let data = args.iter().position(|arg| arg == "--data").unwrap() + 1;
+    args[data] = folder;
+    let answer = selfsame(&args);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    let skipped = std::fs::read_to_string(run.join("skipped.csv")).unwrap();
+    assert!(skipped.contains("large.png,"), "{skipped}");
+    let none = selfsame(&["config", "--set", "data.max_pixels=0"]);
+    assert_eq!(none.code, 2);
+    assert!(none.stderr.contains("data.max_pixels"), "{}", none.stderr);
+}

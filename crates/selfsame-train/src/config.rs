@@ -5,8 +5,8 @@
 //! configuration at once; only checked configurations reach the trainer.
 
 use candle_core::Device;
-use selfsame_data::Layout;
 use selfsame_data::augment::AugmentConfig;
+use selfsame_data::{Layout, Limits};
 use selfsame_models::{HeadConfig, InputConfig, ModelConfig, device_memory};
 use selfsame_objectives::ScheduleConfig;
 pub use selfsame_objectives::WeightDecayUpdate;
@@ -74,6 +74,10 @@ pub struct DataConfig {
     pub cache_mib: u64,
     /// Share of unusable files above which the run stops.
     pub max_bad_fraction: f64,
+    /// Most pixels of a picture that is decoded; a larger one cannot be used.
+    pub max_pixels: u64,
+    /// Most pixels on a side of a picture that is decoded.
+    pub max_side: u32,
 }
 
 impl Default for DataConfig {
@@ -88,6 +92,8 @@ impl Default for DataConfig {
             prefetch_batches: 4,
             cache_mib: 0,
             max_bad_fraction: 0.05,
+            max_pixels: Limits::default().max_pixels,
+            max_side: Limits::default().max_side,
         }
     }
 }
@@ -460,6 +466,13 @@ impl RunConfig {
                 "train.device: {:?} is not one of auto, cpu, cuda, cuda:N",
                 t.device
             ));
+        }
+        let most = [
+            ("data.max_pixels", self.data.max_pixels),
+            ("data.max_side", u64::from(self.data.max_side)),
+        ];
+        for (key, _) in most.into_iter().filter(|(_, value)| *value == 0) {
+            problems.push(format!("{key}: no picture has 0 pixels"));
         }
         if self.data.prefetch_batches == 0 {
             problems.push("data.prefetch_batches: must be at least 1".to_owned());

@@ -1,6 +1,7 @@
 //! The command line. Every flag is a contract with scripts; add, do not change.
 
 mod looking;
+mod reading;
 mod size;
 
 use std::num::NonZeroUsize;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use looking::{Attention, MapArgs, Neighbors, Pca, Pictures, Preview, Report, Tsne};
+use reading::Reading;
 use size::memory_size;
 
 /// Self-supervised pretraining of image backbones on your own pictures (DINO).
@@ -255,15 +257,8 @@ pub(crate) struct WeightsArgs {
     /// Compute threads; 0: one per core.
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
-    /// How a folder is read: auto, agedb, utkface, classes, flat.
-    #[arg(long, default_value = "auto")]
-    pub(crate) layout: String,
-    /// Folder that the paths of a CSV resolve against.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) images_root: Option<PathBuf>,
-    /// Let a CSV name files outside its root folder.
-    #[arg(long)]
-    pub(crate) allow_outside: bool,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
 }
 
 impl WeightsArgs {
@@ -423,15 +418,8 @@ pub(crate) struct CheckData {
     /// Side of the largest crop that training will take, in pixels.
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) crop_size: u32,
-    /// How a folder is read: auto, agedb, utkface, classes, flat.
-    #[arg(long, default_value = "auto")]
-    pub(crate) layout: String,
-    /// Folder that the paths of a CSV resolve against.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) images_root: Option<PathBuf>,
-    /// Let a CSV name files outside its root folder.
-    #[arg(long)]
-    pub(crate) allow_outside: bool,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
     /// One JSON object on stdout.
     #[arg(long)]
     pub(crate) json: bool,

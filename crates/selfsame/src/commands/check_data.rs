@@ -5,22 +5,16 @@ use std::sync::Mutex;
 
 use selfsame_data::check::{ASPECT_BOUNDS, SIDE_BOUNDS};
 use selfsame_data::walk::{PassedOver, passed_over};
-use selfsame_data::{CheckReport, Ledger, check};
+use selfsame_data::{CheckReport, Ledger, check, open};
 use serde_json::json;
 
 use crate::cli::CheckData;
-use crate::data;
 use crate::exit::Done;
 use crate::progress::CountProgress;
 use crate::scores::{print_json, print_text, printable};
 
 pub(crate) fn run(args: &CheckData) -> anyhow::Result<Done> {
-    let set = data::with(
-        &args.data,
-        args.layout.parse()?,
-        args.allow_outside,
-        args.images_root.clone(),
-    )?;
+    let set = open(&args.data, &args.reading.options()?)?;
     // An annotation file names what there is.
     let folder = Path::new(&args.data);
     let passed = match folder.is_dir() {

@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
     // The picture asked about, and its places in the set if it is one of it.
     let (name, notes, picture, own) = match &args.image {
         Some(path) => {
-            let (name, picture) = of_image(path)?;
+            let (name, picture) = of_image(path, &flags.reading.limits())?;
             let own = places(path, set.as_ref());
             let notes = own.first().map(|i| labels(&set, *i)).unwrap_or_default();
             (name, notes, picture, own)

@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Preview) -> anyhow::Result<Done> {
     refuse_overwriting(out, &[("--data", Path::new(&config.data.train))])?;
     check_preview(&config.augment)?;
     let (name, picture) = match &args.image {
-        Some(path) => of_image(path)?,
+        Some(path) => of_image(path, &data::limits(&config.data))?,
         None if config.data.train.is_empty() => {
             return Err(usage(
                 "--image FILE or --data SPEC: say which picture to show",

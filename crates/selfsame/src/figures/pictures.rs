@@ -40,18 +40,18 @@ pub(crate) fn check_image(path: &Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`check_image`]; the decoder's.
-pub(crate) fn of_image(path: &Path) -> anyhow::Result<(String, RgbImage)> {
+pub(crate) fn of_image(path: &Path, limits: &Limits) -> anyhow::Result<(String, RgbImage)> {
     check_image(path)?;
-    let picture = decode_file(path, &Limits::default())
-        .with_context(|| format!("--image {}", path.display()))?;
+    let picture =
+        decode_file(path, limits).with_context(|| format!("--image {}", path.display()))?;
     let name = path.file_name().unwrap_or(path.as_os_str());
     Ok((name.to_string_lossy().into_owned(), picture))
 }
 
 /// The pictures that flags choose.
 pub(crate) enum Chosen<'a> {
-    /// That of `--image`.
-    File(&'a Path),
+    /// That of `--image`, unless it is larger than this.
+    File(&'a Path, Limits),
     /// Some of `--data`.
     Some {
         /// The data as it was named.
@@ -78,7 +78,7 @@ impl<'a> Chosen<'a> {
     ) -> anyhow::Result<Self> {
         if let Some(path) = &args.image {
             check_image(path)?;
-            return Ok(Self::File(path));
+            return Ok(Self::File(path, flags.reading.limits()));
         }
         if args.count == 0 {
             return Err(usage("--count 0: at least one picture is needed"));
@@ -97,7 +97,7 @@ impl<'a> Chosen<'a> {
     /// How many there are, unless some cannot be used.
     pub(crate) fn count(&self) -> usize {
         match self {
-            Self::File(_) => 1,
+            Self::File(..) => 1,
             Self::Some { count, .. } => *count,
         }
     }
@@ -112,8 +112,8 @@ impl<'a> Chosen<'a> {
         mut use_it: impl FnMut(String, RgbImage) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let (spec, set, count, seed) = match self {
-            Self::File(path) => {
-                let (name, picture) = of_image(path)?;
+            Self::File(path, limits) => {
+                let (name, picture) = of_image(path, limits)?;
                 return use_it(name, picture);
             }
             Self::Some {
@@ -143,7 +143,7 @@ impl<'a> Chosen<'a> {
     /// How many of them are shown, and whether more were asked for.
     pub(crate) fn told(&self, shown: usize, asked: usize) -> String {
         match self {
-            Self::File(_) => "1 picture".to_owned(),
+            Self::File(..) => "1 picture".to_owned(),
             Self::Some { set, .. } => told(shown, set.len(), asked),
         }
     }
