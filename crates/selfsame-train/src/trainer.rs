@@ -168,7 +168,7 @@ fn run_epochs(
     let loader = loader(run, ledger)?;
     let mut learner = Learner::new(config, run.device)?;
     let mut data = DataRecord::of(run.train.as_ref());
-    let (mut step, mut skips) = match restore(run, &mut learner, &mut data, observer)? {
+    let (mut step, mut skips) = match restore(run, length, &mut learner, &mut data, observer)? {
         Some(restored) => restored,
         None => {
             data.write_list(run.train.as_ref(), run.run_dir)?;
@@ -323,7 +323,8 @@ fn run_epochs(
                 if let Some(judgement) = watch.line(&figures, config) {
                     observer.note(&judgement.to_string());
                 }
-                if !std::mem::replace(&mut told_skipped, !ledger.is_empty()) && !ledger.is_empty() {
+                if !told_skipped && !ledger.is_empty() {
+                    told_skipped = true;
                     observer.note(&skipped(ledger.len()));
                 }
                 let line = MetricsLine::Step(figures);
@@ -488,6 +489,7 @@ fn loader(run: &Run<'_>, ledger: &Arc<Ledger>) -> Result<Loader, TrainError> {
 /// were left out.
 fn restore(
     run: &Run<'_>,
+    length: RunLength,
     learner: &mut Learner,
     data: &mut DataRecord,
     observer: &mut dyn Observer,
@@ -511,11 +513,8 @@ fn restore(
     )?;
     if let Some(change) = accepted {
         observer.note(&change);
-        let images = run.train.len();
-        let RunLength {
-            scheduled_steps, ..
-        } = RunLength::of(run.config, images)?;
-        let step = checkpoint.step;
+        let (images, step) = (run.train.len(), checkpoint.step);
+        let scheduled_steps = length.scheduled_steps;
         if step >= scheduled_steps {
             return Err(TrainError::State(format!(
                 "with the {images} pictures that there are now the run has {scheduled_steps} steps, \

@@ -103,15 +103,7 @@ pub(crate) fn snapshots(dir: &Path, max: usize) -> anyhow::Result<Vec<(usize, Pa
 /// # Errors
 /// The path and the system's answer.
 pub(crate) fn write_config(dir: &Path, text: &str) -> anyhow::Result<()> {
-    replace(&dir.join(CONFIG_FILE), text.as_bytes())
-}
-
-/// Writes a file whole or not at all.
-///
-/// # Errors
-/// The path and the system's answer.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    Ok(write_bytes(path, bytes)?)
+    Ok(write_bytes(&dir.join(CONFIG_FILE), text.as_bytes())?)
 }
 
 /// Draws `curves.png`, the notebook's two plots, from `metrics.jsonl`.
@@ -137,6 +129,6 @@ pub(crate) fn draw_curves(
         .collect();
     let svg = curves(&points, config.head.out_dim);
     let path = dir.join("curves.png");
-    replace(&path, &render_png(&svg, 2.0)?)?;
+    write_bytes(&path, &render_png(&svg, 2.0)?)?;
     Ok(path)
 }

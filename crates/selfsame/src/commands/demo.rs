@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use candle_core::Device;
-use selfsame_checkpoint::is_empty_run_dir;
+use selfsame_checkpoint::{is_empty_run_dir, write_bytes};
 use selfsame_data::augment::EvalCrop;
 use selfsame_data::{Dataset, EvalTransform, Ledger};
 use selfsame_eval::linear_probe::{ProbeConfig, sgd};
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
     let test = data::of_run(&test_spec, &config.data)?;
 
     let _lock = run_dir::claim(dir)?;
-    run_dir::replace(
+    write_bytes(
         &dir.join(MARKER),
         b"made by selfsame demo; the next one replaces it\n",
     )?;
@@ -125,7 +125,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
         dir.join("export").display(),
         duration(began.elapsed().as_secs_f64()),
     );
-    run_dir::replace(&dir.join("summary.txt"), summary.as_bytes())?;
+    write_bytes(&dir.join("summary.txt"), summary.as_bytes())?;
     print_text(&summary);
     print_text(
         "Next, with your own pictures:\n\

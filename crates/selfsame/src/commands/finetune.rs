@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use selfsame_checkpoint::{Checkpoint, CheckpointError, list, load_newest, write_tensors};
+use selfsame_checkpoint::{
+    Checkpoint, CheckpointError, list, load_newest, write_bytes, write_tensors,
+};
 use selfsame_data::augment::{EvalCrop, StandardCrop};
 use selfsame_eval::metrics::{ClassificationReport, ConfusionMatrix, ReportOptions, accuracy};
 use selfsame_models::{InputConfig, keep_freed_memory};
@@ -387,11 +389,11 @@ impl Work<'_> {
         metadata.insert("selfsame.classes".to_owned(), classes);
         let weights = run.join("finetuned.safetensors");
         write_tensors(&weights, &tuning.tensors(), &metadata)?;
-        run_dir::replace(&run.join(REPORT_FILE), report.as_bytes())?;
+        write_bytes(&run.join(REPORT_FILE), report.as_bytes())?;
         let mut result = result.clone();
         result["settings"] = Value::Object(self.settings.clone());
         let bytes = serde_json::to_vec_pretty(&result)?;
-        run_dir::replace(&run.join(RESULT_FILE), &bytes)
+        Ok(write_bytes(&run.join(RESULT_FILE), &bytes)?)
     }
 }
 

@@ -49,10 +49,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),
     };
-    let init = match continues {
-        true => weights_to_begin_with(&args.run, &config, &device)?,
-        false => init_of(&config, &device)?,
-    };
+    let init = weights_to_begin_with(&args.run, &config, &device)?;
     let lock = if continues {
         run_dir::claim(&args.run)?
     } else {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
+use selfsame_checkpoint::write_bytes;
 use selfsame_data::Dataset;
 use selfsame_report::Page;
 use selfsame_train::{EvalLine, MetricsLine, RunConfig, StepLine, judge_run, read_metrics};
@@ -109,7 +110,7 @@ pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<Value> {
         looks::add(&mut page, facts, subjects, weights)?;
     }
     about::add(&mut page, facts)?;
-    run_dir::replace(out, page.finish().as_bytes())?;
+    write_bytes(out, page.finish().as_bytes())?;
     Ok(told)
 }
 
