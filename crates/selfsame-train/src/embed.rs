@@ -60,7 +60,7 @@ impl Extractor<'_> {
     }
 }
 
-/// Settings of [`embed`].
+/// Settings of an [`Embedder`].
 #[derive(Clone, Debug)]
 pub struct EmbedOptions {
     /// Images per forward pass.
@@ -80,71 +80,74 @@ pub struct Embedded {
     pub features: Features,
 }
 
-/// Runs `samples` of `dataset` through `extractor`. Unusable files go to `ledger` and are left
-/// out; `progress` is told how many samples are done.
-///
-/// # Errors
-/// [`TrainError::Data`] from the loader, [`TrainError::Tensor`] from the network.
-pub fn embed(
-    dataset: &Arc<dyn Dataset>,
-    samples: &[usize],
-    extractor: Extractor<'_>,
-    options: &EmbedOptions,
-    device: &Device,
-    ledger: &Arc<Ledger>,
-    progress: impl FnMut(usize),
-) -> Result<Embedded, TrainError> {
-    let never = StopFlag::default();
-    let done = embed_unless(
-        &never, dataset, samples, extractor, options, device, ledger, progress,
-    )?;
-    Ok(done.expect("nobody asks it to stop"))
+/// What turns samples of data sets into features.
+#[derive(Clone, Debug)]
+pub struct Embedder<'a> {
+    /// The network and which of its outputs, or the pixels.
+    pub extractor: Extractor<'a>,
+    /// Batches and crop.
+    pub options: EmbedOptions,
+    /// Where the network is.
+    pub device: &'a Device,
+    /// Takes what cannot be used.
+    pub ledger: Arc<Ledger>,
 }
 
-/// [`embed`], given up with `None` before the next batch once a stop is requested.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "those of `embed`, and the request"
-)]
-pub(crate) fn embed_unless(
-    stop: &StopFlag,
-    dataset: &Arc<dyn Dataset>,
-    samples: &[usize],
-    extractor: Extractor<'_>,
-    options: &EmbedOptions,
-    device: &Device,
-    ledger: &Arc<Ledger>,
-    mut progress: impl FnMut(usize),
-) -> Result<Option<Embedded>, TrainError> {
-    let loader = EvalLoader {
-        dataset: dataset.clone(),
-        transform: options.transform.clone(),
-        batch_size: options.batch_size,
-        workers: options.workers,
-        ledger: ledger.clone(),
-    };
-    let mut done = Vec::with_capacity(samples.len());
-    let mut data = Vec::new();
-    let mut d = 0;
-    for batch in loader.batches(samples.to_vec())? {
-        if stop.requested().is_some() {
-            return Ok(None);
-        }
-        let batch = batch?;
-        let rows = extractor.extract(&upload_eval(&batch, device)?)?;
-        d = rows.dims2()?.1;
-        data.extend(rows.flatten_all()?.to_vec1::<f32>()?);
-        done.extend(batch.samples);
-        progress(done.len());
+impl Embedder<'_> {
+    /// Features of `samples` of `dataset`. Unusable files go to the ledger and are left out;
+    /// `progress` is told how many samples are done.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] from the loader, [`TrainError::Tensor`] from the network.
+    pub fn embed(
+        &self,
+        dataset: &Arc<dyn Dataset>,
+        samples: &[usize],
+        progress: impl FnMut(usize),
+    ) -> Result<Embedded, TrainError> {
+        let done = self.embed_unless(&StopFlag::default(), dataset, samples, progress)?;
+        Ok(done.expect("nobody asks it to stop"))
     }
-    Ok(Some(Embedded {
-        features: Features {
-            n: done.len(),
-            d,
-            data,
-        },
-        samples: done,
-    }))
+
+    /// [`embed`](Self::embed), given up with `None` before the next batch once a stop is
+    /// requested.
+    pub(crate) fn embed_unless(
+        &self,
+        stop: &StopFlag,
+        dataset: &Arc<dyn Dataset>,
+        samples: &[usize],
+        mut progress: impl FnMut(usize),
+    ) -> Result<Option<Embedded>, TrainError> {
+        let loader = EvalLoader {
+            dataset: dataset.clone(),
+            transform: self.options.transform.clone(),
+            batch_size: self.options.batch_size,
+            workers: self.options.workers,
+            ledger: self.ledger.clone(),
+        };
+        let mut done = Vec::with_capacity(samples.len());
+        let mut data = Vec::new();
+        let mut d = 0;
+        for batch in loader.batches(samples.to_vec())? {
+            if stop.requested().is_some() {
+                return Ok(None);
+            }
+            let batch = batch?;
+            let rows = self.extractor.extract(&upload_eval(&batch, self.device)?)?;
+            d = rows.dims2()?.1;
+            data.extend(rows.flatten_all()?.to_vec1::<f32>()?);
+            done.extend(batch.samples);
+            progress(done.len());
+        }
+        Ok(Some(Embedded {
+            features: Features {
+                n: done.len(),
+                d,
+                data,
+            },
+            samples: done,
+        }))
+    }
 }
 
 /// Features of one prepared picture.

@@ -1,15 +1,13 @@
 //! The official linear protocol, which augments the images anew in every epoch.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use candle_core::Device;
 use selfsame_data::augment::StandardCrop;
-use selfsame_data::{Dataset, EvalTransform, Ledger};
+use selfsame_data::{Dataset, EvalTransform};
 use selfsame_eval::linear_probe::{ProbeConfig, ProbeTrainer};
 use selfsame_eval::metrics::accuracy;
 
-use crate::embed::{EmbedOptions, Extractor, embed};
+use crate::embed::Embedder;
 use crate::error::TrainError;
 use crate::finetune::LabelledSamples;
 
@@ -33,41 +31,26 @@ pub struct LinearScores {
 /// Trains a linear classifier as eval_linear.py does: random resized crop and flip in every epoch,
 /// SGD with lr .001 · batch / 256, cosine to 0.
 ///
-/// `options.transform` is the test transform.
+/// `embedder`'s transform is that of the test pictures, `crop` that of the training pictures.
 ///
 /// # Errors
 /// [`TrainError::Data`], [`TrainError::Tensor`], [`TrainError::Eval`].
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call per program run; each is a subject"
-)]
 pub fn official_linear(
-    extractor: Extractor<'_>,
+    embedder: &Embedder<'_>,
     train: &LabelledSamples<'_>,
     test: &LabelledSamples<'_>,
     num_classes: usize,
     crop: &StandardCrop,
-    options: &EmbedOptions,
     config: &ProbeConfig,
-    device: &Device,
-    ledger: &Arc<Ledger>,
     mut on_epoch: impl FnMut(usize, f64),
 ) -> Result<LinearScores, TrainError> {
-    let run = |set: &LabelledSamples<'_>, options: &EmbedOptions| {
+    let run = |set: &LabelledSamples<'_>, embedder: &Embedder<'_>| {
         let samples: Vec<usize> = set.classes.keys().copied().collect();
-        let done = embed(
-            set.dataset,
-            &samples,
-            extractor,
-            options,
-            device,
-            ledger,
-            |_| (),
-        )?;
+        let done = embedder.embed(set.dataset, &samples, |_| ())?;
         let classes: Vec<usize> = done.samples.iter().map(|i| set.classes[i]).collect();
         Ok::<_, TrainError>((done.features, classes))
     };
-    let (test_features, truth) = run(test, options)?;
+    let (test_features, truth) = run(test, embedder)?;
     let mut trainer = ProbeTrainer::new(config.clone(), test_features.d, num_classes)?;
     let mut scores = LinearScores {
         accuracy: 0.0,
@@ -79,18 +62,13 @@ pub fn official_linear(
     };
     while !trainer.is_done() {
         let epoch = trainer.epochs_done();
-        let transform = EvalTransform::Random {
+        let mut anew = embedder.clone();
+        anew.options.transform = EvalTransform::Random {
             crop: crop.clone(),
             seed: config.seed,
             epoch: epoch as u64,
         };
-        let (features, classes) = run(
-            train,
-            &EmbedOptions {
-                transform,
-                ..options.clone()
-            },
-        )?;
+        let (features, classes) = run(train, &anew)?;
         trainer.train_epoch(&features, &classes)?;
         scores.predicted = trainer.classifier().predict(&test_features)?;
         scores.accuracy = accuracy(&scores.truth, &scores.predicted)?;

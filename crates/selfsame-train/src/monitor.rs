@@ -11,7 +11,7 @@ use selfsame_eval::{KnnConfig, LabelEncoder, choose, knn};
 use selfsame_models::Backbone;
 
 use crate::config::RunConfig;
-use crate::embed::{EmbedOptions, Extractor, embed_unless};
+use crate::embed::{EmbedOptions, Embedder, Extractor};
 use crate::error::TrainError;
 use crate::stop::StopFlag;
 
@@ -154,18 +154,14 @@ impl Monitor {
         ledger: &Arc<Ledger>,
         stop: &StopFlag,
     ) -> Result<Option<BTreeMap<String, f64>>, TrainError> {
+        let embedder = Embedder {
+            extractor: Extractor::Backbone(backbone),
+            options: self.options.clone(),
+            device,
+            ledger: ledger.clone(),
+        };
         let embedded = |set: &Labelled| {
-            let extractor = Extractor::Backbone(backbone);
-            let done = embed_unless(
-                stop,
-                &set.dataset,
-                &set.samples,
-                extractor,
-                &self.options,
-                device,
-                ledger,
-                |_| (),
-            )?;
+            let done = embedder.embed_unless(stop, &set.dataset, &set.samples, |_| ())?;
             Ok::<_, TrainError>(done.map(|done| {
                 let labels = done.samples.iter().map(|i| set.labels[i].clone());
                 let labels: Vec<String> = labels.collect();

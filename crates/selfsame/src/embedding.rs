@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use selfsame_data::{Dataset, Ledger};
-use selfsame_train::{Embedded, embed};
+use selfsame_train::{Embedded, Embedder};
 
 use crate::cli::WeightsArgs;
 use crate::memory::Evaluation;
@@ -38,13 +38,15 @@ pub(crate) fn embed_all(
         trains: false,
     };
     evaluation.check(device)?;
-    let ledger = Arc::new(Ledger::default());
+    let embedder = Embedder {
+        extractor: weights.extractor(),
+        options,
+        device,
+        ledger: Arc::default(),
+    };
     let mut progress = CountProgress::new("pictures", samples.len());
-    let extractor = weights.extractor();
-    let done = embed(set, samples, extractor, &options, device, &ledger, |n| {
-        progress.set(n);
-    })?;
-    name_left_out(&ledger);
+    let done = embedder.embed(set, samples, |n| progress.set(n))?;
+    name_left_out(&embedder.ledger);
     anyhow::ensure!(done.features.n > 0, "{spec}: not one picture could be used");
     Ok(done)
 }

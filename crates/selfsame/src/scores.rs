@@ -9,7 +9,7 @@ use candle_core::Device;
 use selfsame_data::{Dataset, Ledger, Overlap};
 use selfsame_eval::metrics::{BootstrapConfig, Interval, bootstrap, bootstrap_mean, r2};
 use selfsame_eval::{Features, LabelEncoder, number};
-use selfsame_train::{Extractor, embed};
+use selfsame_train::{Embedder, Extractor};
 use serde_json::{Value, json};
 
 use crate::cli::{Labelled, WeightsArgs};
@@ -130,23 +130,13 @@ impl Sets {
         args: &Labelled,
         copies: [usize; 2],
     ) -> anyhow::Result<(Side, Side)> {
-        let options = weights.embed_options(&args.weights)?;
+        let embedder = self.embedder(weights, extractor, &args.weights)?;
         self.evaluation(weights, &args.weights, copies)?
             .check(&self.device)?;
         let run = |set: &Arc<dyn Dataset>, labels: &BTreeMap<usize, String>, what| {
             let samples: Vec<usize> = labels.keys().copied().collect();
             let mut progress = CountProgress::new(what, samples.len());
-            let done = embed(
-                set,
-                &samples,
-                extractor,
-                &options,
-                &self.device,
-                &self.ledger,
-                |n| {
-                    progress.set(n);
-                },
-            )?;
+            let done = embedder.embed(set, &samples, |n| progress.set(n))?;
             anyhow::ensure!(done.features.n > 0, "{what}: not one picture could be used");
             let labels = done.samples.iter().map(|i| labels[i].clone()).collect();
             Ok(Side {
@@ -164,6 +154,24 @@ impl Sets {
             run(&self.test, &self.test_labels, "test features")?
         };
         Ok((train, test))
+    }
+
+    /// What makes features of both sides.
+    ///
+    /// # Errors
+    /// As [`Weights::embed_options`].
+    pub(crate) fn embedder<'a>(
+        &'a self,
+        weights: &Weights,
+        extractor: Extractor<'a>,
+        flags: &WeightsArgs,
+    ) -> anyhow::Result<Embedder<'a>> {
+        Ok(Embedder {
+            extractor,
+            options: weights.embed_options(flags)?,
+            device: &self.device,
+            ledger: self.ledger.clone(),
+        })
     }
 
     /// What it takes to embed both sides and to have so many copies of each one's features.

@@ -8,11 +8,11 @@ use anyhow::Context;
 use candle_core::Device;
 use selfsame_checkpoint::{is_empty_run_dir, write_bytes};
 use selfsame_data::augment::EvalCrop;
-use selfsame_data::{Dataset, EvalTransform, Ledger};
+use selfsame_data::{Dataset, EvalTransform};
 use selfsame_eval::linear_probe::{ProbeConfig, sgd};
 use selfsame_eval::metrics::accuracy;
 use selfsame_eval::{Features, KnnConfig, LabelEncoder, knn};
-use selfsame_train::{EmbedOptions, Extractor, Outcome, embed};
+use selfsame_train::{EmbedOptions, Embedder, Extractor, Outcome};
 use toml::Value;
 
 use super::report::REPORT_FILE;
@@ -182,8 +182,14 @@ impl<'a> Sets<'a> {
             workers: 2,
             transform: EvalTransform::Center(crop.clone()),
         };
-        let (x, y) = self.features(self.train, extractor, &options)?;
-        let (test_x, truth) = self.features(self.test, extractor, &options)?;
+        let embedder = Embedder {
+            extractor,
+            options,
+            device: self.device,
+            ledger: Arc::default(),
+        };
+        let (x, y) = self.features(self.train, &embedder)?;
+        let (test_x, truth) = self.features(self.test, &embedder)?;
         let config = KnnConfig {
             ks: vec![K],
             ..KnnConfig::default()
@@ -210,12 +216,10 @@ impl<'a> Sets<'a> {
     fn features(
         &self,
         set: &Arc<dyn Dataset>,
-        extractor: Extractor<'_>,
-        options: &EmbedOptions,
+        embedder: &Embedder<'_>,
     ) -> anyhow::Result<(Features, Vec<usize>)> {
-        let ledger = Arc::new(Ledger::default());
         let all: Vec<usize> = (0..set.len()).collect();
-        let done = embed(set, &all, extractor, options, self.device, &ledger, |_| ())?;
+        let done = embedder.embed(set, &all, |_| ())?;
         let labels = done.samples.iter().filter_map(|i| set.label(*i, LABEL));
         let classes = labels
             .filter_map(|label| self.encoder.encode(&label))

@@ -134,7 +134,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 .check(&sets.device)?;
             let mut progress = CountProgress::new("epochs", epochs);
             let done = official_linear(
-                extractor,
+                &sets.embedder(&weights, extractor, flags)?,
                 &LabelledSamples {
                     dataset: &sets.train,
                     classes: &train_classes,
@@ -145,10 +145,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 },
                 classes,
                 &standard,
-                &weights.embed_options(flags)?,
                 &config,
-                &sets.device,
-                &sets.ledger,
                 |epoch, _| progress.set(epoch + 1),
             )?;
             let details = json!({

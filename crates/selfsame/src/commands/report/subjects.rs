@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use selfsame_data::augment::EvalCrop;
-use selfsame_data::{Dataset, EvalTransform, Ledger};
+use selfsame_data::{Dataset, EvalTransform};
 use selfsame_eval::{Features, choose};
 use selfsame_models::{Backbone, Network};
-use selfsame_train::{EmbedOptions, Extractor, RunConfig, embed};
+use selfsame_train::{EmbedOptions, Embedder, Extractor, RunConfig};
 
 use super::super::train::start_weights;
 use super::Facts;
@@ -153,11 +153,14 @@ fn rows(
     };
     let mut samples = choose(set.len(), max, 0);
     samples.sort_unstable();
-    let ledger = Arc::new(Ledger::default());
+    let embedder = Embedder {
+        extractor,
+        options,
+        device,
+        ledger: Arc::default(),
+    };
     let mut progress = CountProgress::new(name, samples.len());
-    let done = embed(set, &samples, extractor, &options, device, &ledger, |n| {
-        progress.set(n);
-    })?;
+    let done = embedder.embed(set, &samples, |n| progress.set(n))?;
     anyhow::ensure!(
         done.features.n > 1,
         "the report needs two usable pictures at least"
