@@ -3,6 +3,7 @@
 mod looking;
 mod reading;
 mod size;
+mod unknown;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use looking::{Attention, MapArgs, Neighbors, Pca, Pictures, Preview, Report, Tsne};
 use reading::Reading;
 use size::memory_size;
+pub(crate) use unknown::with_key;
 
 /// Self-supervised pretraining of image backbones on your own pictures (DINO).
 #[derive(Debug, Parser)]

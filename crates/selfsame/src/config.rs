@@ -419,6 +419,18 @@ fn unknown_key(table: &Table, key: &str, source: &str) -> anyhow::Error {
     usage(format!("{source}: unknown key {key}{near}"))
 }
 
+/// The keys that are this name, or end in it or in one that is hardly different.
+pub(crate) fn keys_like(name: &str) -> Vec<String> {
+    let mut leaves = Vec::new();
+    collect_leaves(&Merged::defaults().table, "", &mut leaves);
+    let keys = leaves.into_iter().map(|(key, _)| key);
+    let is_like = |key: &String| {
+        let last = key.rsplit('.').next().unwrap_or(key);
+        key == name || strsim::jaro_winkler(name, last) > 0.95
+    };
+    keys.filter(is_like).collect()
+}
+
 /// The most similar of `known`: by whole key, or by the last part if the section was forgotten.
 fn nearest<'a>(wanted: &str, known: &[&'a str]) -> Option<&'a str> {
     let likeness = |key: &&&str| {

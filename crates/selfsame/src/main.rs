@@ -24,5 +24,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    exit::code(commands::run(cli::Cli::parse()))
+    let command = std::env::args_os().nth(1);
+    let command = command.as_ref().and_then(|name| name.to_str());
+    let cli = cli::Cli::try_parse().unwrap_or_else(|error| cli::with_key(error, command).exit());
+    exit::code(commands::run(cli))
 }
