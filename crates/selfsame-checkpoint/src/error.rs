@@ -127,15 +127,23 @@ impl CheckpointError {
         match self {
             Self::Damaged { .. } => true,
             Self::Io { source, .. } => {
-                matches!(source.kind(), IsADirectory | NotADirectory | NotFound)
-                    || (cfg!(unix) && source.raw_os_error() == Some(EIO))
+                matches!(source.kind(), IsADirectory | NotADirectory | NotFound) || self.may_pass()
             }
+            _ => false,
+        }
+    }
+
+    /// True if the same may be read another time: a disk says so of a sector that it cannot read,
+    /// and a network file system of a server that did not answer in time.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => cfg!(unix) && source.raw_os_error() == Some(EIO),
             _ => false,
         }
     }
 }
 
-/// What a Unix says of a sector that cannot be read.
+/// A Unix's number for an error of input or output.
 const EIO: i32 = 5;
 
 fn holder(pid: Option<u32>) -> String {
@@ -194,10 +202,12 @@ mod tests {
         ] {
             assert!(!io(kind.into()).allows_fallback(), "{kind}");
         }
-        assert!(io(io::ErrorKind::NotFound.into()).allows_fallback());
+        let missing = io(io::ErrorKind::NotFound.into());
+        assert!(missing.allows_fallback() && !missing.may_pass());
         if cfg!(unix) {
             // EIO, and EMFILE: too many open files.
-            assert!(io(io::Error::from_raw_os_error(5)).allows_fallback());
+            let eio = io(io::Error::from_raw_os_error(5));
+            assert!(eio.allows_fallback() && eio.may_pass());
             assert!(!io(io::Error::from_raw_os_error(24)).allows_fallback());
         }
     }

@@ -49,7 +49,7 @@ pub use load::{Partial, Warning, load, load_newest, load_newest_files, verify_fi
 pub use lock::RunLock;
 pub use manifest::{FORMAT, FileEntry, Manifest};
 pub use run_dir::{checkpoint_dir, clean_stale, is_empty_run_dir, list};
-pub use save::{Checkpoint, save};
+pub use save::{Checkpoint, make_dir, refuse_non_finite, save};
 pub use tensors::{TensorFile, read_tensor_file, read_tensors, write_bytes, write_tensors};
 
 /// What every fallible call of this crate returns.

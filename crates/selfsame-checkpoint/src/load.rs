@@ -20,6 +20,8 @@ pub struct Warning {
     pub reason: String,
     /// The folder that was loaded.
     pub used: PathBuf,
+    /// Whether what is there is damaged; else it could not be read, which may pass.
+    pub damaged: bool,
 }
 
 impl fmt::Display for Warning {
@@ -28,6 +30,7 @@ impl fmt::Display for Warning {
             skipped,
             reason,
             used,
+            ..
         } = self;
         write!(
             f,
@@ -40,10 +43,14 @@ impl fmt::Display for Warning {
 
 impl Warning {
     /// Gives the damaged checkpoint a name under which it is neither read nor counted any more, and
-    /// tells it; `None` if that cannot be done, which harms nothing.
+    /// tells it; `None` if that cannot be done, which harms nothing. What could not be read stays
+    /// where it is: it may be good.
     ///
     /// Only for who holds the [`crate::RunLock`].
     pub fn set_aside(&self) -> Option<PathBuf> {
+        if !self.damaged {
+            return None;
+        }
         let name = self.skipped.file_name()?.to_str()?;
         let aside = self.skipped.with_file_name(format!("damaged-{name}"));
         (!aside.exists() && fs::rename(&self.skipped, &aside).is_ok()).then_some(aside)
@@ -132,7 +139,7 @@ fn newest(
     run_dir: &Path,
     load: impl Fn(&Path) -> Result<Partial>,
 ) -> Result<Option<(Partial, Vec<Warning>)>> {
-    let mut skipped: Vec<(PathBuf, String)> = Vec::new();
+    let mut skipped: Vec<(PathBuf, CheckpointError)> = Vec::new();
     for (step, dir) in list(run_dir)?.into_iter().rev() {
         let loaded = load(&dir).and_then(|partial| match partial.manifest.step {
             found if found == step => Ok(partial),
@@ -143,21 +150,22 @@ fn newest(
         });
         match loaded {
             Ok(partial) => {
-                let warning = |(skipped, reason)| Warning {
+                let warning = |(skipped, error): (PathBuf, CheckpointError)| Warning {
                     skipped,
-                    reason,
+                    reason: reason(&error),
                     used: dir.clone(),
+                    damaged: !error.may_pass(),
                 };
                 return Ok(Some((partial, skipped.into_iter().map(warning).collect())));
             }
-            Err(error) if error.allows_fallback() => skipped.push((dir, reason(&error))),
+            Err(error) if error.allows_fallback() => skipped.push((dir, error)),
             Err(error) => return Err(error),
         }
     }
     if skipped.is_empty() {
         return Ok(None);
     }
-    let reasons = skipped.into_iter().map(|(_, reason)| reason).collect();
+    let reasons = skipped.iter().map(|(_, error)| reason(error)).collect();
     Err(CheckpointError::NoneUsable {
         dir: checkpoints_dir(run_dir),
         reasons,

@@ -1,5 +1,5 @@
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind::InvalidInput, ErrorKind::Unsupported};
 use std::path::{Path, PathBuf};
 
 use crate::Result;
@@ -65,16 +65,16 @@ pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
 /// If it is not a directory or cannot be listed.
 pub fn is_empty_run_dir(run_dir: &Path) -> Result<bool> {
     for name in names_in(run_dir).on("list", run_dir)? {
-        if name == LOCK || name.starts_with(TEMP_PREFIX) {
+        let path = run_dir.join(&name);
+        if name == LOCK || is_unfinished_file(&path, &name) {
             continue;
         }
-        let path = run_dir.join(&name);
         let unfinished_only = name == CHECKPOINTS
             && path.is_dir()
             && names_in(&path)
                 .on("list", &path)?
                 .iter()
-                .all(|name| name.starts_with(TEMP_PREFIX));
+                .all(|name| is_unfinished_checkpoint(name));
         if !unfinished_only {
             return Ok(false);
         }
@@ -83,31 +83,48 @@ pub fn is_empty_run_dir(run_dir: &Path) -> Result<bool> {
 }
 
 /// Removes what a killed process left unfinished in the run directory and its checkpoints folder,
-/// and puts back a checkpoint that was being replaced when it died.
+/// and puts back a checkpoint that was being replaced when it died. What cannot be removed stays,
+/// and harms nothing.
 ///
 /// [`crate::RunLock::acquire`] calls it; without the lock it would destroy another's work.
 ///
 /// # Errors
-/// If a folder cannot be listed or a leftover not removed.
+/// If a folder cannot be listed or a checkpoint not put back.
 pub fn clean_stale(run_dir: &Path) -> Result<()> {
-    for dir in [run_dir.to_path_buf(), checkpoints_dir(run_dir)] {
-        for name in names_in(&dir).on("list", &dir)? {
-            let path = dir.join(&name);
-            if name.starts_with(TEMP_PREFIX) {
-                remove(&path).on("remove", &path)?;
-            } else if let Some(original) = name.strip_prefix(OLD_PREFIX)
-                && parse_step(original).is_some()
-            {
-                let original = dir.join(original);
-                if original.exists() {
-                    remove(&path).on("remove", &path)?;
-                } else {
-                    fs::rename(&path, &original).on("put back", &original)?;
-                }
+    for name in names_in(run_dir).on("list", run_dir)? {
+        let path = run_dir.join(&name);
+        if is_unfinished_file(&path, &name) {
+            let _ = remove(&path);
+        }
+    }
+    let dir = checkpoints_dir(run_dir);
+    for name in names_in(&dir).on("list", &dir)? {
+        let path = dir.join(&name);
+        if is_unfinished_checkpoint(&name) {
+            let _ = remove(&path);
+        } else if let Some(original) = name.strip_prefix(OLD_PREFIX)
+            && parse_step(original).is_some()
+        {
+            let original = dir.join(original);
+            if original.exists() {
+                let _ = remove(&path);
+            } else {
+                fs::rename(&path, &original).on("put back", &original)?;
             }
         }
     }
     Ok(())
+}
+
+/// Whether it is a file that was being written; a folder of such a name is somebody else's.
+fn is_unfinished_file(path: &Path, name: &str) -> bool {
+    name.starts_with(TEMP_PREFIX) && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+}
+
+/// Whether it is the name of a checkpoint that was being written or removed.
+fn is_unfinished_checkpoint(name: &str) -> bool {
+    let step = name.strip_prefix(TEMP_PREFIX).and_then(parse_step);
+    step.is_some()
 }
 
 /// Removes a file or a whole folder; that it is not there is no error.
@@ -126,12 +143,15 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 /// Makes what was renamed or created in `dir` survive a loss of power.
 pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     // Windows opens no directory as a file, and its rename needs no such call.
-    if cfg!(unix) {
-        fs::File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .on("sync", dir)?;
+    if cfg!(not(unix)) {
+        return Ok(());
     }
-    Ok(())
+    let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
+    match synced {
+        // Some shared and network file systems have no such call for folders.
+        Err(error) if matches!(error.kind(), InvalidInput | Unsupported) => Ok(()),
+        other => other.on("sync", dir),
+    }
 }
 
 /// Names in a folder, sorted; none if there is no folder. Names that are not UTF-8 are not ours.
@@ -174,6 +194,16 @@ mod tests {
         fs::write(dir.path().join(LOCK), "1").unwrap();
         fs::write(dir.path().join(".tmp-config.toml"), "").unwrap();
         fs::create_dir_all(dir.path().join("checkpoints/.tmp-step-00000001")).unwrap();
+        assert!(is_empty_run_dir(dir.path()).unwrap());
+        for other in [".tmp-labels", "checkpoints/.tmp-mine"] {
+            let other = dir.path().join(other);
+            fs::create_dir(&other).unwrap();
+            assert!(!is_empty_run_dir(dir.path()).unwrap());
+            clean_stale(dir.path()).unwrap();
+            assert!(other.exists(), "{}", other.display());
+            fs::remove_dir(other).unwrap();
+        }
+        assert!(!dir.path().join(".tmp-config.toml").exists());
         assert!(is_empty_run_dir(dir.path()).unwrap());
 
         fs::create_dir(dir.path().join("checkpoints/step-00000001")).unwrap();

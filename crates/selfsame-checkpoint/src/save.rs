@@ -46,29 +46,43 @@ pub struct Checkpoint {
 /// made of letters, digits, `_` and `-`.
 pub fn save(run_dir: &Path, checkpoint: &Checkpoint, keep: usize) -> Result<PathBuf> {
     let parent = checkpoints_dir(run_dir);
-    make_dir(&parent).on("create", &parent)?;
+    if make_dir(&parent).on("create", &parent)? {
+        sync_dir(run_dir)?;
+    }
     let temp = sibling(run_dir, TEMP_PREFIX, checkpoint.step);
     let target = checkpoint_dir(run_dir, checkpoint.step);
     let done = remove(&temp)
         .on("remove", &temp)
         .and_then(|()| write_all(&temp, checkpoint))
         .and_then(|()| publish(run_dir, checkpoint.step, &temp, &target));
-    if let Err(error) = done {
-        // The failure itself is what the caller must hear of.
-        let _ = remove(&temp);
-        return Err(error);
-    }
+    let replaced = match done {
+        Ok(replaced) => replaced,
+        Err(error) => {
+            // The failure itself is what the caller must hear of.
+            let _ = remove(&temp);
+            return Err(error);
+        }
+    };
     sync_dir(&parent)?;
+    if let Some(replaced) = replaced {
+        // Left behind, it is cleared when the run is next locked.
+        let _ = remove(&replaced);
+    }
     keep_newest(run_dir, checkpoint.step, keep);
     Ok(target)
 }
 
+/// Makes a folder of a run directory; true if it was not there yet.
+///
 /// Not with those above it: a run directory that is gone was moved, and what is written where it was
 /// would be half of a run.
-fn make_dir(dir: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// [`io::Error`] if it is not there afterwards.
+pub fn make_dir(dir: &Path) -> io::Result<bool> {
     match fs::create_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
-        other => other,
+        Err(_) if dir.is_dir() => Ok(false),
+        made => made.map(|()| true),
     }
 }
 
@@ -122,15 +136,17 @@ fn write_all(dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
     sync_dir(dir)
 }
 
-/// Gives the finished folder its name.
-fn publish(run_dir: &Path, step: u64, temp: &Path, target: &Path) -> Result<()> {
+/// Gives the finished folder its name; tells where the one is now that had it before.
+fn publish(run_dir: &Path, step: u64, temp: &Path, target: &Path) -> Result<Option<PathBuf>> {
     if !target.exists() {
-        return fs::rename(temp, target).on("create", target);
+        fs::rename(temp, target).on("create", target)?;
+        return Ok(None);
     }
     // The manifest holds the hash of everything else, so equal manifests mean equal checkpoints.
     let manifest = |dir: &Path| fs::read(dir.join(MANIFEST)).ok();
     if manifest(temp) == manifest(target) && verify(target).is_ok() {
-        return remove(temp).on("remove", temp);
+        remove(temp).on("remove", temp)?;
+        return Ok(None);
     }
     // A folder cannot be replaced in one operation. Killed between the two renames, `clean_stale`
     // puts the old one back.
@@ -141,12 +157,14 @@ fn publish(run_dir: &Path, step: u64, temp: &Path, target: &Path) -> Result<()> 
         fs::rename(&old, target).on("put back", target)?;
         return Err(error).on("create", target);
     }
-    // Left behind, it is cleared when the run is next locked.
-    let _ = remove(&old);
-    Ok(())
+    Ok(Some(old))
 }
 
-fn refuse_non_finite(file: &str, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+/// Refuses tensors of which one is not finite in every value, as [`save`] does.
+///
+/// # Errors
+/// [`CheckpointError::NotFinite`] naming `file` and the tensor.
+pub fn refuse_non_finite(file: &str, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     for (name, tensor) in tensors {
         if !matches!(
             tensor.dtype(),

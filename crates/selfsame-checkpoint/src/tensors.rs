@@ -223,7 +223,9 @@ fn write_beside(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<
     let temp: PathBuf = path.with_file_name(format!("{TEMP_PREFIX}{}", name.to_string_lossy()));
     let result = File::create(&temp).on("create", &temp).and_then(|file| {
         write(&file)?;
-        file.sync_all().on("sync", &temp)?;
+        // A network file system tells only now that there is no room.
+        file.sync_all()
+            .on_write(path, file.metadata().map_or(0, |file| file.len()))?;
         drop(file);
         fs::rename(&temp, path).on("write", path)?;
         match path.parent() {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use selfsame_checkpoint::{read_tensor_file, write_tensors};
+use selfsame_checkpoint::{read_tensor_file, write_bytes, write_tensors};
 use serde::{Deserialize, Serialize};
 
 use crate::device_batch::DeviceBatch;
@@ -108,9 +108,15 @@ pub fn write_capture(
     micro_batches: &[DeviceBatch],
 ) -> Result<(), TrainError> {
     std::fs::create_dir_all(dir).map_err(TrainError::io(dir, "cannot be created"))?;
-    let text = serde_json::to_string_pretty(&info).expect("a capture's description serialises");
-    write_text(&dir.join("capture.json"), &text)?;
-    write_text(&dir.join("config.toml"), config_text)?;
+    // It makes a capture of the folder, so it goes first and comes last.
+    let description = dir.join("capture.json");
+    match std::fs::remove_file(&description) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(TrainError::io(description, "cannot be replaced")(error));
+        }
+        _ => (),
+    }
+    write_bytes(&dir.join("config.toml"), config_text.as_bytes())?;
     write_state(&dir.join("state.safetensors"), learner)?;
     for (index, crops) in micro_batches.iter().enumerate() {
         let b = crops.batch_size();
@@ -124,6 +130,8 @@ pub fn write_capture(
         }
         write_tensors(&batch_path(dir, index), &tensors, &BTreeMap::new())?;
     }
+    let text = serde_json::to_string_pretty(&info).expect("a capture's description serialises");
+    write_bytes(&description, text.as_bytes())?;
     Ok(())
 }
 
@@ -259,10 +267,6 @@ fn batch_path(dir: &Path, index: usize) -> PathBuf {
 fn read_text(path: &Path) -> Result<String, TrainError> {
     std::fs::read_to_string(path)
         .map_err(|error| capture_error(path, format!("cannot be read: {error}")))
-}
-
-fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
-    std::fs::write(path, text).map_err(TrainError::io(path, "cannot be written"))
 }
 
 fn capture_error(path: &Path, what: String) -> TrainError {

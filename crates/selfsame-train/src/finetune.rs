@@ -287,7 +287,8 @@ impl Finetuning {
     /// Trains head (and backbone, unless frozen) until all epochs are over or `tell` breaks; it is
     /// asked after every batch and every epoch.
     ///
-    /// Random resized crops and flips; every usable sample counts, the last incomplete batch too.
+    /// Random resized crops and flips; every usable sample counts, the last incomplete batch too,
+    /// unless it is a single image for batch norms, which would learn from it alone.
     ///
     /// # Errors
     /// [`TrainError::Config`] for a class that is not below the number of classes;
@@ -317,7 +318,9 @@ impl Finetuning {
             let loader = self.loader(set.dataset, transform, ledger);
             for batch in loader.batches(samples[done..].to_vec())? {
                 let batch = batch?;
-                self.batch(&batch, set)?;
+                if !self.is_too_small(&batch) {
+                    self.batch(&batch, set)?;
+                }
                 // Batches without a usable picture never come.
                 let last = batch.samples.last();
                 done += samples[done..]
@@ -335,6 +338,12 @@ impl Finetuning {
             }
         }
         Ok(())
+    }
+
+    /// Whether it is what is left over of an epoch, and one image where rows look at each other.
+    fn is_too_small(&self, batch: &EvalBatch) -> bool {
+        let mixes_rows = !self.config.freeze && !self.backbone.is_row_wise();
+        batch.samples.len() == 1 && self.progress.seen > 0 && mixes_rows
     }
 
     /// One optimizer step.

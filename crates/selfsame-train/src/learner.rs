@@ -395,6 +395,7 @@ impl Learner {
             TrainError::State("state.safetensors has no tensor center".to_owned())
         })?;
         self.center.load(center)?;
+        self.all_done = None;
         Ok(())
     }
 }

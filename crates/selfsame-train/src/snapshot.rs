@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use selfsame_checkpoint::write_tensors;
+use selfsame_checkpoint::{refuse_non_finite, write_tensors};
 use selfsame_models::{INPUT_KEY, MODEL_KEY};
 
 use crate::config::RunConfig;
@@ -27,8 +27,11 @@ pub(crate) fn save_snapshot(
 ) -> Result<(), TrainError> {
     let dir = run_dir.join("snapshots");
     make_dir(&dir)?;
-    let path = dir.join(format!("epoch-{epochs_done:04}.safetensors"));
-    write_tensors(&path, &backbone_tensors(learner), &weights_metadata(config))?;
+    let name = format!("epoch-{epochs_done:04}");
+    let tensors = backbone_tensors(learner);
+    refuse_non_finite(&name, &tensors)?;
+    let path = dir.join(format!("{name}.safetensors"));
+    write_tensors(&path, &tensors, &weights_metadata(config))?;
     Ok(())
 }
 

@@ -137,10 +137,10 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
     let outcome = run_epochs(run, &ledger, observer);
     if !ledger.is_empty() {
         observer.note(&skipped(ledger.len()));
-    }
-    if outcome.is_err() && !ledger.is_empty() {
-        // The failure itself is what the caller must hear of.
-        let _ = ledger.write_csv(&run.run_dir.join(SKIPPED_FILE));
+        // The score after the last checkpoint may have found more.
+        let listed = ledger.write_csv(&run.run_dir.join(SKIPPED_FILE));
+        // A failure of the run itself is what the caller must hear of.
+        return outcome.and_then(|outcome| Ok(listed.map(|()| outcome)?));
     }
     outcome
 }
@@ -182,12 +182,11 @@ pub fn capture_dir(run_dir: &Path, step: u64) -> PathBuf {
     run_dir.join(CAPTURES).join(format!("step-{step:08}"))
 }
 
-/// Makes a folder in the run directory, which must be there: one that is gone was moved.
+/// Makes a folder in the run directory, which must be there.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), TrainError> {
-    match std::fs::create_dir(dir) {
-        Err(_) if dir.is_dir() => Ok(()),
-        made => made.map_err(TrainError::io(dir, "cannot be created")),
-    }
+    let made = selfsame_checkpoint::make_dir(dir);
+    made.map_err(TrainError::io(dir, "cannot be created"))?;
+    Ok(())
 }
 
 /// Whether something that happens every so many epochs (0: never) happens now.

@@ -274,13 +274,19 @@ pub struct Watch {
 
 impl Watch {
     /// A watch over a run that has logged `lines` before.
-    pub fn new(lines: Vec<StepLine>, config: &RunConfig) -> Self {
+    pub fn new(mut lines: Vec<StepLine>, config: &RunConfig) -> Self {
+        // For how many of the newest lines the verdict has held is found as it was then.
+        let newest = lines.split_off(lines.len().saturating_sub(WINDOW_LINES));
         let told = verdict(&lines, config.head.out_dim);
-        Self {
+        let mut watch = Self {
             lines,
             told,
             pending: (told, 0),
+        };
+        for line in &newest {
+            watch.line(line, config);
         }
+        watch
     }
 
     /// Takes the next line; the judgement if the verdict is another one and has held for 3 lines.
@@ -366,6 +372,30 @@ mod tests {
             .map(|judgement| judgement.verdict)
             .collect();
         assert_eq!(told, [Verdict::Healthy, Verdict::UniformCollapse]);
+    }
+
+    #[test]
+    fn a_watch_tells_the_same_wherever_a_run_was_stopped() {
+        let config = RunConfig::default();
+        let mut figures = vec![(2.0, 3.0, 0.7)];
+        figures.extend([(3.0, 1.0, 0.5); 10]);
+        figures.extend([(7.6, 0.0, 0.1); 12]);
+        let lines = lines(&figures);
+        let told = |watch: &mut Watch, lines: &[StepLine]| -> Vec<(u64, Verdict)> {
+            let told = lines.iter().filter_map(|line| {
+                let judgement = watch.line(line, &config)?;
+                Some((line.step, judgement.verdict))
+            });
+            told.collect()
+        };
+        let whole = told(&mut Watch::new(Vec::new(), &config), &lines);
+        assert_eq!(whole.len(), 2);
+        for stop in 0..lines.len() {
+            let (before, after) = lines.split_at(stop);
+            let mut told_in_all = told(&mut Watch::new(Vec::new(), &config), before);
+            told_in_all.extend(told(&mut Watch::new(before.to_vec(), &config), after));
+            assert_eq!(told_in_all, whole, "stopped after {stop} lines");
+        }
     }
 
     #[test]

@@ -151,3 +151,23 @@ fn a_score_that_cannot_be_taken_does_not_end_the_run() {
     assert!(said.contains("could not be taken"), "{said}");
     assert!(scores(dir.path()).is_empty());
 }
+
+#[test]
+fn what_the_last_score_could_not_use_is_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let skipped = dir.path().join("skipped.csv");
+    let (outcome, _) = run(dir.path(), 8, Some(portraits(8)));
+    assert_eq!(outcome, Outcome::Interrupted(15));
+    assert_eq!(
+        std::fs::read_to_string(&skipped).unwrap().lines().count(),
+        1
+    );
+
+    let (outcome, said) = run(dir.path(), 0, Some(Arc::new(Gone(portraits(8)))));
+    assert_eq!(outcome, Outcome::Finished);
+    assert!(said.contains("8 pictures could not be used"), "{said}");
+    assert_eq!(
+        std::fs::read_to_string(&skipped).unwrap().lines().count(),
+        9
+    );
+}

@@ -167,3 +167,24 @@ fn a_checkpoint_of_something_else_is_refused() {
     };
     assert!(head(values(more.tensors())) == head(before));
 }
+
+#[test]
+fn an_image_left_over_alone_is_not_learned_from_where_batch_norm_is() {
+    let mut bench = Bench::new();
+    bench.model = ModelConfig {
+        arch: Arch::Resnet18,
+        image_size: 32,
+        ..ModelConfig::default()
+    };
+    bench.params = draw_backbone(&bench.model, 0, &Device::Cpu).unwrap();
+    let config = FinetuneConfig {
+        epochs: 1,
+        batch_size: 7,
+        ..quick()
+    };
+    // On pictures of 16 pixels the last maps are single values.
+    let mut tuning = bench.begin(CLASSES, &config).unwrap();
+    bench.train(&mut tuning, usize::MAX).unwrap();
+    assert!(tuning.is_done());
+    assert_eq!(tuning.pictures(), 7);
+}

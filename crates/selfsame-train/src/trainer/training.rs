@@ -222,8 +222,12 @@ impl<'a> Training<'a> {
                 // If steps before it were not looked at, it need not be the first.
                 if self.unread.is_some() {
                     self.observer.note(UNREAD);
-                } else if self.skips.are_none() {
-                    self.capture(batches, Some(what))?;
+                } else if self.skips.are_none()
+                    && let Err(error) = self.capture(batches, Some(what))
+                {
+                    // What is wrong with the step is worse than that it cannot be kept.
+                    self.observer
+                        .note(&format!("the step could not be captured: {error}"));
                 }
                 if !self.skips.allow_another(self.run.config.train.non_finite) {
                     return Err(error);
@@ -299,6 +303,7 @@ impl<'a> Training<'a> {
         let epochs_done = self.epochs_done();
         let epoch_is_done = self.step.is_multiple_of(self.length.steps_per_epoch);
         if epoch_is_done && due(epochs_done, config.snapshot_every_epochs) {
+            self.settle()?;
             save_snapshot(
                 self.run.run_dir,
                 self.run.config,
@@ -354,12 +359,21 @@ impl<'a> Training<'a> {
         })
     }
 
-    /// Writes a checkpoint, once the device is known to have done every step.
-    fn save(&mut self) -> Result<(), TrainError> {
-        let Self { run, step, .. } = *self;
+    /// Waits for the newest step, where a device may still be working on it.
+    ///
+    /// # Errors
+    /// [`TrainError::NonFinite`] of a step since figures were last read.
+    fn settle(&mut self) -> Result<(), TrainError> {
         if let Some(pending) = self.unread.take() {
             pending.read().inspect_err(|_| self.observer.note(UNREAD))?;
         }
+        Ok(())
+    }
+
+    /// Writes a checkpoint, once the device is known to have done every step.
+    fn save(&mut self) -> Result<(), TrainError> {
+        let Self { run, step, .. } = *self;
+        self.settle()?;
         self.data.write_list(run.train.as_ref(), run.run_dir)?;
         let mut extra = self.data.to_json();
         self.skips.keep_in(&mut extra);

@@ -1,0 +1,90 @@
+//! Steps and weights that are not finite, where something else goes wrong too.
+
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
+use std::path::Path;
+
+use candle_core::Device;
+use selfsame_data::{OpenOptions, open};
+use selfsame_models::Arch;
+use selfsame_train::{
+    LrScaling, MetricsLine, NonFinite, Observer, Outcome, Progress, Run, RunConfig, RunFacts,
+    StopFlag, TrainError, train,
+};
+
+/// A step of 8 pictures is an epoch.
+fn config(lr: f64) -> RunConfig {
+    let mut config = RunConfig::default();
+    let model = &mut config.model;
+    (model.arch, model.patch_size, model.image_size) = (Arch::VitTiny, 8, 16);
+    (model.embed_dim, model.depth, model.num_heads) = (32, 1, 1);
+    config.head.out_dim = 16;
+    (config.augment.global_size, config.augment.local_crops) = (16, 0);
+    config.objective.warmup_teacher_temp_epochs = 0;
+    let optim = &mut config.optim;
+    (optim.lr, optim.lr_scaling, optim.warmup_epochs) = (lr, LrScaling::None, 0);
+    optim.freeze_last_layer_epochs = 0;
+    let train = &mut config.train;
+    (train.batch_size, train.epochs, train.knn_every_epochs) = (8, 6, 0);
+    config
+}
+
+#[derive(Default)]
+struct Notes(String);
+
+impl Observer for Notes {
+    fn started(&mut self, _: &RunFacts) {}
+    fn stepped(&mut self, _: &Progress) {}
+    fn logged(&mut self, _: &MetricsLine) {}
+    fn note(&mut self, text: &str) {
+        self.0.push_str(text);
+        self.0.push('\n');
+    }
+}
+
+fn run(config: &RunConfig, dir: &Path) -> (Result<Outcome, TrainError>, String) {
+    let run = Run {
+        config,
+        config_text: "",
+        run_dir: dir,
+        device: &Device::Cpu,
+        train: open(
+            "synthetic:portraits?count=8&seed=0",
+            &OpenOptions::default(),
+        )
+        .unwrap(),
+        val: None,
+        capture_step: None,
+        accept_data_change: false,
+        init: None,
+        stop: &StopFlag::default(),
+    };
+    let mut notes = Notes::default();
+    (train(&run, &mut notes), notes.0)
+}
+
+#[test]
+fn weights_that_are_not_finite_become_no_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    // Loss and gradient of the first step are finite; its update is not.
+    let mut config = config(1e38);
+    config.train.snapshot_every_epochs = 1;
+    let (outcome, _) = run(&config, dir.path());
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("not finite"), "{error}");
+    let snapshots = std::fs::read_dir(dir.path().join("snapshots")).unwrap();
+    assert_eq!(snapshots.count(), 0);
+}
+
+#[test]
+fn a_step_that_cannot_be_captured_is_left_out_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("captures"), "in the way").unwrap();
+    let mut config = config(1e30);
+    config.train.non_finite = NonFinite::Skip;
+    let (outcome, said) = run(&config, dir.path());
+    assert!(said.contains("could not be captured"), "{said}");
+    assert_eq!(said.matches("skipped: step").count(), 3, "{said}");
+    let error = outcome.unwrap_err();
+    assert!(matches!(error, TrainError::NonFinite { .. }), "{error}");
+}
