@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, TensorId};
@@ -83,11 +84,18 @@ pub(crate) fn take(weight: &Tensor) -> Option<Vec<f32>> {
     })
 }
 
-/// Puts a buffer of [`take`] back.
+/// Puts a buffer of [`take`] back. Of a weight that an operation has more than once, and took as
+/// often, the buffers are added up.
 pub(crate) fn give(weight: &Tensor, sum: Vec<f32>) {
     ACTIVE.with_borrow_mut(|active| {
-        if let Some(sums) = active {
-            sums.host.insert(weight.id(), sum);
+        let Some(sums) = active else { return };
+        match sums.host.entry(weight.id()) {
+            Entry::Vacant(place) => _ = place.insert(sum),
+            Entry::Occupied(mut place) => {
+                for (total, x) in place.get_mut().iter_mut().zip(sum) {
+                    *total += x;
+                }
+            }
         }
     });
 }

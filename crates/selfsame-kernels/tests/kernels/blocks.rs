@@ -228,6 +228,37 @@ fn a_sink_gathers_the_same_gradients_over_two_passes() {
 }
 
 #[test]
+fn a_sink_adds_up_the_gradients_of_a_block_that_is_used_twice() {
+    let vars = variables(32, DType::F32);
+    let [first, second, _] = &weights(&vars)[..] else {
+        panic!("not {DEPTH} blocks")
+    };
+    let tied = [first, second, first].map(BlockWeights::clone);
+    let options = BlockOptions {
+        num_heads: 2,
+        eps: 1e-6,
+        class_token_only: false,
+        precision: Precision::F32,
+    };
+    let xs = values(&[3, 5, 32], 1, 1.0);
+    let loss = || {
+        let ys = kernels::transformer_blocks(&xs, &tied, &[], options).unwrap();
+        let direction = values(ys.dims(), 99, 1.0);
+        (&ys * direction).unwrap().sum_all().unwrap()
+    };
+    let plain = loss().backward().unwrap();
+    let mut sink = kernels::GradSink::default();
+    for _ in 0..2 {
+        sink.backward(&loss()).unwrap();
+    }
+    for var in &vars[..24] {
+        let sum = sink.take(var).unwrap().expect("a sum for every variable");
+        let twice = (plain.get(var).unwrap() * 2.0).unwrap();
+        assert!(apart(&sum, &twice) < 1e-5, "{}", apart(&sum, &twice));
+    }
+}
+
+#[test]
 fn the_number_of_threads_changes_no_bit_of_a_stack() {
     for case in [&CASES[4], &CASES[5]] {
         for precision in [Precision::F32, Precision::Bf16] {
