@@ -39,22 +39,22 @@ impl GradSink {
     /// operations with many weights then need not tie them to candle's graph one by one, which on a
     /// device costs a launch for each.
     pub fn recording<R>(forward: impl FnOnce() -> R) -> R {
-        let outer = IS_RECORDING.replace(true);
-        let result = forward();
-        IS_RECORDING.set(outer);
-        result
+        let _recording = Recording {
+            outer: IS_RECORDING.replace(true),
+        };
+        forward()
     }
 
     /// Runs the backward pass of a scalar; what the operations did not add to this sink is in the
     /// store that candle returns.
     ///
     /// # Errors
-    /// [`candle_core::Error`] of the backward pass.
+    /// [`candle_core::Error`] of the backward pass, part of which may be in the sums.
     pub fn backward(&mut self, loss: &Tensor) -> Result<GradStore> {
         let outer = ACTIVE.replace(Some(std::mem::take(&mut self.sums)));
-        let store = loss.backward();
-        self.sums = ACTIVE.replace(outer).unwrap_or_default();
-        store
+        let sums = &mut self.sums;
+        let _gathering = Gathering { sums, outer };
+        loss.backward()
     }
 
     /// Takes the sum of a variable's gradients out, if any operation added one.
@@ -68,6 +68,29 @@ impl GradSink {
         let sum = self.sums.host.remove(&variable.id());
         sum.map(|sum| host::tensor(sum, variable.shape()))
             .transpose()
+    }
+}
+
+/// A forward pass for a sink; on drop, which a panic brings about too, the thread is as it was.
+struct Recording {
+    outer: bool,
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        IS_RECORDING.set(self.outer);
+    }
+}
+
+/// A backward pass into a sink, which has its sums again on drop.
+struct Gathering<'a> {
+    sums: &'a mut Sums,
+    outer: Option<Sums>,
+}
+
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        *self.sums = ACTIVE.replace(self.outer.take()).unwrap_or_default();
     }
 }
 
@@ -168,4 +191,49 @@ pub(crate) fn add_tensor(weight: &Tensor, grad: Tensor) -> Result<Option<Tensor>
         sums.device.insert(weight.id(), sum);
         Ok(None)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Var};
+
+    use super::*;
+
+    /// Panics on the way back.
+    struct Panics;
+
+    impl CustomOp1 for Panics {
+        fn name(&self) -> &'static str {
+            "panics"
+        }
+
+        fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+            let ys = host::slice(xs, layout)?.to_vec();
+            Ok((CpuStorage::F32(ys), layout.shape().clone()))
+        }
+
+        fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+            panic!("on the way back")
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_a_recording_and_a_backward_pass() {
+        let forward = || GradSink::recording(|| panic!("on the way"));
+        assert!(catch_unwind(forward).is_err());
+        assert!(!IS_RECORDING.get());
+
+        let weight = Var::new(&[[2f32, 3.0]], &Device::Cpu).unwrap();
+        let xs = Tensor::new(&[[10f32, 20.0]], &Device::Cpu).unwrap();
+        let ys = crate::linear(&xs, &weight, None).unwrap();
+        let mut sink = GradSink::default();
+        sink.backward(&ys.sum_all().unwrap()).unwrap();
+        let bad = weight.apply_op1(Panics).unwrap().sum_all().unwrap();
+        assert!(catch_unwind(AssertUnwindSafe(|| sink.backward(&bad))).is_err());
+        assert!(ACTIVE.with_borrow(Option::is_none));
+        let sum = sink.take(&weight).unwrap().expect("the sum of before");
+        assert_eq!(sum.to_vec2::<f32>().unwrap(), [[10.0, 20.0]]);
+    }
 }

@@ -37,9 +37,9 @@ impl BatchStats {
     /// are, and keeps what they saw behind what it has already.
     pub fn recording<R>(&mut self, forward: impl FnOnce() -> R) -> R {
         let outer = ACTIVE.replace(Some(std::mem::take(&mut self.seen)));
-        let result = forward();
-        self.seen = ACTIVE.replace(outer).unwrap_or_default();
-        result
+        let seen = &mut self.seen;
+        let _recording = Recording { seen, outer };
+        forward()
     }
 
     /// Moves the running statistics, pass by pass as without a recording; not if `done` is 0. The
@@ -51,6 +51,18 @@ impl BatchStats {
     /// [`candle_core::Error`] if `done` is of another shape or type.
     pub fn apply(self, done: Option<&Tensor>) -> Result<()> {
         move_all(&self.seen, done)
+    }
+}
+
+/// On drop, which a panic brings about too, the thread is as it was and what was seen is kept.
+struct Recording<'a> {
+    seen: &'a mut Vec<Seen>,
+    outer: Option<Vec<Seen>>,
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        *self.seen = ACTIVE.replace(self.outer.take()).unwrap_or_default();
     }
 }
 
@@ -74,4 +86,37 @@ fn move_all(seen: &[Seen], done: Option<&Tensor>) -> Result<()> {
         batch: [&seen.batch[0], &seen.batch[1]],
     });
     move_running_stats(&stats.collect::<Vec<_>>(), MOMENTUM, done)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_a_recording_and_loses_nothing_seen() {
+        let var = |values: &[f32]| Var::new(values, &Device::Cpu).unwrap();
+        let (mean, count) = (var(&[0.0]), Tensor::new(0i64, &Device::Cpu).unwrap());
+        let count = Var::from_tensor(&count).unwrap();
+        let seen = || Seen {
+            running_mean: mean.clone(),
+            running_var: var(&[1.0]),
+            num_batches_tracked: count.clone(),
+            batch: [10f32, 1.0].map(|x| Tensor::new(&[x], &Device::Cpu).unwrap()),
+        };
+        let mut stats = BatchStats::default();
+        let forward = || {
+            track(vec![seen()]).unwrap();
+            panic!("on the way");
+        };
+        assert!(catch_unwind(AssertUnwindSafe(|| stats.recording(forward))).is_err());
+        assert_eq!(stats.seen.len(), 1);
+        assert_eq!(mean.to_vec1::<f32>().unwrap(), [0.0]);
+        // Nobody records any more.
+        track(vec![seen()]).unwrap();
+        assert_eq!(mean.to_vec1::<f32>().unwrap(), [1.0]);
+    }
 }
