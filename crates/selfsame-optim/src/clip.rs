@@ -70,7 +70,9 @@ impl Grads {
     }
 }
 
-fn check_limit(max_norm: f64) -> Result<()> {
+/// # Errors
+/// If it is no limit on a norm.
+pub(crate) fn check_limit(max_norm: f64) -> Result<()> {
     if max_norm.is_nan() || max_norm < 0.0 {
         bail!("gradients cannot be clipped to a norm of {max_norm}");
     }

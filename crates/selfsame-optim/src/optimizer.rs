@@ -127,11 +127,7 @@ impl Optimizer {
         lr: f64,
         weight_decay: f64,
     ) -> Result<()> {
-        for (what, value) in [("learning rate", lr), ("weight decay", weight_decay)] {
-            if !(value.is_finite() && value >= 0.0) {
-                bail!("a {what} of {value} cannot be applied");
-            }
-        }
+        check_rates(lr, weight_decay)?;
         let problems = self.misfits(weights, grads);
         if !problems.is_empty() {
             bail!("gradients do not fit the weights: {}", problems.join("; "));
@@ -201,4 +197,15 @@ impl Optimizer {
         };
         Ok(())
     }
+}
+
+/// # Errors
+/// If one is negative or not finite.
+pub(crate) fn check_rates(lr: f64, weight_decay: f64) -> Result<()> {
+    for (what, value) in [("learning rate", lr), ("weight decay", weight_decay)] {
+        if !(value.is_finite() && value >= 0.0) {
+            bail!("a {what} of {value} cannot be applied");
+        }
+    }
+    Ok(())
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use candle_core::{Result, Tensor, Var, bail};
 use selfsame_kernels::multi_tensor::{Clip, StepWeight, whole_step};
 
+use crate::clip::check_limit;
+use crate::optimizer::check_rates;
 use crate::{ClipMode, Grads, Optimizer};
 
 /// What [`Optimizer::whole_step`] does with the gradients.
@@ -40,13 +42,17 @@ impl Optimizer {
     /// done, else 0.
     /// # Errors
     /// [`candle_core::Error`] that lists every gradient that does not fit its weight or was scaled
-    /// and every weight that the teacher lacks; in that case nothing was changed.
+    /// and every weight that the teacher lacks, or tells a learning rate or decay that is negative or
+    /// not finite, a limit that is NaN or negative or a momentum that is no share; in that case
+    /// nothing was changed.
     pub fn whole_step(
         &mut self,
         weights: &BTreeMap<String, Var>,
         grads: &Grads,
         step: &WholeStep<'_>,
     ) -> Result<Tensor> {
+        check_rates(step.lr, step.weight_decay)?;
+        check_limit(step.max_norm)?;
         if !(0.0..=1.0).contains(&step.momentum) {
             bail!(
                 "the teacher's momentum {} is not between 0 and 1",
@@ -240,6 +246,37 @@ mod tests {
             .unwrap_err();
         assert!(error.to_string().contains("a.weight is scaled"), "{error}");
         assert_eq!(bits(&weights), before);
+        assert!(optimizer.state().unwrap().is_empty());
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_applied_are_refused_and_nothing_moves() {
+        let (weights, teacher) = (vars(0.0), vars(5.0));
+        let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, false).unwrap();
+        let good = step(&teacher, ClipMode::Global);
+        for bad in [f64::NAN, -1.0] {
+            let all = [
+                WholeStep { lr: bad, ..good },
+                WholeStep {
+                    weight_decay: bad,
+                    ..good
+                },
+                WholeStep {
+                    max_norm: bad,
+                    ..good
+                },
+                WholeStep {
+                    momentum: bad,
+                    ..good
+                },
+            ];
+            for step in all {
+                let grads = grads(&weights, 1.0);
+                assert!(optimizer.whole_step(&weights, &grads, &step).is_err());
+            }
+        }
+        assert_eq!(bits(&weights), bits(&vars(0.0)));
+        assert_eq!(bits(&teacher), bits(&vars(5.0)));
         assert!(optimizer.state().unwrap().is_empty());
     }
 
