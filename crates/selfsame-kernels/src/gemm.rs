@@ -42,12 +42,21 @@ impl View {
         }
     }
 
-    /// Elements that the view reaches over.
+    /// Elements that the view reaches over; more than any slice has if that is no number.
     fn extent(&self) -> usize {
         if self.rows == 0 || self.cols == 0 {
             return 0;
         }
-        (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride + 1
+        let last_row = (self.rows - 1).saturating_mul(self.row_stride);
+        let last_col = (self.cols - 1).saturating_mul(self.col_stride);
+        last_row.saturating_add(last_col).saturating_add(1)
+    }
+
+    /// Whether its rows, or its columns, lie one behind the other: each element then has a place of
+    /// its own, and several threads can write them.
+    fn is_spread(&self) -> bool {
+        let (row, col) = (View { cols: 1, ..*self }, View { rows: 1, ..*self });
+        self.extent() == 0 || self.col_stride >= row.extent() || self.row_stride >= col.extent()
     }
 }
 
@@ -173,6 +182,7 @@ pub(crate) fn multiply_add(out: &mut [f32], view: View, a: Mat<'_>, b: Mat<'_>, 
 /// If the sizes do not fit, or a view reaches over the end of its slice.
 fn check(out: usize, view: View, a: Mat<'_>, b: Mat<'_>) {
     assert!(view.extent() <= out, "the product does not fit its slice");
+    assert!(view.is_spread(), "elements of the product share a place");
     assert!(
         a.1.extent() <= a.0.len(),
         "the left matrix is larger than its slice"
@@ -199,8 +209,8 @@ unsafe fn run(out: *mut f32, view: View, add: bool, a: Mat<'_>, b: Mat<'_>, thre
         Threads::Pool => gemm::Parallelism::Rayon(rayon::current_num_threads()),
     };
     // SAFETY: the caller vouches for `out` and for the views of `a` and `b`, which are slices,
-    // and they cannot overlap `out`, which is borrowed mutably. All strides are non-negative and
-    // fit in isize, as slices cannot be longer.
+    // and they cannot overlap `out`, which is borrowed mutably. All strides that are taken fit in
+    // isize, as slices cannot be longer; that of a single row or column is not.
     unsafe {
         gemm::gemm(
             view.rows,
@@ -223,5 +233,38 @@ unsafe fn run(out: *mut f32, view: View, add: bool, a: Mat<'_>, b: Mat<'_>, thre
             false,
             parallelism,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn product_of(view: View, a: View) {
+        let (mut out, numbers) = (vec![0.0; 6], [1.0; 6]);
+        let b = Mat(&numbers, View::row_major(a.cols, view.cols));
+        multiply_into(&mut out, view, Mat(&numbers, a), b, Threads::One);
+    }
+
+    #[test]
+    fn views_within_their_slices_are_taken() {
+        let out = View::row_major(3, 2);
+        product_of(out, out);
+        product_of(View::strided(1, 2, 0), View::row_major(1, 2));
+        product_of(View::strided(2, 2, 4), View::strided(2, 2, 0));
+        product_of(View::row_major(3, 0), View::row_major(3, 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "the left matrix is larger than its slice")]
+    fn a_view_whose_end_is_no_number_is_refused() {
+        let half = usize::MAX / 2 + 1;
+        product_of(View::row_major(3, 2), View::strided(3, 2, half));
+    }
+
+    #[test]
+    #[should_panic(expected = "elements of the product share a place")]
+    fn a_product_onto_itself_is_refused() {
+        product_of(View::strided(3, 2, 1), View::row_major(3, 2));
     }
 }

@@ -117,9 +117,12 @@ pub(crate) fn written(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
     data
 }
 
-/// A slice for a kernel that writes every element and leaves none uninitialised.
-pub(crate) fn as_uninit(data: &mut [f32]) -> &mut [MaybeUninit<f32>] {
-    // SAFETY: the layouts are equal; the kernels that take such slices only ever write values.
+/// Numbers that a kernel writes over, as the unwritten ones that it takes.
+///
+/// # Safety
+/// Nothing but numbers is written to the slice: none of its elements becomes uninitialised.
+pub(crate) unsafe fn as_uninit(data: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: the layouts are equal, and the caller promises that every element stays a number.
     unsafe { &mut *(std::ptr::from_mut(data) as *mut [MaybeUninit<f32>]) }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Chunks of images depend on sizes only, never on the number of threads, and are added up in
 //! order: every result has the same bits for any number of threads.
+#![expect(unsafe_code, reason = "numbers of before are written over")]
 
 use candle_core::Shape;
 
@@ -246,13 +247,15 @@ impl Pass {
         let (level, d, eps) = (Level::best(), self.width, self.options.eps as f32);
         let [gamma, beta] = weights.norm1;
         for run in attention.runs() {
+            // SAFETY: the norm writes numbers only.
+            let y1 = unsafe { as_uninit(&mut parts.y1[run.inside(self.tokens * d)]) };
             norm::layer_norm(
                 level,
                 &parts.x[run.outside(self.tokens * d)],
                 gamma,
                 beta,
                 eps,
-                as_uninit(&mut parts.y1[run.inside(self.tokens * d)]),
+                y1,
                 &mut parts.stats1[run.inside(self.tokens * 2)],
             );
         }
@@ -281,13 +284,15 @@ impl Pass {
         let [gamma, beta] = weights.norm2;
         let tokens = self.out_tokens(class_only);
         for run in mlp.runs() {
+            // SAFETY: the norm writes numbers only.
+            let y2 = unsafe { as_uninit(&mut parts.y2[run.inside(tokens * d)]) };
             norm::layer_norm(
                 level,
                 &parts.mid[run.outside(tokens * d)],
                 gamma,
                 beta,
                 eps,
-                as_uninit(&mut parts.y2[run.inside(tokens * d)]),
+                y2,
                 &mut parts.stats2[run.inside(tokens * 2)],
             );
         }
@@ -302,7 +307,9 @@ impl Pass {
             .zip(parts.hidden.chunks_mut(step * self.hidden));
         for (y2, (slope, hidden)) in chunks.zip(outputs) {
             self.multiply(slope, y2, weights.fc1, false);
-            activation::bias_gelu_keep_slope(level, slope, bias, as_uninit(hidden));
+            // SAFETY: the GELU writes numbers only.
+            let hidden = unsafe { as_uninit(hidden) };
+            activation::bias_gelu_keep_slope(level, slope, bias, hidden);
         }
     }
 

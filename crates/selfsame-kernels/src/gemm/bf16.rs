@@ -31,7 +31,10 @@ pub(super) fn is_native() -> bool {
     false
 }
 
-/// `out (+)= a · b`; the sizes were checked by the caller.
+/// `out (+)= a · b`, whose sizes fit.
+///
+/// # Panics
+/// If a view reaches over the end of its slice.
 pub(super) fn product(out: &mut [f32], view: View, add: bool, a: Mat<'_>, b: Mat<'_>) {
     // For products as small as an image's the packing would not pay.
     #[cfg(target_arch = "x86_64")]

@@ -19,8 +19,11 @@ thread_local! {
     static BLOCKS: RefCell<(Vec<u32>, Vec<u32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-/// `out (+)= a · b` on a processor for which [`super::is_native`] holds; `view` has a column
-/// stride of 1.
+/// `out (+)= a · b`; `view` has a column stride of 1.
+///
+/// # Panics
+/// On a processor for which [`super::is_native`] does not hold, or if a view reaches over the end of
+/// its slice.
 pub(super) fn product(out: &mut [f32], view: View, add: bool, a: Mat<'_>, b: Mat<'_>) {
     assert!(
         super::is_native(),
@@ -69,9 +72,7 @@ unsafe fn blocks(out: &mut [f32], view: View, add: bool, a: Mat<'_>, b: Mat<'_>)
                     for row in (0..rows).step_by(tile::ROWS) {
                         for col in (0..cols).step_by(tile::COLS) {
                             let at = (first_row + row) * view.row_stride + first_col + col;
-                            // SAFETY: the processor has the instructions; both panels were packed
-                            // above, and the view lies within `out`, as `product` in the parent
-                            // checked.
+                            // SAFETY: as above.
                             unsafe {
                                 tile::multiply(
                                     depth,

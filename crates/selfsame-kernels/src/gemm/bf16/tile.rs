@@ -16,9 +16,11 @@ const LANES: usize = 16;
 /// Writes, or with `add` adds, the product of two panels: `rows` by `cols` of it, at most a tile,
 /// to `out`, whose rows lie `stride` apart.
 ///
+/// # Panics
+/// If `left` holds fewer than `depth` steps of [`ROWS`] words or `right` of [`COLS`], or `out` does
+/// not reach over the tile.
 /// # Safety
-/// The processor has AVX-512F and AVX512-BF16. `left` holds at least `depth` steps of [`ROWS`]
-/// words, `right` of [`COLS`]. `out` reaches over the tile.
+/// The processor has AVX-512F and AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) unsafe fn multiply(
     depth: usize,
@@ -29,10 +31,15 @@ pub(super) unsafe fn multiply(
     add: bool,
     (rows, cols): (usize, usize),
 ) {
-    debug_assert!(left.len() >= depth * ROWS && right.len() >= depth * COLS);
+    assert!(
+        left.len() / ROWS >= depth && right.len() / COLS >= depth,
+        "a panel ends before its last step"
+    );
     if rows == ROWS && cols == COLS {
-        debug_assert!(out.len() >= (ROWS - 1) * stride + COLS);
-        // SAFETY: the panels hold `depth` steps, and `out` the whole tile.
+        let reach = (ROWS - 1).saturating_mul(stride).saturating_add(COLS);
+        assert!(reach <= out.len(), "a tile does not fit its slice");
+        // SAFETY: the processor has the instructions, as the caller says; the panels hold `depth`
+        // steps, and `out` the whole tile.
         unsafe { whole(depth, left, right, out.as_mut_ptr(), stride, add) }
         return;
     }
@@ -48,7 +55,8 @@ pub(super) unsafe fn multiply(
 }
 
 /// # Safety
-/// As [`multiply`], with `out` valid for a whole tile.
+/// The processor has AVX-512F and AVX512-BF16. `left` holds at least `depth` steps of [`ROWS`]
+/// words, `right` of [`COLS`]. `out` is valid for a whole tile.
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn whole(
     depth: usize,
@@ -98,4 +106,38 @@ unsafe fn whole(
 fn as_pairs(bits: __m512) -> __m512bh {
     // SAFETY: both are 512 plain bits.
     unsafe { std::mem::transmute(bits) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_tile_that_does_not_fit_is_refused() {
+        if !super::super::is_native() {
+            return;
+        }
+        let (stride, depth) = (40, 3);
+        let multiply = |[left, right, out]: [usize; 3]| {
+            let (left, right) = (vec![0; left], vec![0; right]);
+            let mut out = vec![0.0; out];
+            // SAFETY: the processor has the instructions.
+            let run = || unsafe {
+                let tile = (ROWS, COLS);
+                multiply(depth, &left, &right, &mut out, stride, false, tile);
+            };
+            let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
+            panic.downcast_ref::<&str>().copied()
+        };
+        let fit = [depth * ROWS, depth * COLS, (ROWS - 1) * stride + COLS];
+        assert_eq!(multiply(fit), None);
+        for short in 0..3 {
+            let mut lens = fit;
+            lens[short] -= 1;
+            let message = multiply(lens).expect("a panic");
+            assert!(message.starts_with("a "), "{message}");
+        }
+    }
 }
