@@ -10,6 +10,10 @@ use std::cmp::Ordering;
 // A block of similarities is at most 256 x 4096 f32 = 4 MiB, whatever the sizes of bank and queries.
 const QUERY_BLOCK: usize = 256;
 const BANK_BLOCK: usize = 4096;
+// A matrix product of fewer rows and columns may sum in another order: `gemm` has other routines for one row or column,
+// for at most 256 results, and for at most 64 rows and columns. A block that is smaller is filled up with zeros.
+const FEWEST_QUERIES: usize = 4;
+const FEWEST_BANK_ROWS: usize = 128;
 // Candidates kept while searching: at most so many for the queries of one block together.
 const MAX_CANDIDATES: usize = 1 << 22;
 
@@ -26,6 +30,9 @@ pub struct Neighbors {
 
 impl Neighbors {
     /// Bank rows and similarities of query `i`.
+    ///
+    /// # Panics
+    /// If there is no such query.
     pub fn row(&self, i: usize) -> (&[u32], &[f32]) {
         let row = i * self.k..(i + 1) * self.k;
         (&self.indices[row.clone()], &self.similarities[row])
@@ -45,6 +52,8 @@ pub enum Own {
 ///
 /// `k` is lowered to what the bank holds; see [`Neighbors::k`].
 /// Of equally similar rows the lower index comes first.
+/// A similarity depends, to the last bit, on its query and its bank row alone: not on their places, nor on what else is
+/// in the bank or asked; equal bank rows are equally similar.
 /// Memory beyond the inputs: a normalised copy of both, a fixed block, and the result.
 ///
 /// # Errors
@@ -66,8 +75,7 @@ pub fn neighbors(
         return Err(EvalError::Empty { what: "neighbours" });
     }
 
-    let (bank, queries) = (bank.l2_normalized(), queries.l2_normalized());
-    search(&bank, &queries, None, k, own)
+    search(bank.l2_normalized(), &queries.l2_normalized(), None, k, own)
 }
 
 /// The nearest other rows of each row by Euclidean distance.
@@ -93,7 +101,8 @@ pub(crate) fn nearest_euclidean(features: &Features, k: usize) -> Result<Nearest
         .map(|row| (row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / 2.0) as f32)
         .collect();
     let candidates = (k + SPARE).min(features.n - 1);
-    let found = search(&rows, &rows, Some(&half_squares), candidates, Own::LeaveOut)?;
+    let bank = rows.clone();
+    let found = search(bank, &rows, Some(&half_squares), candidates, Own::LeaveOut)?;
     let exact: Vec<(u32, f64)> = (0..features.n)
         .into_par_iter()
         .flat_map_iter(|i| {
@@ -116,18 +125,23 @@ pub(crate) fn nearest_euclidean(features: &Features, k: usize) -> Result<Nearest
 
 /// The `k` rows of `bank` with the largest products, less `penalties` if there are any.
 fn search(
-    bank: &Features,
+    bank: Features,
     queries: &Features,
     penalties: Option<&[f32]>,
     k: usize,
     own: Own,
 ) -> Result<Neighbors, EvalError> {
-    let d = bank.d;
-    let bank_blocks = bank
-        .data
-        .chunks(BANK_BLOCK * d)
-        .map(|rows| Tensor::from_slice(rows, (rows.len() / d, d), &Device::Cpu)?.t())
-        .collect::<candle_core::Result<Vec<Tensor>>>()?;
+    let Features { n, d, data } = bank;
+    let bank = Tensor::from_vec(data, (n, d), &Device::Cpu)?;
+    // Views of the bank, which is not copied.
+    let bank_blocks = (0..n)
+        .step_by(BANK_BLOCK)
+        .map(|first| {
+            let width = BANK_BLOCK.min(n - first);
+            let rows = filled(&bank.narrow(0, first, width)?, FEWEST_BANK_ROWS)?.t()?;
+            Ok((first, width, rows))
+        })
+        .collect::<candle_core::Result<Vec<(usize, usize, Tensor)>>>()?;
 
     let query_block = (MAX_CANDIDATES / (2 * k)).clamp(16, QUERY_BLOCK);
     let mut found = Neighbors {
@@ -138,23 +152,23 @@ fn search(
     for (block, rows) in queries.data.chunks(query_block * d).enumerate() {
         let count = rows.len() / d;
         let rows = Tensor::from_slice(rows, (count, d), &Device::Cpu)?;
+        let rows = filled(&rows, FEWEST_QUERIES)?;
         let mut best: Vec<Best> = (0..count).map(|_| Best::new(k)).collect();
-        for (bank_block, bank_rows) in bank_blocks.iter().enumerate() {
+        for &(first, width, ref bank_rows) in &bank_blocks {
             let mut similarities = rows.matmul(bank_rows)?.flatten_all()?.to_vec1::<f32>()?;
-            let width = similarities.len() / count;
-            let first = bank_block * BANK_BLOCK;
+            let stride = bank_rows.dim(1)?; // `width`, or more where zeros fill the block
             if let Some(penalties) = penalties {
-                similarities.par_chunks_mut(width).for_each(|row| {
+                similarities.par_chunks_mut(stride).for_each(|row| {
                     let penalties = &penalties[first..first + width];
                     row.iter_mut().zip(penalties).for_each(|(x, p)| *x -= p);
                 });
             }
             best.par_iter_mut()
-                .zip(similarities.par_chunks(width))
+                .zip(similarities.par_chunks(stride))
                 .enumerate()
                 .for_each(|(i, (best, similarities))| {
                     let skip = (own == Own::LeaveOut).then_some(block * query_block + i);
-                    for (j, &similarity) in similarities.iter().enumerate() {
+                    for (j, &similarity) in similarities[..width].iter().enumerate() {
                         if similarity > best.bar && Some(first + j) != skip {
                             best.push(similarity, (first + j) as u32);
                         }
@@ -168,6 +182,11 @@ fn search(
         }
     }
     Ok(found)
+}
+
+/// The rows, and rows of zeros below them if they are fewer than `fewest`.
+fn filled(rows: &Tensor, fewest: usize) -> candle_core::Result<Tensor> {
+    rows.pad_with_zeros(0, 0, fewest.saturating_sub(rows.dim(0)?))
 }
 
 /// The best `k` of a stream of candidates that come by rising index.
@@ -285,6 +304,35 @@ mod tests {
         let queries = Features::new(2, 2, vec![1.0, 0.0, -1.0, 3.0]).unwrap();
         let found = neighbors(&bank, &queries, 4, Own::Keep).unwrap();
         assert_eq!(found.indices, [0, 1, 2, 3, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn equal_rows_are_equally_similar_across_blocks() {
+        for d in [3, 37, 600] {
+            let bank = noise(1, d, 8).subset(&[0; BANK_BLOCK + 1]);
+            let found = neighbors(&bank, &noise(300, d, 9), BANK_BLOCK + 1, Own::Keep).unwrap();
+            for i in 0..300 {
+                let (rows, similarities) = found.row(i);
+                assert!(rows.is_sorted(), "query {i} of {d} columns");
+                assert_eq!(similarities[0], similarities[BANK_BLOCK], "query {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_query_is_answered_as_it_is_among_others() {
+        for (n, d) in [(3, 40), (40, 600), (70, 5), (BANK_BLOCK + 1, 40)] {
+            let (bank, queries) = (noise(n, d, 10), noise(260, d, 11));
+            let all = neighbors(&bank, &queries, 5, Own::Keep).unwrap();
+            for i in [0, 100, 255, 256, 259] {
+                let alone = neighbors(&bank, &queries.subset(&[i]), 5, Own::Keep).unwrap();
+                assert_eq!(
+                    alone.row(0),
+                    all.row(i),
+                    "query {i}, {n} rows of {d} columns"
+                );
+            }
+        }
     }
 
     #[test]

@@ -127,13 +127,9 @@ fn features(sets: &Sets, args: &Labelled, spec: &str) -> anyhow::Result<(Weights
     let arch = flags.arch.as_deref();
     let arch = arch.filter(|_| spec == flags.weights || !Weights::is_baseline(spec));
     let weights = Weights::open(spec, flags.which, arch, &sets.device)?;
-    // Scaled here, scaled again for the search, and the bank in blocks; those of --weights stay
-    // beside those of --against.
-    let copies = if spec == flags.weights {
-        [3, 2]
-    } else {
-        [4, 3]
-    };
+    // Scaled here and scaled again for the search; those of --weights stay beside those of --against.
+    let copies = if spec == flags.weights { 2 } else { 3 };
+    let copies = [copies; 2];
     let (train, test) = sets.embed(&weights, weights.extractor(), args, copies)?;
     let normalized = |side: Side| Side {
         features: side.features.l2_normalized(),
