@@ -58,9 +58,14 @@ pub struct Interval {
     pub low: f64,
     /// Upper end of the percentile interval.
     pub high: f64,
+    /// Resamples whose figure is not a number, such as the recall of a class that was not drawn; the standard error and
+    /// the interval are those of the others, and not numbers if there are too few.
+    pub undefined: usize,
 }
 
 /// The interval of any figure of `n` rows: `figure` gets row numbers, with repetitions.
+///
+/// Resamples in which the figure is not a number are left out and counted in [`Interval::undefined`].
 ///
 /// # Errors
 /// [`EvalError`] without rows or for settings out of range.
@@ -90,14 +95,16 @@ pub fn bootstrap(
             },
         )
         .collect();
+    figures.retain(|figure| !figure.is_nan());
     figures.sort_by(f64::total_cmp);
     let mean = figures.iter().sum::<f64>() / figures.len() as f64;
     let squares: f64 = figures.iter().map(|figure| (figure - mean).powi(2)).sum();
     Ok(Interval {
         estimate: figure(&rows),
-        standard_error: (squares / (figures.len() - 1) as f64).sqrt(),
+        standard_error: (squares / (figures.len() as f64 - 1.0).max(0.0)).sqrt(),
         low: quantile(&figures, 0.5 - 0.5 * config.level),
         high: quantile(&figures, 0.5 + 0.5 * config.level),
+        undefined: config.resamples - figures.len(),
     })
 }
 
@@ -130,8 +137,11 @@ pub fn paired_bootstrap(
     bootstrap_mean(&differences, config)
 }
 
-/// Quantile of rising values, linear between neighbours (numpy's default).
+/// Quantile of rising values, linear between neighbours (numpy's default); of none it is not a number.
 fn quantile(sorted: &[f64], q: f64) -> f64 {
+    if sorted.is_empty() {
+        return f64::NAN;
+    }
     let at = q * (sorted.len() - 1) as f64;
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
     below + (above - below) * at.fract()
@@ -192,6 +202,34 @@ mod tests {
         assert_eq!(quantile(&[1.0, 2.0, 4.0], 0.75), 3.0);
         assert_eq!(quantile(&[1.0, 2.0, 4.0], 1.0), 4.0);
         assert_eq!(quantile(&[1.0], 0.3), 1.0);
+    }
+
+    #[test]
+    fn resamples_without_a_figure_are_left_out_and_counted() {
+        // The recall of a class with four of a hundred rows, one of them missed.
+        let recall = |rows: &[usize]| {
+            let of_class = rows.iter().filter(|&&i| i < 4).count() as f64;
+            let right = rows.iter().filter(|&&i| i < 3).count() as f64;
+            right / of_class
+        };
+        let config = BootstrapConfig::default();
+        let interval = bootstrap(100, &config, recall).unwrap();
+        assert!((10..100).contains(&interval.undefined), "{interval:?}"); // 0.96^100 of 2000
+        assert!((0.0..0.75).contains(&interval.low), "{interval:?}");
+        assert_eq!((interval.estimate, interval.high), (0.75, 1.0));
+        assert!(interval.standard_error > 0.1, "{interval:?}");
+        // The sign of what is not a number has no say.
+        let turned = bootstrap(100, &config, |rows| match recall(rows) {
+            x if x.is_nan() => -x,
+            x => x,
+        });
+        assert_eq!(turned.unwrap(), interval);
+
+        let nowhere = bootstrap(3, &config, |_| f64::NAN).unwrap();
+        assert_eq!(nowhere.undefined, config.resamples);
+        assert!(nowhere.low.is_nan() && nowhere.high.is_nan() && nowhere.standard_error.is_nan());
+        let mean = bootstrap_mean(&[1.0, 2.0], &config).unwrap();
+        assert_eq!(mean.undefined, 0);
     }
 
     #[test]
