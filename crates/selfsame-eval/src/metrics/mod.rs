@@ -60,8 +60,8 @@ pub fn mean_absolute_error(truth: &[f64], predicted: &[f64]) -> Result<f64, Eval
 
 /// R²: 1 − Σ(truth − prediction)² / Σ(truth − mean)².
 ///
-/// As scikit-learn's `r2_score`: if all truths are equal it is 1 for perfect predictions, else 0; of a single row it
-/// is not a number.
+/// As scikit-learn's `r2_score`: if all truths are equal it is 1 for perfect predictions, else 0, also where the mean is
+/// rounded; of a single row it is not a number.
 ///
 /// # Errors
 /// [`EvalError`] without rows or for different lengths.
@@ -77,7 +77,9 @@ pub fn r2(truth: &[f64], predicted: &[f64]) -> Result<f64, EvalError> {
         .map(|(t, p)| (t - p).powi(2))
         .sum();
     let total: f64 = truth.iter().map(|t| (t - mean).powi(2)).sum();
-    Ok(match (residual == 0.0, total == 0.0) {
+    // The mean of equal numbers may be another number, and their total more than 0, by rounding.
+    let all_equal = total == 0.0 || truth.iter().all(|t| *t == truth[0]);
+    Ok(match (residual == 0.0, all_equal) {
         (true, _) => 1.0,
         (false, true) => 0.0,
         (false, false) => 1.0 - residual / total,
@@ -123,5 +125,8 @@ mod tests {
         assert_eq!(r2(&[2.0, 2.0], &[2.0, 2.0]).unwrap(), 1.0);
         assert_eq!(r2(&[2.0, 2.0], &[2.0, 3.0]).unwrap(), 0.0);
         assert!(r2(&[2.0], &[3.0]).unwrap().is_nan());
+        // 0.1 + 0.1 + 0.1 is more than 0.3.
+        assert_eq!(r2(&[0.1; 3], &[0.1, 0.1, 0.2]).unwrap(), 0.0);
+        assert_eq!(r2(&[0.1; 3], &[0.1; 3]).unwrap(), 1.0);
     }
 }
