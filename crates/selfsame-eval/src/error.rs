@@ -74,7 +74,15 @@ pub enum EvalError {
         /// Its learning rate.
         lr: f64,
     },
-    /// The logits of a row are not numbers, so that none is the largest.
+    /// A linear classifier cannot predict with such weights.
+    #[error(
+        "linear classifier: the weights and the bias of class {class} are not all finite numbers"
+    )]
+    WeightNotFinite {
+        /// The first such class.
+        class: usize,
+    },
+    /// A logit of a row is not a number, or the largest is infinite, so that none is the largest.
     #[error(
         "linear classifier: the largest logit of row {row} is not a finite number; its weights or the features are too large"
     )]

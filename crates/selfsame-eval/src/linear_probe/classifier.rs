@@ -54,16 +54,23 @@ impl LinearClassifier {
         })
     }
 
-    /// Checks that there are columns and two classes or more, and that the sizes agree.
+    /// Checks that there are columns and two classes or more, that the sizes agree, and that all weights are finite.
     ///
     /// # Errors
-    /// [`EvalError::Empty`] without columns, [`EvalError::Setting`] for fewer than two classes, and
-    /// [`EvalError::Length`] for another number of weights or biases.
+    /// [`EvalError::Empty`] without columns, [`EvalError::Setting`] for fewer than two classes,
+    /// [`EvalError::Length`] for another number of weights or biases, and [`EvalError::WeightNotFinite`].
     pub fn check(&self) -> Result<(), EvalError> {
         check_sizes(self.d, self.num_classes)?;
         let weights = self.num_classes.saturating_mul(self.d);
         same_length("classifier weights", weights, self.weight.len())?;
-        same_length("classifier biases", self.num_classes, self.bias.len())
+        same_length("classifier biases", self.num_classes, self.bias.len())?;
+        let rows = self.weight.chunks_exact(self.d).zip(&self.bias);
+        let is_finite =
+            |(row, bias): (&[f32], &f32)| row.iter().chain([bias]).all(|x| x.is_finite());
+        match rows.map(is_finite).position(|is_finite| !is_finite) {
+            Some(class) => Err(EvalError::WeightNotFinite { class }),
+            None => Ok(()),
+        }
     }
 
     /// The class of each row: that of the largest logit, the first of equal ones.
@@ -98,6 +105,9 @@ impl LinearClassifier {
                 let mut best: Vec<(usize, f32)> = Vec::with_capacity(most.min(self.num_classes));
                 for class in 0..self.num_classes {
                     let logit = self.logit(class, features.row(i));
+                    if logit.is_nan() {
+                        return None;
+                    }
                     let at = best.partition_point(|(_, other)| *other >= logit);
                     if at < most && logit > f32::NEG_INFINITY {
                         best.truncate(most - 1);
@@ -189,15 +199,37 @@ mod tests {
         let classifier = LinearClassifier {
             d: 1,
             num_classes: 5,
-            weight: vec![1.0, 3.0, 2.0, 3.0, f32::NAN],
+            weight: vec![1.0, 3.0, 2.0, 3.0, f32::MIN],
             bias: vec![0.0; 5],
         };
-        let rows = Features::new(2, 1, vec![2.0, -2.0]).unwrap();
+        let rows = Features::new(2, 1, vec![2.0, 0.5]).unwrap();
         let ranked = classifier.predict_ranked(&rows, 3).unwrap();
-        assert_eq!(ranked, [[1, 3, 2], [0, 2, 1]]);
-        // No more than have a logit.
-        assert_eq!(classifier.predict_ranked(&rows, 9).unwrap()[0].len(), 4);
+        assert_eq!(ranked, [[1, 3, 2], [1, 3, 2]]);
+        // No more than have a finite logit.
+        let lengths = classifier.predict_ranked(&rows, 9).unwrap();
+        let lengths: Vec<usize> = lengths.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [4, 5]);
         assert!(classifier.predict_ranked(&rows, 0).is_err());
+        let turned = Features::new(1, 1, vec![-0.5]).unwrap();
+        let ranked = classifier.predict_ranked(&turned, 3).unwrap();
+        assert_eq!(ranked, [[4, 0, 2]]);
+    }
+
+    #[test]
+    fn a_class_whose_weights_are_not_numbers_is_named() {
+        let rows = Features::new(1, 2, vec![1.0; 2]).unwrap();
+        for (weight, bias) in [(f32::NAN, 0.0), (f32::INFINITY, 0.0), (0.0, f32::NAN)] {
+            let classifier = LinearClassifier {
+                d: 2,
+                num_classes: 3,
+                weight: vec![1.0, 1.0, 1.0, weight, 2.0, 2.0],
+                bias: vec![0.0, bias, 0.0],
+            };
+            let error = classifier.predict(&rows).unwrap_err().to_string();
+            let text =
+                "linear classifier: the weights and the bias of class 1 are not all finite numbers";
+            assert_eq!(error, text);
+        }
     }
 
     #[test]
@@ -254,9 +286,17 @@ mod tests {
                 "{error}"
             );
         }
-        let error = classifier(vec![f32::NAN; 2]).predict(&rows).unwrap_err();
+        // The logit of the second class is ∞ − ∞.
+        let classifier = LinearClassifier {
+            d: 2,
+            num_classes: 2,
+            weight: vec![0.0, 0.0, 1e38, -1e38],
+            bias: vec![0.0; 2],
+        };
+        let rows = Features::new(2, 2, vec![1.0, 1.0, 100.0, 100.0]).unwrap();
+        let error = classifier.predict(&rows).unwrap_err();
         assert!(
-            matches!(error, EvalError::LogitNotFinite { row: 0 }),
+            matches!(error, EvalError::LogitNotFinite { row: 1 }),
             "{error}"
         );
     }
