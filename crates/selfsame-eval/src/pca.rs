@@ -10,6 +10,9 @@ const OVERSAMPLING: usize = 10;
 /// The iteration ends when no variance changes by more than this share.
 const TOLERANCE: f64 = 1e-8;
 const MAX_ITERATIONS: usize = 300;
+/// A variance below this share of the first is rounding: the products are `f32`, whose numbers have a relative error of
+/// 6·10⁻⁸, and their sums more.
+const ROUNDING: f64 = 1e-12;
 
 /// The directions in which features vary most.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,23 +20,42 @@ pub struct Pca {
     /// Mean of each column, `[d]`.
     pub mean: Vec<f64>,
     /// Unit vectors, `[k, d]`, by falling variance; the largest entry of each is positive.
-    /// Where no direction is left along which anything varies, zeros: all of them if all rows are equal.
+    /// Where no direction is left along which anything varies by more than rounding, a millionth of the first one's
+    /// standard deviation, zeros: all of them if all rows are equal.
     pub components: Vec<f64>,
     /// Variance along each component (n − 1 in the denominator).
     pub variances: Vec<f64>,
-    /// The same as shares of the variance of all columns; 0 if nothing varies.
+    /// The same as shares of the variance of all columns, at most 1; 0 if nothing varies.
     pub shares: Vec<f64>,
 }
 
 impl Pca {
     /// The first `k` principal components of the rows; fewer if there are fewer rows or columns.
     ///
-    /// The signs are scikit-learn's. Memory: one centred copy of the features.
+    /// The signs are scikit-learn's. Memory: two centred copies of the features, one of them transposed.
     /// Equal rows are no error: their components are zeros and their variances 0.
     ///
     /// # Errors
     /// [`EvalError`] for bad features, fewer than two rows, or a `k` of 0.
     pub fn fit(features: &Features, k: usize, seed: u64) -> Result<Pca, EvalError> {
+        let mut pca = Pca::fit_with_rounding(features, k, seed)?;
+        let d = pca.mean.len();
+        let least = ROUNDING * pca.variances[0];
+        for (i, component) in pca.components.chunks_exact_mut(d).enumerate() {
+            if pca.variances[i] <= least {
+                component.fill(0.0);
+                (pca.variances[i], pca.shares[i]) = (0.0, 0.0);
+            }
+        }
+        Ok(pca)
+    }
+
+    /// As [`Pca::fit`], with directions along which nothing but rounding varies.
+    pub(crate) fn fit_with_rounding(
+        features: &Features,
+        k: usize,
+        seed: u64,
+    ) -> Result<Pca, EvalError> {
         features.check()?;
         let (n, d) = (features.n, features.d);
         if n < 2 {
@@ -93,7 +115,7 @@ impl Pca {
         Ok(Pca {
             mean,
             components: basis.concat(),
-            shares: variances.iter().map(|v| v / all).collect(),
+            shares: variances.iter().map(|v| (v / all).min(1.0)).collect(),
             variances,
         })
     }
@@ -307,6 +329,31 @@ mod tests {
         assert_eq!((pca.variances, pca.shares), (vec![0.0; 2], vec![0.0; 2]));
         assert_eq!(pca.components, [0.0; 6]);
         assert!(Pca::fit(&Features::new(1, 3, vec![2.0; 3]).unwrap(), 2, 0).is_err());
+    }
+
+    #[test]
+    fn directions_in_which_nothing_is_left_are_zeros() {
+        let line = |rows: &[f32]| {
+            let place = |t: &f32| [0.3, -0.71, 0.13, 0.9, 0.011].map(|x: f32| x * t);
+            let data = rows.iter().flat_map(place).collect();
+            Pca::fit(&Features::new(rows.len(), 5, data).unwrap(), 3, 0).unwrap()
+        };
+        let many: Vec<f32> = (0..50).map(|i| i as f32 * 0.37).collect();
+        for rows in [&[1.0, 2.0][..], &[1.0, 2.0, 4.0], &many] {
+            let pca = line(rows);
+            let (first, rest) = pca.components.split_at(5);
+            assert!(first.iter().any(|x| *x != 0.0), "{pca:?}");
+            assert!(rest.iter().all(|x| *x == 0.0), "{pca:?}");
+            assert!(pca.variances[1..].iter().all(|x| *x == 0.0), "{pca:?}");
+            assert!(
+                pca.shares.iter().all(|x| (0.0..=1.0).contains(x)),
+                "{pca:?}"
+            );
+            assert!(
+                pca.shares[0] > 1.0 - 1e-6 && pca.shares[1] == 0.0,
+                "{pca:?}"
+            );
+        }
     }
 
     #[test]

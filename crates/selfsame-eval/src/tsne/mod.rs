@@ -101,7 +101,8 @@ pub struct Tsne {
 /// Features of any finite size have a map: distances count by their ratios alone.
 ///
 /// # Errors
-/// [`EvalError`] for bad features or settings out of range.
+/// [`EvalError`] for bad features or settings out of range, and [`EvalError::Setting`] if a step size or an exaggeration
+/// far from the default drives the points beyond all numbers.
 pub fn tsne(
     features: &Features,
     config: &TsneConfig,
@@ -113,7 +114,19 @@ pub fn tsne(
     }
     let affinities = affinity::Affinities::new(features, config.perplexity)?;
     let start = start(features, config.seed)?;
-    Ok(descent::descend(&affinities, start, config, progress))
+    let map = descent::descend(&affinities, start, config, progress);
+    let is_finite = map.points.iter().flatten().all(|x| x.is_finite());
+    match is_finite && map.kl.is_finite() {
+        true => Ok(map),
+        false => Err(EvalError::Setting(format!(
+            "tsne: the points left the range of numbers; tsne.early_exaggeration ({}) or tsne.learning_rate ({}) is too \
+             far from its default",
+            config.early_exaggeration,
+            config
+                .learning_rate
+                .map_or("automatic".to_owned(), |rate| format!("{rate}")),
+        ))),
+    }
 }
 
 /// The first two principal components, the first with a standard deviation of 10⁻⁴; noise of that
@@ -122,7 +135,8 @@ fn start(features: &Features, seed: u64) -> Result<Vec<[f64; 2]>, EvalError> {
     const SIZE: f64 = 1e-4;
     let n = features.n;
     if features.d >= 2 && n > 2 {
-        let pca = Pca::fit(features, 2, seed)?;
+        // Also of points on a line, which no gradient would move off it.
+        let pca = Pca::fit_with_rounding(features, 2, seed)?;
         let places = pca.transform(features)?;
         let first = || places.chunks_exact(2).map(|place| place[0]);
         let mean = first().sum::<f64>() / n as f64;
@@ -218,6 +232,32 @@ mod tests {
             let map = tsne(&features, &config, &mut |_| ()).unwrap();
             let own = (0..120).filter(|&i| nearest(&map.points, i) / 40 == i / 40);
             assert_eq!(own.count(), 120, "2^{exponent}");
+        }
+    }
+
+    #[test]
+    fn settings_that_drive_points_beyond_numbers_are_an_error() {
+        let features = clusters(2, 10, 3);
+        let tried = |early_exaggeration, learning_rate, exact_up_to| {
+            let config = TsneConfig {
+                perplexity: 3.0,
+                iterations: 60,
+                early_exaggeration,
+                learning_rate,
+                exact_up_to,
+                ..TsneConfig::default()
+            };
+            assert!(config.check(20).is_empty());
+            tsne(&features, &config, &mut |_| ())
+        };
+        for exact_up_to in [5000, 0] {
+            for (exaggeration, rate) in [(12.0, Some(1e300)), (1e300, None), (1e-300, None)] {
+                let error = tried(exaggeration, rate, exact_up_to)
+                    .unwrap_err()
+                    .to_string();
+                assert!(error.contains("left the range of numbers"), "{error}");
+            }
+            assert!(tried(12.0, None, exact_up_to).is_ok());
         }
     }
 
