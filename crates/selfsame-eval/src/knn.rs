@@ -53,7 +53,8 @@ impl KnnConfig {
         if self.ks.contains(&0) {
             problems.push("knn.ks: 0 is not a number of neighbours, 1 is the least".to_owned());
         }
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+        let is_temperature = self.temperature.is_finite() && self.temperature > 0.0;
+        if self.vote == Vote::Weighted && !is_temperature {
             problems.push(format!(
                 "knn.temperature: {} is not a number above 0, such as 0.07",
                 self.temperature
@@ -359,6 +360,12 @@ mod tests {
             ..KnnConfig::default()
         };
         assert_eq!(config.check().len(), 2);
+        let majority = KnnConfig {
+            ks: vec![1],
+            vote: Vote::Majority,
+            ..config.clone()
+        };
+        assert!(majority.check().is_empty(), "it uses no temperature");
         assert!(knn(&at_angles(&[0.0]), &[0], &at_angles(&[0.0]), &config).is_err());
     }
 }

@@ -66,9 +66,11 @@ pub fn default_grid() -> Vec<f64> {
 /// Chooses alpha on a fifth of the rows held out by `seed`, then fits on everything with it.
 ///
 /// The test set has no part in it. The lowest mean absolute error wins, then the larger alpha.
+/// An alpha too small to determine the weights, of the part or of everything, is left out of what was tried.
 ///
 /// # Errors
-/// As [`Ridge::fit`], and [`EvalError::Setting`] if `grid` is empty or there are fewer than five rows.
+/// As [`Ridge::fit`], with [`EvalError::Singular`] only if every alpha is too small, and [`EvalError::Setting`] if `grid`
+/// is empty or there are fewer than five rows.
 pub fn fit_with_best_alpha(
     features: &Features,
     values: &[f64],
@@ -94,21 +96,37 @@ pub fn fit_with_best_alpha(
     let mut grid = grid.to_vec();
     grid.sort_by(|a, b| b.total_cmp(a));
     let mut tried: Vec<TriedAlpha> = Vec::with_capacity(grid.len());
+    let mut singular = None;
     for alpha in grid {
-        let predictions = normal.solve(alpha)?.predict(&test)?;
+        let predictions = match normal.solve(alpha) {
+            Err(error @ EvalError::Singular { .. }) => {
+                singular.get_or_insert(error);
+                continue;
+            }
+            model => model?.predict(&test)?,
+        };
         let mean_absolute_error = mean_absolute_error(&test_values, &predictions)?;
         tried.push(TriedAlpha {
             alpha,
             mean_absolute_error,
         });
     }
-    let mut best = tried[0];
-    for one in &tried[1..] {
-        if one.mean_absolute_error < best.mean_absolute_error {
-            best = *one;
+    let all = Normal::new(features, values)?;
+    loop {
+        // The first of equal ones.
+        let errors = tried.iter().map(|one| one.mean_absolute_error);
+        let best = errors.enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+        let Some((best, _)) = best else {
+            return Err(singular.expect("the grid is not empty, and all of it was left out"));
+        };
+        match all.solve(tried[best].alpha) {
+            Err(error @ EvalError::Singular { .. }) => {
+                singular.get_or_insert(error);
+                tried.remove(best);
+            }
+            model => return Ok((model?, tried)),
         }
     }
-    Ok((Ridge::fit(features, values, best.alpha)?, tried))
 }
 
 /// Centred features and values, and the smaller Gram matrix.
@@ -282,6 +300,36 @@ mod tests {
     fn noise(n: usize, d: usize, seed: u64) -> Features {
         let mut stream = Stream::new(seed, Purpose::Bootstrap, 2);
         Features::new(n, d, (0..n * d).map(|_| stream.normal() as f32).collect()).unwrap()
+    }
+
+    #[test]
+    fn an_alpha_too_small_to_determine_the_weights_is_left_out() {
+        let single = noise(20, 1, 4);
+        let data = single.data.iter().flat_map(|x| [*x, *x]).collect();
+        let twice = Features::new(20, 2, data).unwrap();
+        let values: Vec<f64> = single.data.iter().map(|x| f64::from(*x)).collect();
+        let (_, tried) = fit_with_best_alpha(&twice, &values, &[0.0, 1.0, 10.0], 0).unwrap();
+        let alphas: Vec<f64> = tried.iter().map(|one| one.alpha).collect();
+        assert_eq!(alphas, [10.0, 1.0]);
+        let error = fit_with_best_alpha(&twice, &values, &[0.0], 0).unwrap_err();
+        assert!(
+            matches!(error, EvalError::Singular { alpha: 0.0 }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_alpha_that_is_too_small_for_all_rows_alone_is_left_out_too() {
+        // One row a billion times as long, which is held out by some seeds.
+        let mut features = noise(10, 2, 5);
+        features.data[0] = 1e9;
+        let values: Vec<f64> = features.rows().map(|row| f64::from(row[0])).collect();
+        for seed in 0..20 {
+            let (model, tried) =
+                fit_with_best_alpha(&features, &values, &[1e-3, 1e8], seed).unwrap();
+            assert_eq!(tried.len(), 1);
+            assert_eq!(model, Ridge::fit(&features, &values, 1e8).unwrap());
+        }
     }
 
     #[test]

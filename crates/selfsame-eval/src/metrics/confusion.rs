@@ -75,14 +75,18 @@ impl ConfusionMatrix {
         };
         let widths: Vec<usize> = (0..self.num_classes).map(widest).collect();
 
-        let mut text = format!("{head:>first$}");
+        // The width of a format may not exceed 65,535.
+        let at_right = |text: &str, width: usize| {
+            " ".repeat(width.saturating_sub(text.chars().count())) + text
+        };
+        let mut text = at_right(head, first);
         for (name, width) in names.iter().zip(&widths) {
-            let _ = write!(text, "  {name:>width$}"); // writing to a String cannot fail
+            let _ = write!(text, "  {}", at_right(name, *width)); // writing to a String cannot fail
         }
         for (name, counts) in names.iter().zip(self.rows()) {
-            let _ = write!(text, "\n{name:>first$}");
+            let _ = write!(text, "\n{}", at_right(name, first));
             for (count, width) in counts.iter().zip(&widths) {
-                let _ = write!(text, "  {count:>width$}");
+                let _ = write!(text, "  {}", at_right(&count.to_string(), *width));
             }
         }
         text.push('\n');
@@ -105,6 +109,13 @@ mod tests {
             "           other  1      2",
         ];
         assert_eq!(text, lines.join("\n") + "\n");
+    }
+
+    #[test]
+    fn a_name_of_any_length_is_written() {
+        let matrix = ConfusionMatrix::new(&[0, 1], &[0, 1], 2).unwrap();
+        let text = matrix.to_text(&["x".repeat(70_000), "b".to_owned()]);
+        assert!(text.lines().all(|line| line.len() == 2 * 70_000 + 2 + 3));
     }
 
     #[test]

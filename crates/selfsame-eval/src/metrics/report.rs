@@ -176,15 +176,20 @@ impl fmt::Display for ClassificationReport {
             true => support.to_string(),
             false => format!("{support}.0"),
         };
+        // The width of a format may not exceed 65,535.
+        let name_at_right = |f: &mut fmt::Formatter<'_>, name: &str| {
+            let blanks = " ".repeat(width.saturating_sub(name.chars().count()));
+            write!(f, "{blanks}{name} ")
+        };
         let row = |f: &mut fmt::Formatter<'_>, name: &str, s: &ClassScores| {
-            write!(f, "{name:>width$} ")?;
+            name_at_right(f, name)?;
             for score in [s.precision, s.recall, s.f1] {
                 write!(f, " {:>9}", decimal(score, digits))?;
             }
             writeln!(f, " {:>9}", count(s.support))
         };
 
-        write!(f, "{:>width$} ", "")?;
+        name_at_right(f, "")?;
         for head in ["precision", "recall", "f1-score", "support"] {
             write!(f, " {head:>9}")?;
         }
@@ -196,11 +201,8 @@ impl fmt::Display for ClassificationReport {
         if self.micro_is_accuracy {
             let (blank, score) = ("", decimal(self.micro.f1, digits));
             let support = count(self.micro.support);
-            let name = "accuracy";
-            writeln!(
-                f,
-                "{name:>width$}  {blank:>9} {blank:>9} {score:>9} {support:>9}"
-            )?;
+            name_at_right(f, "accuracy")?;
+            writeln!(f, " {blank:>9} {blank:>9} {score:>9} {support:>9}")?;
         } else {
             row(f, "micro avg", &self.micro)?;
         }
@@ -212,10 +214,11 @@ impl fmt::Display for ClassificationReport {
 /// As Python's `%.nf`, which writes a missing number in lower case.
 fn decimal(value: f64, digits: usize) -> String {
     if value.is_nan() {
-        "nan".to_owned()
-    } else {
-        format!("{value:.digits$}")
+        return "nan".to_owned();
     }
+    // No f64 has more decimals that are not 0, and a format may not ask for more than 65,535.
+    let written = digits.min(1100);
+    format!("{value:.written$}{}", "0".repeat(digits - written))
 }
 
 #[derive(Clone, Copy, Default)]
@@ -320,6 +323,26 @@ mod tests {
         );
         assert_eq!(report.micro.f1, 0.6);
         assert!(report.micro_is_accuracy);
+    }
+
+    #[test]
+    fn names_and_decimals_of_any_length_are_written() {
+        let long = "x".repeat(70_000);
+        let report = |names: &[String], digits| {
+            let options = ReportOptions {
+                digits,
+                ..ReportOptions::default()
+            };
+            let report = ClassificationReport::new(&[0, 1, 1], &[0, 0, 1], names, &options);
+            report.unwrap().to_string()
+        };
+        let text = report(&[long.clone(), "b".to_owned()], 2);
+        assert!(text.contains(&format!(
+            "{long}       0.50      1.00      0.67         1\n"
+        )));
+        assert!(text.contains(&format!("{}b       1.00", " ".repeat(69_999))));
+        let text = report(&names(2), 100_000);
+        assert!(text.contains(&format!(" 0.5{} ", "0".repeat(99_999))));
     }
 
     #[test]
