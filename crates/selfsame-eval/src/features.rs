@@ -72,6 +72,9 @@ impl Features {
     }
 
     /// Row `i`, `d` values.
+    ///
+    /// # Panics
+    /// If there is no such row, or fewer values than [`Features::check`] asks for.
     pub fn row(&self, i: usize) -> &[f32] {
         &self.data[i * self.d..(i + 1) * self.d]
     }
@@ -82,6 +85,9 @@ impl Features {
     }
 
     /// The rows named by `indices`, in that order; a row may be named more than once.
+    ///
+    /// # Panics
+    /// As [`Features::row`].
     pub fn subset(&self, indices: &[usize]) -> Features {
         let mut data = Vec::with_capacity(indices.len() * self.d);
         for &i in indices {

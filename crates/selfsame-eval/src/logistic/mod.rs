@@ -90,7 +90,7 @@ impl Logistic {
     /// The class of each row.
     ///
     /// # Errors
-    /// [`EvalError`] if the features are bad or of another width.
+    /// [`EvalError`] if the features are bad or of another width, or the sizes of the fields disagree.
     pub fn predict(&self, features: &Features) -> Result<Vec<usize>, EvalError> {
         let logits = self.logits(features)?;
         let rows = self.intercept.len();
@@ -112,7 +112,7 @@ impl Logistic {
     /// Probabilities, row-major `[n, classes]`, columns in the order of `classes`.
     ///
     /// # Errors
-    /// [`EvalError`] if the features are bad or of another width.
+    /// As [`Logistic::predict`].
     pub fn probabilities(&self, features: &Features) -> Result<Vec<f64>, EvalError> {
         let mut logits = self.logits(features)?;
         let rows = self.intercept.len();
@@ -130,6 +130,21 @@ impl Logistic {
 
     fn logits(&self, features: &Features) -> Result<Vec<f64>, EvalError> {
         features.check_width(self.d)?;
+        let rows = match self.classes.len() {
+            few @ (0 | 1) => {
+                let (what, expected) = ("logistic classes", 2);
+                return Err(EvalError::Length {
+                    what,
+                    expected,
+                    found: few,
+                });
+            }
+            2 => 1,
+            classes => classes,
+        };
+        same_length("logistic intercepts", rows, self.intercept.len())?;
+        let weights = rows.saturating_mul(self.d);
+        same_length("logistic coefficients", weights, self.coef.len())?;
         let weight = Tensor::from_slice(&self.coef, (self.intercept.len(), self.d), &Device::Cpu)?;
         let mut logits = Vec::with_capacity(features.n * self.intercept.len());
         for block in blocks(features) {
@@ -372,6 +387,33 @@ mod tests {
         let mut row = [900.0, -900.0, 0.0];
         assert_eq!(loss_and_gradient(&mut row, 1), 1800.0);
         assert_eq!(row, [1.0, -1.0, 0.0]);
+    }
+
+    #[test]
+    fn sizes_that_disagree_are_told_before_anything_is_predicted() {
+        let rows = noise(2, 3);
+        let predict = |classes: usize, weights, intercepts| {
+            let model = Logistic {
+                classes: (0..classes).collect(),
+                d: 3,
+                coef: vec![0.0; weights],
+                intercept: vec![0.0; intercepts],
+                iterations: 0,
+                converged: true,
+            };
+            assert!(model.probabilities(&rows).is_err());
+            model.predict(&rows).unwrap_err().to_string()
+        };
+        for (sizes, text) in [
+            ((0, 0, 0), "logistic classes: expected 2, found 0"),
+            ((1, 3, 1), "logistic classes: expected 2, found 1"),
+            ((2, 0, 0), "logistic intercepts: expected 1, found 0"),
+            ((2, 6, 1), "logistic coefficients: expected 3, found 6"),
+            ((4, 12, 3), "logistic intercepts: expected 4, found 3"),
+        ] {
+            let (classes, weights, intercepts) = sizes;
+            assert_eq!(predict(classes, weights, intercepts), text);
+        }
     }
 
     #[test]
