@@ -35,6 +35,8 @@ mod random;
 pub mod ridge;
 mod tsne;
 
+/// What multiplies matrices; [`EvalError::Tensor`] holds its error.
+pub use candle_core;
 pub use error::EvalError;
 pub use features::Features;
 pub use knn::{KnnAnswers, KnnConfig, Vote, knn, knn_ranked, knn_regress};
@@ -43,3 +45,8 @@ pub use neighbors::{Neighbors, Own, neighbors};
 pub use pca::Pca;
 pub use random::choose;
 pub use tsne::{Tsne, TsneConfig, tsne};
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
