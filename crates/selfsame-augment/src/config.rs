@@ -2,6 +2,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::NameError;
+
 /// Mean of ImageNet's training images per channel (red, green, blue), in units of full scale.
 pub const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
 /// Standard deviation of ImageNet's training images per channel, in units of full scale.
@@ -196,14 +198,11 @@ impl Interpolation {
 }
 
 impl FromStr for Interpolation {
-    type Err = String;
+    type Err = NameError;
 
-    fn from_str(name: &str) -> Result<Self, String> {
+    fn from_str(name: &str) -> Result<Self, NameError> {
         let found = Self::ALL.into_iter().find(|value| value.name() == name);
-        found.ok_or_else(|| {
-            let known = Self::ALL.map(Self::name).join(", ");
-            format!("{name:?} is no interpolation; known are {known}")
-        })
+        found.ok_or_else(|| NameError::Interpolation { name: name.into() })
     }
 }
 
@@ -327,14 +326,30 @@ pub(crate) fn check_mean_std(
     std: [f64; 3],
     problems: &mut Vec<String>,
 ) {
-    for (channel, value) in mean.iter().enumerate() {
-        if !value.is_finite() {
-            problems.push(format!("{table}.mean[{channel}]: {value} is not a number"));
+    // As `Normalize` takes them.
+    let is_number = |value: f64| (value as f32).is_finite();
+    let is_divisor = |value: f64| is_number(value) && value as f32 > 0.0;
+    for (channel, value) in mean.into_iter().enumerate() {
+        if !is_number(value) {
+            problems.push(format!(
+                "{table}.mean[{channel}]: {value} is not a number of single precision"
+            ));
         }
     }
-    for (channel, value) in std.iter().enumerate() {
-        if !(value.is_finite() && *value as f32 > 0.0) {
-            problems.push(format!("{table}.std[{channel}]: {value} is not above 0"));
+    for (channel, value) in std.into_iter().enumerate() {
+        let is_not = match is_number(value) {
+            true if is_divisor(value) => continue,
+            true => "above 0",
+            false => "a number of single precision",
+        };
+        problems.push(format!("{table}.std[{channel}]: {value} is not {is_not}"));
+    }
+    for (channel, (mean, std)) in mean.into_iter().zip(std).enumerate() {
+        let ends = [0.0, 1.0].map(|end: f32| (end - mean as f32) / std as f32);
+        if is_number(mean) && is_divisor(std) && !ends.iter().all(|end| end.is_finite()) {
+            problems.push(format!(
+                "{table}.std[{channel}]: {std} is so small that normalised values are infinite"
+            ));
         }
     }
 }

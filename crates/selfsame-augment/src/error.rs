@@ -1,3 +1,23 @@
+use crate::config::Interpolation;
+
+/// A text that names no value of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NameError {
+    /// Not the name of an [`Interpolation`].
+    #[error("{name:?} is no interpolation; known are {}", Interpolation::ALL.map(Interpolation::name).join(", "))]
+    Interpolation {
+        /// The text.
+        name: String,
+    },
+    /// Not the name of a [`Level`](crate::Level), or of one that this machine does not have.
+    #[error("{name:?} is not a level of instructions that this machine has")]
+    Level {
+        /// The text.
+        name: String,
+    },
+}
+
 /// What can go wrong between a configuration, an image and the crops.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]

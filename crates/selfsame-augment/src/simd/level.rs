@@ -1,6 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::error::NameError;
+
 /// Which instructions the operations use; every level gives the same bytes.
 ///
 /// A value exists only for what this machine can run.
@@ -76,12 +78,11 @@ impl fmt::Display for Level {
 }
 
 impl FromStr for Level {
-    type Err = String;
+    type Err = NameError;
 
-    fn from_str(name: &str) -> Result<Self, String> {
-        Self::available()
-            .find(|level| level.name() == name)
-            .ok_or_else(|| format!("{name:?} is not a level of instructions that this machine has"))
+    fn from_str(name: &str) -> Result<Self, NameError> {
+        let found = Self::available().find(|level| level.name() == name);
+        found.ok_or_else(|| NameError::Level { name: name.into() })
     }
 }
 
@@ -149,6 +150,8 @@ mod tests {
         for level in all {
             assert_eq!(level.name().parse(), Ok(level));
         }
-        assert!("avx1024".parse::<Level>().is_err());
+        let error: Box<dyn std::error::Error> = "avx1024".parse::<Level>().unwrap_err().into();
+        let text = "\"avx1024\" is not a level of instructions that this machine has";
+        assert_eq!(error.to_string(), text);
     }
 }
