@@ -68,6 +68,9 @@ impl Normalize {
     }
 
     /// The normalised value of a byte of a channel (0 red, 1 green, 2 blue).
+    ///
+    /// # Panics
+    /// If `channel` is above 2.
     pub fn value(&self, channel: usize, byte: u8) -> f32 {
         self.table[channel][usize::from(byte)]
     }

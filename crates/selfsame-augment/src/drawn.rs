@@ -1,5 +1,5 @@
 use image::RgbImage;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Interpolation;
 use crate::ops::resize::{Picture, Window};
@@ -9,7 +9,7 @@ use crate::simd::resample::Order;
 use crate::workspace::Workspace;
 
 /// A rectangle of pixels of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CropBox {
     /// First column.
     pub left: usize,
@@ -47,7 +47,7 @@ impl CropBox {
 }
 
 /// An operation with the values that were drawn for it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", content = "value", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DrawnOp {
@@ -97,7 +97,7 @@ impl DrawnOp {
 }
 
 /// All that was drawn for one view: with an image it gives the crop, without any more randomness.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrawnView {
     /// The part of the image that becomes the view.
     pub crop: CropBox,

@@ -1,4 +1,5 @@
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 
 use crate::chw::{ChwImage, Normalize};
 use crate::config::{
@@ -16,7 +17,8 @@ use crate::workspace::Workspace;
 /// (torchvision's `Resize`), then the centre is cut out (`CenterCrop`; rounding half to even, and
 /// black borders where the ratio is below 1).
 /// Only the pixels of the cut are computed, so a long thin image costs no more than a square one.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct EvalCrop {
     /// Side of the result in pixels.
     pub image_size: usize,
@@ -85,6 +87,7 @@ impl EvalCrop {
     /// # Panics
     /// If the image has no pixels, or [`Self::check`] finds a problem.
     pub fn apply(&self, image: &RgbImage) -> ChwImage {
+        assert_sound(&self.check());
         let mut out = ChwImage::zeroed(self.image_size);
         self.write(image, &mut out.data, &mut Workspace::new());
         out
@@ -95,6 +98,7 @@ impl EvalCrop {
     /// # Panics
     /// If the image has no pixels, or [`Self::check`] finds a problem, or `out` has another length.
     pub fn write(&self, image: &RgbImage, out: &mut [f32], workspace: &mut Workspace) {
+        assert_sound(&self.check());
         assert_eq!(
             out.len(),
             3 * self.image_size * self.image_size,

@@ -42,8 +42,9 @@ mod workspace;
 pub use chw::{ChwImage, Normalize};
 pub use config::{AugmentConfig, IMAGENET_MEAN, IMAGENET_STD, Interpolation, ViewOp};
 pub use drawn::{CropBox, DrawnOp, DrawnView};
-pub use error::AugmentError;
+pub use error::{AugmentError, NameError};
 pub use eval_crop::EvalCrop;
+/// What pictures are made of, here without any format of files: who decodes with it asks for `png` or `jpeg`.
 pub use image;
 pub use multi_crop::MultiCrop;
 pub use random_resized_crop::random_resized_crop;

@@ -49,7 +49,7 @@ impl MultiCrop {
         Self::NUM_GLOBAL + self.config.local_crops
     }
 
-    /// Side of a view in pixels.
+    /// Side of a view in pixels; that of a local one for every number from 2 on.
     pub fn view_size(&self, view: usize) -> usize {
         if view < Self::NUM_GLOBAL {
             self.config.global_size
@@ -69,6 +69,8 @@ impl MultiCrop {
     }
 
     /// Draws the parameters of one view; a pure function of its arguments.
+    ///
+    /// A `view` from [`MultiCrop::num_views`] on is one more local view, drawn from numbers of its own.
     ///
     /// # Panics
     /// If a side is 0.
@@ -233,11 +235,24 @@ impl MultiCrop {
     /// # Panics
     /// If the image has no pixels; a decoder never gives such an image.
     pub fn crops(&self, image: &RgbImage, key: SampleKey) -> Vec<ChwImage> {
+        self.crops_with(image, key, &mut Workspace::new())
+    }
+
+    /// The same with buffers that are used again, such as those that [`map_images`] keeps per thread.
+    ///
+    /// # Panics
+    /// As [`MultiCrop::crops`].
+    pub fn crops_with(
+        &self,
+        image: &RgbImage,
+        key: SampleKey,
+        workspace: &mut Workspace,
+    ) -> Vec<ChwImage> {
         let mut views: Vec<ChwImage> = (0..self.num_views())
             .map(|view| ChwImage::zeroed(self.view_size(view)))
             .collect();
         let mut out: Vec<&mut [f32]> = views.iter_mut().map(|v| v.data.as_mut_slice()).collect();
-        self.write_crops(image, key, &mut out, &mut Workspace::new())
+        self.write_crops(image, key, &mut out, workspace)
             .expect("an image has pixels, and each view was allocated at its size");
         views
     }
@@ -258,7 +273,10 @@ impl MultiCrop {
     ) -> Result<Vec<Vec<DrawnView>>, AugmentError> {
         let b = samples.len();
         let global_len = 3 * self.config.global_size.pow(2);
-        let local_len = 3 * self.config.local_size.pow(2);
+        let local_len = match self.config.local_crops {
+            0 => 0, // and any local size
+            _ => 3 * self.config.local_size.pow(2),
+        };
         for (what, expected, got) in [
             (
                 "the global batch",
@@ -284,7 +302,6 @@ impl MultiCrop {
             .map(|_| Vec::with_capacity(self.num_views()))
             .collect();
         let views = global.chunks_exact_mut(global_len);
-        // A configuration without local crops may have any local size, also 0.
         let views = views.chain(local.chunks_exact_mut(local_len.max(1)));
         for (i, view) in views.enumerate() {
             outputs[i % b].push(view);

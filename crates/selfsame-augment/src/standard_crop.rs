@@ -1,4 +1,5 @@
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 
 use crate::chw::{ChwImage, Normalize};
 use crate::config::{
@@ -14,7 +15,8 @@ use crate::workspace::Workspace;
 ///
 /// [`Default`] is that of the official linear probe (`eval_linear.py`: torchvision's
 /// `RandomResizedCrop(224)` and a flip with p = 0.5).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct StandardCrop {
     /// Side of the crop in pixels.
     pub image_size: usize,
@@ -88,6 +90,7 @@ impl StandardCrop {
     /// # Panics
     /// If the image has no pixels, or [`Self::check`] finds a problem.
     pub fn apply(&self, image: &RgbImage, key: SampleKey) -> ChwImage {
+        assert_sound(&self.check());
         let mut out = ChwImage::zeroed(self.image_size);
         self.write(image, key, &mut out.data, &mut Workspace::new());
         out
@@ -104,6 +107,7 @@ impl StandardCrop {
         out: &mut [f32],
         workspace: &mut Workspace,
     ) {
+        assert_sound(&self.check());
         assert_eq!(
             out.len(),
             3 * self.image_size * self.image_size,

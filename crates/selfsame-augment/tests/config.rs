@@ -1,6 +1,10 @@
 //! The `[augment]` table: defaults, round trip, refusals, and the list of problems.
 
-use selfsame_augment::{AugmentConfig, AugmentError, Interpolation, MultiCrop, ViewOp};
+use image::RgbImage;
+use selfsame_augment::{
+    AugmentConfig, AugmentError, EvalCrop, Interpolation, MultiCrop, SampleKey, StandardCrop,
+    ViewOp,
+};
 
 /// The table as the command line's documentation prints it.
 const DOCUMENTED: &str = r#"
@@ -195,4 +199,84 @@ fn local_size_may_be_anything_when_there_are_no_local_crops() {
     };
     assert_eq!(config.check(), [""; 0]);
     assert_eq!(MultiCrop::new(config).unwrap().num_views(), 2);
+
+    let config = AugmentConfig {
+        global_size: 2,
+        local_crops: 0,
+        local_size: usize::MAX,
+        ..AugmentConfig::default()
+    };
+    let (picture, mut global) = (RgbImage::new(5, 5), [0.0; 2 * 3 * 2 * 2]);
+    let sample = (&picture, SampleKey::default());
+    let multi_crop = MultiCrop::new(config).unwrap();
+    let drawn = multi_crop.write_batch(&[sample], &mut global, &mut []);
+    assert_eq!(drawn.unwrap()[0].len(), 2);
+}
+
+#[test]
+fn a_mean_or_deviation_that_gives_infinite_values_is_a_problem() {
+    for (mean, std, key) in [
+        (1e300, 0.5, "augment.mean[1]"),
+        (-1e39, 0.5, "augment.mean[1]"),
+        (0.5, 1e300, "augment.std[1]"),
+        (0.5, 1e-40, "augment.std[1]"),
+        (1e38, 1e-3, "augment.std[1]"),
+        (-1e38, 1e-3, "augment.std[1]"),
+    ] {
+        let mut config = AugmentConfig::default();
+        (config.mean[1], config.std[1]) = (mean, std);
+        let problems = config.check();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with(key), "{problems:?}");
+    }
+    for (mean, std) in [(0.0, 1.0), (-3.0, 1e-30), (1e30, 1e-3), (0.0, 1e30)] {
+        let mut config = AugmentConfig::default();
+        (config.mean[1], config.std[1]) = (mean, std);
+        assert_eq!(config.check(), [""; 0]);
+    }
+}
+
+#[test]
+fn names_that_are_unknown_are_errors_with_the_known_ones() {
+    for value in Interpolation::ALL {
+        assert_eq!(value.name().parse(), Ok(value));
+    }
+    let error = "nearest".parse::<Interpolation>().unwrap_err();
+    let error: Box<dyn std::error::Error> = error.into();
+    let text = "\"nearest\" is no interpolation; known are bilinear, bicubic, bilinear_pillow13, \
+                bicubic_pillow13";
+    assert_eq!(error.to_string(), text);
+}
+
+#[test]
+fn crops_of_an_evaluation_and_of_a_probe_survive_a_round_trip_too() {
+    let eval = EvalCrop {
+        image_size: 96,
+        resize_ratio: 256.0 / 224.0,
+        ..EvalCrop::default()
+    };
+    let text = toml::to_string(&eval).unwrap();
+    assert_eq!(toml::from_str::<EvalCrop>(&text).unwrap(), eval, "{text}");
+    assert_eq!(toml::from_str::<EvalCrop>("").unwrap(), EvalCrop::default());
+    assert!(toml::from_str::<EvalCrop>("size = 3").is_err());
+
+    let standard = StandardCrop {
+        flip_p: 0.25,
+        interpolation: Interpolation::BicubicPillow13,
+        ..StandardCrop::default()
+    };
+    let text = toml::to_string(&standard).unwrap();
+    let back: StandardCrop = toml::from_str(&text).unwrap();
+    assert_eq!(back, standard, "{text}");
+    assert!(toml::from_str::<StandardCrop>("p = 0.5").is_err());
+}
+
+#[test]
+#[should_panic(expected = "eval_crop.image_size: 8589934592 is more than 16384")]
+fn an_evaluation_at_a_size_beyond_memory_is_refused_in_words() {
+    let crop = EvalCrop {
+        image_size: 1 << 33,
+        ..EvalCrop::default()
+    };
+    crop.apply(&RgbImage::new(1, 1));
 }

@@ -57,6 +57,16 @@ fn batch(multi_crop: &MultiCrop, images: &[RgbImage], threads: usize) -> (Vec<f3
 }
 
 #[test]
+fn crops_with_a_used_workspace_are_the_same() {
+    let mut workspace = Workspace::new();
+    for i in [3, 0, 5] {
+        let (image, key) = (picture(i), key(u64::from(i)));
+        let views = small().crops_with(&image, key, &mut workspace);
+        assert_eq!(views, small().crops(&image, key));
+    }
+}
+
+#[test]
 fn batch_holds_the_same_bytes_at_1_2_and_8_threads() {
     let images: Vec<_> = (0..9).map(picture).collect();
     let one = batch(&small(), &images, 1);

@@ -80,6 +80,45 @@ fn draws_depend_on_seed_epoch_sample_and_view_and_on_nothing_else() {
 }
 
 #[test]
+fn what_was_drawn_can_be_written_and_read_back() {
+    let mut seen = Vec::new();
+    for sample in 0..20 {
+        for view in notebook().draw(300, 200, SampleKey { sample, ..KEY }) {
+            let text = toml::to_string(&view).unwrap();
+            let back: DrawnView = toml::from_str(&text).unwrap();
+            assert_eq!(back, view, "{text}");
+            seen.extend(view.ops.iter().map(std::mem::discriminant));
+        }
+    }
+    let all = [
+        DrawnOp::HorizontalFlip,
+        DrawnOp::Brightness(1.0),
+        DrawnOp::Contrast(1.0),
+        DrawnOp::Saturation(1.0),
+        DrawnOp::Hue(0.0),
+        DrawnOp::Grayscale,
+        DrawnOp::GaussianBlur(1.0),
+        DrawnOp::Solarize(128),
+    ];
+    assert!(
+        all.iter()
+            .map(std::mem::discriminant)
+            .all(|op| seen.contains(&op))
+    );
+}
+
+#[test]
+fn a_view_beyond_the_last_is_one_more_local_one() {
+    let multi_crop = notebook();
+    let more = MultiCrop::new(AugmentConfig {
+        local_crops: 30,
+        ..AugmentConfig::default()
+    });
+    let beyond = multi_crop.draw_view(300, 200, KEY, 20);
+    assert_eq!(beyond, more.unwrap().draw_view(300, 200, KEY, 20));
+}
+
+#[test]
 fn more_local_crops_leave_the_views_before_them_alone() {
     let more = AugmentConfig {
         local_crops: 12,
