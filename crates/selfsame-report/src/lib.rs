@@ -46,6 +46,8 @@ pub use colormap::of_class as class_color;
 pub use curves::{LossPoint, curves};
 pub use error::ReportError;
 pub use font::shortened;
+/// What the pictures of sheets and maps are made of.
+pub use image;
 pub use line_chart::{LineChart, Reference, Series, Stroke, side_by_side};
 pub use outline::{Outlined, outline};
 pub use overlay::{CellMap, heat_bar, rgb_cells};
@@ -53,3 +55,8 @@ pub use page::{Cell, Page};
 pub use png::render_png;
 pub use scatter::{Coloring, Scatter};
 pub use sheet::{COLORS, Remark, Sheet, SheetCell, encode_png, stack};
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

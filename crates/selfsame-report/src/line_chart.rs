@@ -6,6 +6,10 @@ use crate::smooth::{smoothing_window, trend};
 use crate::svg::{Anchor, Svg, TextStyle, Turn, escape, number, path_data, text_width};
 
 /// A chart of one or more lines over a common horizontal axis.
+///
+/// A line that is noise as wide as the picture is drawn pale behind a moving mean of about a fiftieth
+/// of its points, and the legend says so: a line of 400 points or more that goes up and down by more
+/// than eight times its own range.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LineChart {
     /// Above the chart; empty for none.
@@ -15,6 +19,8 @@ pub struct LineChart {
     /// Beside the upright axis.
     pub y_label: String,
     /// The lines, in the order of legend and colours; later ones are drawn on top.
+    /// There are six colours: the seventh line has that of the first, and only its stroke can tell
+    /// them apart.
     pub series: Vec<Series>,
     /// Level lines to compare with, labelled where they are.
     pub references: Vec<Reference>,
@@ -561,6 +567,24 @@ mod tests {
             ..chart
         };
         assert!(!calm.svg().contains("data-mean-of"), "a schedule");
+    }
+
+    #[test]
+    fn the_seventh_line_has_the_colour_of_the_first() {
+        let lines = (0..7).map(|i| Series::line(format!("s{i}"), falling()));
+        let svg = chart(lines.collect()).svg();
+        let color = |name: &str| {
+            let group = svg.split("<g ").find(|group| group.contains(name));
+            let color = group.unwrap().split("stroke=\"").nth(1).unwrap();
+            color.split('"').next().unwrap().to_owned()
+        };
+        let colors: Vec<String> = (0..7)
+            .map(|i| color(&format!("data-series=\"s{i}\"")))
+            .collect();
+        assert_eq!(colors[6], colors[0]);
+        for i in 0..6 {
+            assert!(!colors[..i].contains(&colors[i]), "{colors:?}");
+        }
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub enum Cell {
     Text(String),
     /// A figure, set to the right.
     Figure(String),
-    /// A figure on a ground as strong as this share of 1, as in a confusion matrix.
+    /// A figure on a ground as strong as this share of 1, as in a confusion matrix; without shade if
+    /// the share is not a number.
     Shaded(String, f64),
 }
 
@@ -117,15 +118,15 @@ impl Page {
                         write!(self.body, "<th scope=\"row\">{}</th>", escape(text))
                     }
                     Cell::Text(text) => write!(self.body, "<td>{}</td>", escape(text)),
-                    Cell::Figure(text) => {
-                        write!(self.body, "<td class=\"figure\">{}</td>", escape(text))
-                    }
-                    Cell::Shaded(text, share) => write!(
+                    Cell::Shaded(text, share) if !share.is_nan() => write!(
                         self.body,
                         "<td class=\"figure\" style=\"background:rgb(0 114 178 / {:.0}%)\">{}</td>",
                         60.0 * share.clamp(0.0, 1.0),
                         escape(text)
                     ),
+                    Cell::Figure(text) | Cell::Shaded(text, _) => {
+                        write!(self.body, "<td class=\"figure\">{}</td>", escape(text))
+                    }
                 };
             }
             self.body.push_str("</tr>\n");
@@ -186,6 +187,16 @@ fn escape_lines(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_that_is_not_a_number_is_no_shade() {
+        let mut page = Page::new("Counts");
+        let shaded = [f64::NAN, 7.0, -1.0].map(|share| Cell::Shaded("5".to_owned(), share));
+        page.table("", &[], &[shaded.to_vec()]);
+        let html = page.finish();
+        assert!(html.contains("<tr><td class=\"figure\">5</td><td class=\"figure\" style"));
+        assert!(html.contains("/ 60%)") && html.contains("/ 0%)") && !html.contains("NaN"));
+    }
 
     #[test]
     fn everything_added_is_there_and_nothing_breaks_out() {
