@@ -1,10 +1,13 @@
 //! Annotation files: a CSV with a column of image paths, every other column a label.
+//!
+//! Blanks around a cell are no part of it, quoted or not. A cell may not hold a line break: no path
+//! or label needs one, and a quote that is not closed would take the rows below it for its own.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use csv::StringRecord;
@@ -26,6 +29,8 @@ pub const ROOT_FILE: &str = "root.txt";
 /// Names of the column of image paths; the first of these that the header has is taken, in this
 /// spelling if possible, else in any case.
 const IMAGE_COLUMNS: [&str; 4] = ["Images", "image", "file", "path"];
+/// What no cell may hold.
+const LINE_BREAKS: [char; 2] = ['\n', '\r'];
 
 /// Reads an annotation file into samples in the byte order of their paths.
 pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataError> {
@@ -38,11 +43,14 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::Headers)
-        .from_reader(text);
+        .flexible(true)
+        // With a last line that ends, a quote left open on it holds a line break like any other.
+        .from_reader(text.chain(&b"\n"[..]));
     let header = reader
         .headers()
-        .map_err(|e| wrong(line_of(&e), problem_of(&e, text)))?
+        .map_err(|e| wrong(line_of(text, e.position()), problem_of(&e)))?
         .clone();
+    check_cells(&header, header.len()).map_err(|problem| wrong(1, problem))?;
     let columns = Columns::new(&header).map_err(|problem| wrong(1, problem))?;
     let root = Root::new(path, options)?;
 
@@ -51,16 +59,17 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
     let mut record = StringRecord::new();
     while reader
         .read_record(&mut record)
-        .map_err(|e| wrong(line_of(&e), problem_of(&e, text)))?
+        .map_err(|e| wrong(line_of(text, e.position()), problem_of(&e)))?
     {
-        let line = record.position().map_or(0, csv::Position::line);
-        let image = record.get(columns.image).unwrap_or_default();
-        if image.trim().is_empty() {
-            return Err(wrong(line, "no image path".to_owned()));
+        let line = || line_of(text, record.position());
+        check_cells(&record, header.len()).map_err(|problem| wrong(line(), problem))?;
+        let image = record.get(columns.image).unwrap_or_default().trim();
+        if image.is_empty() {
+            return Err(wrong(line(), "no image path".to_owned()));
         }
         if image.contains('\0') {
             return Err(wrong(
-                line,
+                line(),
                 "the image path contains a zero byte".to_owned(),
             ));
         }
@@ -69,11 +78,15 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
                 |position, _| columns.value(&record, position),
                 |name, value| columns.check(name, value),
             )
-            .map_err(|problem| wrong(line, problem))?;
+            .map_err(|problem| wrong(line(), problem))?;
+        if folder_and_name(image).is_none() {
+            let problem = format!("the image path {image:?} ends with no file name");
+            return Err(wrong(line(), problem));
+        }
         if !root.admits(image) {
             return Err(DataError::Outside {
                 path: path.to_path_buf(),
-                line,
+                line: line(),
                 image: image.to_owned(),
                 root: root.folder,
             });
@@ -153,7 +166,8 @@ impl Columns {
 
     /// Whether a label may have this value.
     fn check(&self, name: &str, value: &str) -> Result<(), String> {
-        if self.age_is_number && name == "age" && value.parse::<f64>().is_err() {
+        let is_number = || value.parse().is_ok_and(f64::is_finite);
+        if self.age_is_number && name == "age" && !is_number() {
             return Err(format!("age {value:?} is not a number"));
         }
         Ok(())
@@ -344,27 +358,43 @@ fn path_to_bytes(path: &Path) -> Vec<u8> {
     path.to_string_lossy().into_owned().into_bytes()
 }
 
-fn line_of(error: &csv::Error) -> u64 {
-    error.position().map_or(1, csv::Position::line)
+/// The line on which a row begins, from 1. The reader's own count stands before what ends the row
+/// above, or before blank lines.
+fn line_of(text: &[u8], position: Option<&csv::Position>) -> u64 {
+    let start = position.map_or(0, |position| position.byte() as usize);
+    let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    let rest = text.get(start..).unwrap_or_default();
+    let start = start + rest.iter().take_while(|byte| is_break(byte)).count();
+    let above = text.get(..start).unwrap_or(text);
+    let pairs = above.windows(2).filter(|pair| pair == b"\r\n").count();
+    (1 + above.iter().filter(|byte| is_break(byte)).count() - pairs) as u64
 }
 
-fn problem_of(error: &csv::Error, text: &[u8]) -> String {
+fn problem_of(error: &csv::Error) -> String {
     match error.kind() {
-        csv::ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => {
-            let start = error.position().map_or(0, |at| at.byte() as usize);
-            let rest = text.get(start..).unwrap_or_default();
-            // Without its end a quoted cell takes all that follows.
-            let quotes = rest.iter().filter(|byte| **byte == b'"').count();
-            let hint = match len < expected_len && quotes % 2 == 1 {
-                true => "; a quote that begins here is not closed",
-                false => "",
-            };
-            format!("{len} cells, but the header has {expected_len}{hint}")
-        }
         csv::ErrorKind::Utf8 { .. } => "not UTF-8".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+/// Whether a row is one line of as many cells as the header has.
+///
+/// The first cell with a line break begins on the row's first line, where its quote opens.
+fn check_cells(record: &StringRecord, expected: usize) -> Result<(), String> {
+    if record.as_slice().contains(LINE_BREAKS) {
+        let cell = record.iter().find(|cell| cell.contains(LINE_BREAKS));
+        let first = cell
+            .and_then(|cell| cell.lines().next())
+            .unwrap_or_default();
+        let first: String = first.chars().take(40).collect();
+        return Err(format!(
+            "a quote opens before {first:?} and is not closed on its line; a cell may not hold a line \
+             break"
+        ));
+    }
+    match record.len() {
+        len if len == expected => Ok(()),
+        len => Err(format!("{len} cells, but the header has {expected}")),
     }
 }
 
@@ -373,12 +403,18 @@ fn problem_of(error: &csv::Error, text: &[u8]) -> String {
 /// The file appears whole or not at all.
 ///
 /// # Errors
-/// [`DataError::Io`] if it cannot be written, also if a row has not as many cells as the header.
+/// [`DataError::Io`] if it cannot be written, also if a row has not as many cells as the header or a
+/// line break in one.
 pub fn write(path: &Path, header: &[&str], rows: &[Vec<String>]) -> Result<(), DataError> {
     let failed = |error: csv::Error| DataError::io("writing", path, error.into());
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(header).map_err(failed)?;
     for row in rows {
+        if let Some(cell) = row.iter().find(|cell| cell.contains(LINE_BREAKS)) {
+            let problem = format!("a line break in the cell {cell:?}");
+            let problem = io::Error::new(io::ErrorKind::InvalidInput, problem);
+            return Err(DataError::io("writing", path, problem));
+        }
         writer.write_record(row).map_err(failed)?;
     }
     let bytes = writer

@@ -76,12 +76,24 @@ fn csv_error_names_the_line() {
         ),
         (
             "Images,Name\n\"a\nb.jpg\",A\nc.jpg\n",
+            "annot.csv:2: a quote opens before \"a\"",
+        ),
+        (
+            "Images,Name\r\n\r\na.jpg,A\r\nc.jpg\r\n",
             "annot.csv:4: 1 cells",
         ),
         ("Images,Name\na.jpg,A\n,B\n", "annot.csv:3: no image path"),
         ("name,age\nx,1\n", "annot.csv:1: no column is named Images"),
         ("Images,Age,age\nx,1,2\n", "annot.csv:1: two columns"),
         ("", "annot.csv:1: no column"),
+        (
+            "Images,x\n sub/ ,1\n",
+            "annot.csv:2: the image path \"sub/\" ends with no file name",
+        ),
+        (
+            "Images\n..\n",
+            "annot.csv:2: the image path \"..\" ends with no file name",
+        ),
         (
             "Images\n../x.jpg\n",
             "annot.csv:2: \"../x.jpg\" lies outside",
@@ -114,6 +126,68 @@ fn separators_and_quotes_that_are_wrong_are_named() {
     );
     let text = error_of("Images,Name,Age,Gender\na.jpg,Ann\n");
     assert!(text.ends_with("the header has 4"), "{text}");
+}
+
+#[test]
+fn a_quote_that_is_not_closed_is_named_wherever_it_ends() {
+    let rows = |from: usize, to: usize| -> String {
+        (from..to)
+            .map(|i| format!("f{i:04}.jpg,{i},Ann\n"))
+            .collect()
+    };
+    let (before, after) = (rows(0, 499), rows(500, 1000));
+    let open = "f0499.jpg,9,\"Bo Smith\n";
+    for (what, text, line) in [
+        (
+            "to the end of the file",
+            format!("{before}{open}{after}"),
+            501,
+        ),
+        ("on the last line", format!("{before}{open}"), 501),
+        (
+            "on a last line without its end",
+            format!("{before}{}", open.trim_end()),
+            501,
+        ),
+        (
+            "to the next quote",
+            format!("{before}{open}{after}z.jpg,1,Ann \"B\"\n"),
+            501,
+        ),
+        (
+            "in the path",
+            format!("{before}\"f0499.jpg,9,Bo\n{after}"),
+            501,
+        ),
+    ] {
+        let problem = error_of(&format!("Images,Age,Name\n{text}"));
+        let expected = format!("annot.csv:{line}: a quote opens before ");
+        assert!(problem.contains(&expected), "{what}: {problem}");
+        assert!(problem.len() < 300, "{what}: {problem}");
+    }
+    let problem = error_of("Images,\"Age\na.jpg,3\nb.jpg,4\n");
+    assert!(problem.contains("annot.csv:1: a quote"), "{problem}");
+}
+
+#[test]
+fn an_age_is_a_finite_number() {
+    for age in ["NaN", "inf", "-infinity", "1e999", "3x"] {
+        let text = error_of(&format!("Images,Name,Age,Gender\na.jpg,Ann,{age},f\n"));
+        let expected = format!("annot.csv:2: age {age:?} is not a number");
+        assert!(text.contains(&expected), "{text}");
+    }
+}
+
+#[test]
+fn blanks_around_a_cell_are_no_part_of_it() {
+    let folder = folder_with(&[(
+        "annot.csv",
+        " Images , Age \n a.jpg , 3 \n\" b c.jpg\",\"4 \"\n",
+    )]);
+    let files = read_csv(folder.path(), &OpenOptions::default()).unwrap();
+    assert_eq!((files.name(0), files.name(1)), ("a.jpg", "b c.jpg"));
+    assert_eq!(files.label(0, "age").unwrap(), "3");
+    assert_eq!(files.label(1, "age").unwrap(), "4");
 }
 
 #[test]
@@ -178,7 +252,6 @@ fn paths_outside_are_refused_naming_both_flags_unless_allowed() {
         &absolute,
         "../missing/y.jpg",
         "gone/../../secret.jpg",
-        "..",
     ] {
         fs::write(set.join("annot.csv"), format!("Images\nx.jpg\n{outside}\n")).unwrap();
         let error = read_csv(&set, &OpenOptions::default()).unwrap_err();
@@ -263,6 +336,10 @@ fn what_is_written_reads_back() {
     assert!(files.path(0).unwrap().exists());
     assert_eq!(files.label(0, "age").unwrap(), "30");
     assert!(write(&folder.path().join("no/annot.csv"), &["Images"], &[]).is_err());
+    let row = vec!["a\nb.jpg".to_owned()];
+    let error = write(&lists.join("other.csv"), &["Images"], &[row]).unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(cause, "a line break in the cell \"a\\nb.jpg\"");
 }
 
 /// `cargo test --release -p selfsame-data --lib million -- --ignored --nocapture`; for the peak of
