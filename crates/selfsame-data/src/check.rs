@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, picture_of};
 use crate::ledger::{Ledger, LedgerEntry};
 
 /// Upper bounds of the buckets of shorter sides, in pixels; one more bucket lies above.
@@ -78,7 +78,7 @@ pub fn check(
         .into_par_iter()
         .map(|index| {
             let hash = dataset.path(index).and_then(|path| hash_of(&path));
-            let seen = match dataset.decode(index) {
+            let seen = match picture_of(dataset, index) {
                 Ok(image) => Seen::Usable {
                     size: image.dimensions(),
                     hash,

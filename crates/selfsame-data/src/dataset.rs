@@ -151,6 +151,17 @@ pub fn open(spec: &str, options: &OpenOptions) -> Result<Arc<dyn Dataset>, DataE
     Ok(Arc::new(files))
 }
 
+/// An image of a data set, which may be somebody's own: one without pixels cannot be used, as one
+/// that cannot be decoded.
+pub(crate) fn picture_of(dataset: &dyn Dataset, index: usize) -> Result<RgbImage, DecodeError> {
+    let image = dataset.decode(index)?;
+    if image.is_empty() {
+        let what = "an image without pixels".to_owned();
+        return Err(DecodeError::Unsupported { what });
+    }
+    Ok(image)
+}
+
 /// A data set of image files.
 #[derive(Debug, Default)]
 pub(crate) struct Files {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use selfsame_augment::{EvalCrop, SampleKey, StandardCrop, Workspace};
 
 use crate::batch::EvalBatch;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, picture_of};
 use crate::decode::DecodeError;
 use crate::error::DataError;
 use crate::ledger::{Ledger, LedgerEntry};
@@ -108,13 +108,7 @@ impl EvalLoader {
         let (mut samples, mut failed) = (Vec::with_capacity(indices.len()), Vec::new());
         let mut places = images.chunks_exact_mut(3 * image_size * image_size);
         for &sample in indices {
-            let image = match self.dataset.decode(sample) {
-                Ok(image) if image.is_empty() => {
-                    // Of somebody's own data set; decoders give none such.
-                    let what = "an image without pixels".to_owned();
-                    failed.push((sample, DecodeError::Unsupported { what }));
-                    continue;
-                }
+            let image = match picture_of(self.dataset.as_ref(), sample) {
                 Ok(image) => image,
                 Err(error) => {
                     failed.push((sample, error));

@@ -10,7 +10,7 @@ use image::RgbImage;
 use selfsame_augment::{AugmentError, MultiCrop, SampleKey, Workspace};
 
 use crate::batch::{HostBatch, PixelType, Pixels};
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, picture_of};
 use crate::error::DataError;
 use crate::ledger::{Ledger, LedgerEntry};
 use crate::ordered::Ordered;
@@ -384,7 +384,7 @@ impl Inner {
         let mut sample = first;
         let mut attempt = 0;
         loop {
-            let error = match self.dataset.decode(sample) {
+            let error = match picture_of(self.dataset.as_ref(), sample) {
                 Ok(image) => return Ok((sample, image)),
                 Err(error) => error,
             };

@@ -6,10 +6,11 @@ use selfsame_augment::AugmentConfig;
 use super::*;
 use crate::{DecodeError, OpenOptions, open};
 
-/// Small pictures of one colour each; some indices fail, one may panic.
+/// Small pictures of one colour each; some indices fail, one may have no pixels, one may panic.
 struct Fake {
     names: Vec<String>,
     bad: BTreeSet<usize>,
+    bare: Option<usize>,
     panics_at: Option<usize>,
 }
 
@@ -19,6 +20,7 @@ impl Fake {
         Self {
             names,
             bad: bad.iter().copied().collect(),
+            bare: None,
             panics_at: None,
         }
     }
@@ -47,6 +49,9 @@ impl Dataset for Fake {
         assert_ne!(self.panics_at, Some(index), "broken at {index}");
         if self.bad.contains(&index) {
             return Err(DecodeError::Empty);
+        }
+        if self.bare == Some(index) {
+            return Ok(RgbImage::new(0, 5));
         }
         let shade = (index * 5 % 256) as u8;
         Ok(RgbImage::from_fn(20, 16, |x, y| {
@@ -112,6 +117,23 @@ fn the_same_bytes_for_any_number_of_workers() {
         assert_eq!(epoch_of(&threaded, 1, 0), expected, "{workers} workers");
         assert_eq!(ledger.entries(), inline_ledger.entries());
     }
+}
+
+#[test]
+fn a_picture_without_pixels_is_replaced_like_one_that_cannot_be_decoded() {
+    let bare = Fake {
+        bare: Some(3),
+        ..Fake::new(30, &[])
+    };
+    let (loader, ledger) = loader(bare, config(1));
+    let batches = epoch_of(&loader, 1, 0);
+    assert!(batches.iter().all(|batch| !batch.samples.contains(&3)));
+    let entries = ledger.entries();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].file, "003.jpg");
+    assert_eq!(entries[0].reason, "unsupported: an image without pixels");
+    let report = crate::check(loader.0.dataset.as_ref(), 8, &Ledger::new(), &|_| ());
+    assert_eq!((report.usable, report.unusable), (29, entries));
 }
 
 #[test]
