@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::http::without_user;
+
 /// Where files come from, where they are kept, and who asks.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HubConfig {
@@ -42,14 +44,19 @@ impl Default for HubConfig {
 }
 
 impl std::fmt::Debug for HubConfig {
-    /// All but the token.
+    /// All settings, but neither the token nor a user or password within an address.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HubConfig")
-            .field("endpoint", &self.endpoint)
+            .field("endpoint", &without_user(&self.endpoint))
             .field("cache", &self.cache)
             .field("token", &self.token.as_ref().map(|_| "…"))
             .field("offline", &self.offline)
-            .finish_non_exhaustive()
+            .field("proxy", &self.proxy.as_deref().map(without_user))
+            .field("certificates", &self.certificates)
+            .field("retries", &self.retries)
+            .field("retry_pause", &self.retry_pause)
+            .field("silence", &self.silence)
+            .finish()
     }
 }
 
@@ -58,15 +65,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_not_in_a_debug_text() {
+    fn a_debug_text_has_every_setting_and_no_secret() {
         let config = HubConfig {
+            endpoint: "https://me:secret@hub.example".to_owned(),
             token: Some("hf_secret".to_owned()),
+            proxy: Some("me:se/cr?secret@proxy.example:3128".to_owned()),
+            certificates: Some("roots.pem".into()),
             ..HubConfig::default()
         };
-        let text = format!("{config:?}");
-        assert!(
-            text.contains("huggingface.co") && !text.contains("secret"),
-            "{text}"
+        assert_eq!(
+            format!("{config:?}"),
+            "HubConfig { endpoint: \"https://…@hub.example\", cache: \"\", token: Some(\"…\"), \
+             offline: false, proxy: Some(\"…@proxy.example:3128\"), \
+             certificates: Some(\"roots.pem\"), retries: 4, retry_pause: 1s, silence: 30s }"
         );
+        let text = format!("{:?}", HubConfig::default());
+        assert!(text.contains("\"https://huggingface.co\""), "{text}");
     }
 }

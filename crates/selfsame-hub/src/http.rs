@@ -42,21 +42,24 @@ impl Client {
             .endpoint
             .trim_end_matches('/')
             .parse()
-            .map_err(|error| wrong("endpoint", format!("{:?}: {error}", config.endpoint)))?;
+            .map_err(|error| {
+                let shown = without_user(&config.endpoint);
+                wrong("endpoint", format!("{shown:?}: {error}"))
+            })?;
         if !matches!(endpoint.scheme_str(), Some("http" | "https"))
             || endpoint.authority().is_none()
         {
             let why = format!(
                 "{:?} is not an address such as https://huggingface.co",
-                config.endpoint
+                without_user(&config.endpoint)
             );
             return Err(wrong("endpoint", why));
         }
         let proxy = match &config.proxy {
             None => None,
-            Some(text) => Some(
-                Proxy::new(text).map_err(|error| wrong("proxy", format!("{text:?}: {error}")))?,
-            ),
+            Some(text) => Some(Proxy::new(text).map_err(|error| {
+                wrong("proxy", format!("{:?}: {}", without_user(text), why(error)))
+            })?),
         };
         let mut tls = TlsConfig::builder();
         if let Some(path) = &config.certificates {
@@ -137,7 +140,7 @@ impl Client {
                     let checksum = etag.as_deref().and_then(Checksum::from_etag);
                     let Some(checksum) = checksum else {
                         return Err(HubError::NoChecksum {
-                            url: url.to_owned(),
+                            url: shown(url),
                             etag,
                         });
                     };
@@ -180,8 +183,8 @@ impl Client {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         request.call().map_err(|error| HubError::Transfer {
-            url: without_query(url),
-            why: error.to_string(),
+            url: shown(url),
+            why: why(error),
         })
     }
 
@@ -205,7 +208,7 @@ fn next_hop(at: &str, response: &Response<Body>) -> Result<Option<String>, HubEr
         return Ok(None);
     }
     let wrong = |why: String| HubError::Redirect {
-        url: without_query(at),
+        url: shown(at),
         why,
     };
     let location = response.headers().get(header::LOCATION);
@@ -213,7 +216,7 @@ fn next_hop(at: &str, response: &Response<Body>) -> Result<Option<String>, HubEr
     let location = location.ok_or_else(|| wrong("a redirect to nowhere".to_owned()))?;
     let target: Uri = location
         .parse()
-        .map_err(|_| wrong(format!("a redirect to {location:?}")))?;
+        .map_err(|_| wrong(format!("a redirect to {:?}", shown(location))))?;
     if target.scheme().is_some() {
         return Ok(Some(location.to_owned()));
     }
@@ -222,7 +225,7 @@ fn next_hop(at: &str, response: &Response<Body>) -> Result<Option<String>, HubEr
         (Some(scheme), Some(host)) if location.starts_with('/') && !location.starts_with("//") => {
             Ok(Some(format!("{scheme}://{host}{location}")))
         }
-        _ => Err(wrong(format!("a redirect to {location:?}"))),
+        _ => Err(wrong(format!("a redirect to {:?}", shown(location)))),
     }
 }
 
@@ -242,12 +245,59 @@ fn quoted(file: &str) -> String {
 
 fn too_many(url: &str) -> HubError {
     HubError::Redirect {
-        url: url.to_owned(),
+        url: shown(url),
         why: format!("more than {MAX_HOPS} redirects"),
     }
 }
 
-/// An address for a message: what stands after `?` may be a signature.
-fn without_query(url: &str) -> String {
-    url.split('?').next().unwrap_or(url).to_owned()
+/// An address for a message: what stands before `@` may be a password, what stands after `?` a
+/// signature.
+pub(crate) fn shown(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or(url);
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let path = url[host..].find('/').map_or(url.len(), |at| host + at);
+    without_user(&url[..path]) + &url[path..]
+}
+
+/// A setting that may be no sound address, for a message: nothing of what stands before its last `@`
+/// but the scheme.
+pub(crate) fn without_user(text: &str) -> String {
+    let scheme = text.find("://").map_or("", |at| &text[..at + 3]);
+    match text.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}…@{host}"),
+        None => text.to_owned(),
+    }
+}
+
+/// What went wrong, without an address in it.
+fn why(error: ureq::Error) -> String {
+    match error {
+        ureq::Error::BadUri(_) => "its address is none".to_owned(),
+        ureq::Error::RequireHttpsOnly(_) => "its address is not a secure one".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_in_a_message_has_neither_user_nor_signature() {
+        for (url, expected) in [
+            ("https://a.b/c", "https://a.b/c"),
+            ("https://a.b/c@d/e", "https://a.b/c@d/e"),
+            ("https://me:p@ss@a.b:1/c@d?sig=x@y", "https://…@a.b:1/c@d"),
+            ("/path?x=1", "/path"),
+        ] {
+            assert_eq!(shown(url), expected, "{url}");
+        }
+        for (text, expected) in [
+            ("me:p@a:1", "…@a:1"),
+            ("http://me:p/w?#@a:1", "http://…@a:1"),
+            ("::::", "::::"),
+        ] {
+            assert_eq!(without_user(text), expected);
+        }
+    }
 }
