@@ -8,7 +8,7 @@ use crate::cache::{RepoCache, is_commit};
 use crate::checksum::Checksum;
 use crate::config::HubConfig;
 use crate::error::HubError;
-use crate::http::{Client, Told};
+use crate::http::{Client, Told, shown};
 use crate::repo::{RepoId, check_file};
 
 /// Bytes of a file whose size the hub does not tell, at most.
@@ -86,6 +86,9 @@ impl Hub {
     /// A model's configuration and weights, all of one commit, `model.safetensors` before
     /// `pytorch_model.bin`.
     ///
+    /// If the hub cannot be reached from the first file on, or is not to be asked, an earlier copy is
+    /// taken as it is. If it fails later, what it did not answer for is not taken for missing.
+    ///
     /// # Errors
     /// As [`Hub::fetch`]; [`HubError::NotFound`] if it has no weights of either name.
     pub fn fetch_weights(
@@ -98,21 +101,32 @@ impl Hub {
             true => repo.at(&config.commit),
             false => repo.clone(),
         };
-        let is_missing = |error: &HubError| {
-            matches!(
-                error,
-                HubError::NotFound { .. } | HubError::NotCached { .. }
-            )
+        let why = match (self.config.offline, config.unasked) {
+            (true, _) => Some("is not to be asked"),
+            (false, true) => Some("cannot be reached"),
+            (false, false) => None,
+        };
+        let mut get = |file: &str| match why {
+            Some(why) => {
+                let cache = RepoCache::new(&self.config.cache, &repo);
+                self.earlier(&cache, &repo, file, why.to_owned())
+            }
+            None => self.fetch(&repo, file, on_progress),
+        };
+        let is_missing = |error: &HubError| match error {
+            HubError::NotFound { .. } => true,
+            HubError::NotCached { .. } => why.is_some(),
+            _ => false,
         };
         for file in OPTIONAL {
-            match self.fetch(&repo, file, on_progress) {
+            match get(file) {
                 Err(error) if !is_missing(&error) => return Err(error),
                 _ => {}
             }
         }
         let mut first = None;
         for file in WEIGHTS {
-            match self.fetch(&repo, file, on_progress) {
+            match get(file) {
                 Ok(weights) => {
                     let folder = weights.path.parent().unwrap_or(Path::new("")).to_owned();
                     return Ok(FetchedWeights {
@@ -167,7 +181,10 @@ impl Hub {
                     why: code.map_or_else(String::new, |code| format!(" ({code})")),
                 });
             }
-            Ok(Err((status, _))) => return Err(HubError::Status { url, status }),
+            Ok(Err((status, _))) => {
+                let url = shown(&url);
+                return Err(HubError::Status { url, status });
+            }
             Err(HubError::Transfer { why, .. }) => {
                 return self.earlier(&cache, repo, file, format!("cannot be reached: {why}"));
             }
@@ -261,7 +278,7 @@ impl Hub {
             }
             if tries == self.config.retries {
                 return Err(HubError::Transfer {
-                    url: url.to_owned(),
+                    url: shown(url),
                     why: broke,
                 });
             }
@@ -307,7 +324,7 @@ impl Hub {
             status @ (429 | 500..=599) => return Ok(Some(format!("the server answers {status}"))),
             status => {
                 return Err(HubError::Status {
-                    url: answer.url.split('?').next().unwrap_or_default().to_owned(),
+                    url: shown(&answer.url),
                     status,
                 });
             }

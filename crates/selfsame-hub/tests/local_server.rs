@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
 
 mod common;
+#[path = "local_server/dropped.rs"]
+mod dropped;
 #[path = "local_server/names.rs"]
 mod names;
 
@@ -502,6 +504,9 @@ fn settings_that_cannot_be_used_are_named() {
         ("ftp://a", None),
         ("no address", None),
         ("http://a", Some("::::")),
+        ("ftp://me:secret@a", None),
+        ("https://me:secret@a b", None),
+        ("http://a", Some("http://me:secret@a b:::")),
     ] {
         let made = Hub::new(HubConfig {
             endpoint: endpoint.to_owned(),
@@ -511,6 +516,27 @@ fn settings_that_cannot_be_used_are_named() {
         });
         let error = made.err().unwrap();
         assert!(matches!(error, HubError::Setting { .. }), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+    let server = Server::start(|asked| Reply {
+        status: [410, 200][usize::from(asked.path.ends_with("unhashed"))],
+        ..Reply::default()
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let with_password = server.address.replace("http://", "http://me:secret@");
+    for endpoint in [with_password.as_str(), "http://me:secret@127.0.0.1:1"] {
+        let hub = Hub::new(HubConfig {
+            endpoint: endpoint.to_owned(),
+            cache: dir.path().to_owned(),
+            retries: 0,
+            ..HubConfig::default()
+        })
+        .unwrap();
+        for file in ["gone", "unhashed"] {
+            let error = hub.fetch(&repo(), file, &mut |_| ()).unwrap_err();
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+        assert!(!format!("{hub:?}").contains("secret"));
     }
     let dir = tempfile::tempdir().unwrap();
     let pem = dir.path().join("roots.pem");

@@ -26,6 +26,7 @@ impl Asked {
 /// What is answered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reply {
+    /// 0 hangs up without an answer.
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Vec<u8>,
@@ -82,6 +83,9 @@ fn serve(stream: TcpStream, answer: &impl Fn(&Asked) -> Reply, kept: &Mutex<Vec<
     };
     kept.lock().unwrap().push(asked.clone());
     let reply = answer(&asked);
+    if reply.status == 0 {
+        return;
+    }
     let mut out = stream;
     let mut head = format!("HTTP/1.1 {} x\r\nconnection: close\r\n", reply.status);
     if !reply
