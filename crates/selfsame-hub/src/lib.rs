@@ -30,3 +30,8 @@ pub use config::HubConfig;
 pub use error::HubError;
 pub use fetch::{Fetched, FetchedWeights, Hub, Progress};
 pub use repo::RepoId;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
