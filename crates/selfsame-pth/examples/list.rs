@@ -8,7 +8,7 @@ use selfsame_pth::{PthError, PthFile};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path: PathBuf = std::env::args_os().nth(1).ok_or("name a file")?.into();
-    let mut file = match PthFile::open(&path) {
+    let mut file = match PthFile::open(path) {
         Ok(file) => file,
         Err(error @ PthError::NoTensors { .. }) => {
             println!("{error}");
@@ -16,7 +16,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         Err(error) => return Err(error.into()),
     };
-    let tensors = file.read(|_| true)?;
+    let unreadable = file.unreadable().clone();
+    for (name, kind) in &unreadable {
+        println!("{name} is not read: {kind}");
+    }
+    let tensors = file.read(|name| !unreadable.contains_key(name))?;
     for (name, tensor) in &tensors {
         println!("{name} {:?} {:?}", tensor.dtype, tensor.shape);
     }

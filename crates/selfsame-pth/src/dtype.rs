@@ -34,6 +34,11 @@ impl DType {
         }
     }
 
+    /// Whether it has a sign bit, the highest.
+    pub(crate) fn is_float(self) -> bool {
+        matches!(self, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
+    }
+
     /// The type of a storage class such as `FloatStorage`.
     pub(crate) fn of_storage(class: &str) -> Option<Self> {
         Some(match class {

@@ -47,7 +47,8 @@ pub enum PthError {
     /// The pickle asks for a class or function that is not on the list.
     #[error(
         "its pickle asks for {module}.{name}, which is not on the list of what a weights file \
-         needs; nothing was executed. If you trust the file, save only its state_dict in Python"
+         needs; nothing was executed. {}",
+        advice(module)
     )]
     Forbidden {
         /// Python module.
@@ -73,7 +74,8 @@ pub enum PthError {
         /// The cap.
         limit: u64,
     },
-    /// A tensor that does not fit its storage or has a form that is not read.
+    /// A tensor that does not fit its storage, is of a kind that is not read, or whose name is too
+    /// long or that of another.
     #[error("its tensor {name}: {what}")]
     Tensor {
         /// The tensor.
@@ -87,4 +89,15 @@ pub enum PthError {
         /// Top-level keys, each with the kind of its value.
         keys: Vec<String>,
     },
+}
+
+/// What to do about a class or function that is not on the list, by its module.
+fn advice(module: &str) -> &'static str {
+    match module {
+        "torch" | "torch._utils" | "torch._tensor" | "torch.serialization" | "torch.storage" => {
+            "It belongs to a kind of tensor that is not read here: in Python, save that one as a plain \
+             tensor of another type, or leave it out"
+        }
+        _ => "If you trust the file, save only its state_dict in Python",
+    }
 }

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use crate::pickle::{Id, Node, Objects, Tensor};
 use crate::{Limits, PthError, Result};
 
+/// A tensor, or the kind of one that is not read.
+pub(crate) type Found = std::result::Result<Tensor, &'static str>;
+
 /// Every tensor under its path of keys, joined by dots.
 ///
 /// # Errors
 /// [`PthError::TooLarge`] past `max_depth` (a dictionary that holds itself ends there) and past
-/// `max_objects` visits, [`PthError::Tensor`] if two tensors have one name,
+/// `max_objects` visits, [`PthError::Tensor`] if two tensors have one name or the name is too long,
 /// [`PthError::NoTensors`].
-pub(crate) fn tensors(objects: &Objects, limits: &Limits) -> Result<BTreeMap<String, Tensor>> {
+pub(crate) fn tensors(objects: &Objects, limits: &Limits) -> Result<BTreeMap<String, Found>> {
     let mut found = BTreeMap::new();
     let (mut visits, mut name_bytes) = (0, 0);
     // Depth first with a stack of our own: (object, name, depth).
@@ -35,14 +38,17 @@ pub(crate) fn tensors(objects: &Objects, limits: &Limits) -> Result<BTreeMap<Str
         }
         let children: Vec<(String, Id)> = match objects.get(id) {
             Node::Tensor(tensor) => {
-                let earlier = found.insert(name.clone(), tensor.clone());
-                if earlier.is_some() {
-                    let what = "two tensors have this name".to_owned();
-                    return Err(PthError::Tensor { name, what });
-                }
+                enter(&mut found, name, Ok(tensor.clone()))?;
                 continue;
             }
-            Node::Dict(pairs) => last_of_each(objects, pairs).into_iter().collect(),
+            Node::Unreadable(kind) => {
+                enter(&mut found, name, Err(*kind))?;
+                continue;
+            }
+            Node::Dict(pairs) => last_of_each(objects, pairs)
+                .into_iter()
+                .map(|(key, value)| (key.text, value))
+                .collect(),
             Node::Sequence(items) => (0..items.len())
                 .map(|i| i.to_string())
                 .zip(items.iter().copied())
@@ -68,39 +74,122 @@ pub(crate) fn tensors(objects: &Objects, limits: &Limits) -> Result<BTreeMap<Str
     Ok(found)
 }
 
-/// Longest name that is built; a longer one is cut, and then refused as a duplicate or unknown.
-const MAX_NAME: usize = 256;
+fn enter(found: &mut BTreeMap<String, Found>, name: String, tensor: Found) -> Result<()> {
+    let what = if name.len() > MAX_NAME {
+        format!("its name has more than {MAX_NAME} bytes")
+    } else {
+        match found.insert(name.clone(), tensor) {
+            None => return Ok(()),
+            Some(_) => "two tensors have this name".to_owned(),
+        }
+    };
+    let name = match name.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name,
+    };
+    Err(PthError::Tensor { name, what })
+}
+
+/// Longest name of a tensor in bytes; a longer key is cut, and what lies under it refused.
+const MAX_NAME: usize = 4096;
+
+/// Most characters of a name in an error's text, and bytes of a tuple that is a key.
+const MAX_SHOWN: usize = 256;
 
 /// Names of all objects together; 500 tensors of a large model have 25 kB.
 const MAX_NAME_BYTES: usize = 16 << 20;
 
 fn join(name: &str, key: &str) -> String {
-    let mut joined = match name {
+    match name {
         "" => key.to_owned(),
         name => format!("{name}.{key}"),
-    };
-    let cut = (0..=MAX_NAME.min(joined.len())).rev();
-    let cut = cut.into_iter().find(|at| joined.is_char_boundary(*at));
-    joined.truncate(cut.unwrap_or(0));
-    joined
+    }
 }
 
-/// As in Python, a key that is set again has its last value. Keys that are no text or number are
-/// passed over.
-fn last_of_each(objects: &Objects, pairs: &[(Id, Id)]) -> BTreeMap<String, Id> {
-    let key = |id| match objects.get(id) {
-        Node::Text(text) => Some(text.clone()),
-        Node::Int(number) => Some(number.to_string()),
-        _ => None,
-    };
+/// A key of a dictionary.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    /// As a part of a name.
+    text: String,
+    /// Keys of one text may be several, such as 1 and "1": their tensors then have one name, which
+    /// is an error. The object itself where the text does not tell it whole.
+    is_text: bool,
+    object: Option<Id>,
+}
+
+impl Key {
+    fn new(objects: &Objects, id: Id) -> Self {
+        let node = objects.get(id);
+        let is_text = matches!(node, Node::Text(_));
+        let (text, is_whole) = match node {
+            Node::Text(text) if text.len() > MAX_NAME => (cut(text, MAX_NAME), false),
+            Node::Sequence(items) => (tuple_text(objects, items), false),
+            node => scalar_text(node),
+        };
+        let object = (!is_whole).then_some(id);
+        Self {
+            text,
+            is_text,
+            object,
+        }
+    }
+}
+
+/// A key that is one value as Python writes it, and whether that tells it whole.
+fn scalar_text(node: &Node) -> (String, bool) {
+    match node {
+        Node::Text(text) => (text.clone(), true),
+        Node::Int(number) => (number.to_string(), true),
+        Node::Float(number) => (format!("{number:?}"), true),
+        Node::Bool(true) => ("True".to_owned(), true),
+        Node::Bool(false) => ("False".to_owned(), true),
+        Node::None => ("None".to_owned(), true),
+        other => (format!("<{}>", kind(other)), false),
+    }
+}
+
+/// A tuple as a part of a name, as Python writes it: `('layer', 1)`.
+fn tuple_text(objects: &Objects, items: &[Id]) -> String {
+    let mut text = "(".to_owned();
+    for (position, id) in items.iter().enumerate() {
+        if text.len() > MAX_SHOWN {
+            text.push('…');
+            break;
+        }
+        if position > 0 {
+            text.push_str(", ");
+        }
+        match objects.get(*id) {
+            Node::Text(item) if item.len() > MAX_SHOWN => text.push_str(&cut(item, MAX_SHOWN)),
+            Node::Text(item) => text.push_str(&format!("'{item}'")),
+            item => text.push_str(&scalar_text(item).0),
+        }
+    }
+    match items {
+        [_] => text + ",)",
+        _ => text + ")",
+    }
+}
+
+/// The beginning of a text with a mark that it is one.
+fn cut(text: &str, bytes: usize) -> String {
+    let end = (0..=bytes).rev().find(|at| text.is_char_boundary(*at));
+    format!("{}…", &text[..end.unwrap_or(0)])
+}
+
+/// As in Python, a key that is set again has its last value.
+fn last_of_each(objects: &Objects, pairs: &[(Id, Id)]) -> BTreeMap<Key, Id> {
+    let pairs = pairs.iter();
     pairs
-        .iter()
-        .filter_map(|(id, value)| Some((key(*id)?, *value)))
+        .map(|(id, value)| (Key::new(objects, *id), *value))
         .collect()
 }
 
 fn may_hold_tensors(node: &Node) -> bool {
-    matches!(node, Node::Tensor(_) | Node::Dict(_) | Node::Sequence(_))
+    matches!(
+        node,
+        Node::Tensor(_) | Node::Unreadable(_) | Node::Dict(_) | Node::Sequence(_)
+    )
 }
 
 /// The first top-level keys with the kind of their values, for an error's text.
@@ -116,7 +205,7 @@ fn keys(objects: &Objects) -> Vec<String> {
         .iter()
         .take(SHOWN)
         .map(|(key, value)| {
-            let key: String = key.chars().take(80).collect();
+            let key: String = key.text.chars().take(80).collect();
             format!("{key} ({})", kind(objects.get(*value)))
         })
         .collect();
@@ -133,7 +222,7 @@ fn kind(node: &Node) -> &'static str {
     match node {
         Node::None => "None",
         Node::Bool(_) => "a truth value",
-        Node::Int(_) | Node::Float => "a number",
+        Node::Int(_) | Node::Float(_) => "a number",
         Node::Text(_) => "a text",
         Node::Bytes => "bytes",
         Node::Sequence(_) => "a list",
@@ -141,6 +230,7 @@ fn kind(node: &Node) -> &'static str {
         Node::Global(_) => "a class",
         Node::Storage(_) => "a bare storage",
         Node::Tensor(_) => "a tensor",
+        Node::Unreadable(kind) => kind,
         Node::Opaque(class) => class,
     }
 }

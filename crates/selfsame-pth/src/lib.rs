@@ -6,7 +6,7 @@
 //! use selfsame_pth::PthFile;
 //!
 //! # fn main() -> Result<(), selfsame_pth::PthError> {
-//! let mut file = PthFile::open("dino_checkpoint.pth".as_ref())?;
+//! let mut file = PthFile::open("dino_checkpoint.pth")?;
 //! for (name, info) in file.tensors() {
 //!     println!("{name} {:?} {:?}", info.dtype, info.shape);
 //! }
@@ -17,7 +17,8 @@
 //! # }
 //! ```
 //!
-//! Names are the keys of nested dictionaries and the positions in lists, joined by dots.
+//! Names are the keys of nested dictionaries and the positions in lists, joined by dots; a key that
+//! is no text stands as Python writes it.
 //!
 //! # What it does not know
 //! candle, PyTorch, models, what a name means, and files from before PyTorch 1.6, which it refuses
@@ -39,3 +40,8 @@ pub use limits::Limits;
 
 /// What every fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, PthError>;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -31,7 +31,7 @@ pub(crate) enum Node {
     None,
     Bool(bool),
     Int(i64),
-    Float,
+    Float(f64),
     Text(String),
     Bytes,
     /// A tuple, list or set.
@@ -40,6 +40,8 @@ pub(crate) enum Node {
     Global(Global),
     Storage(Storage),
     Tensor(Tensor),
+    /// A tensor of a kind that is known but not read, or its storage; the kind.
+    Unreadable(&'static str),
     /// An object of an allowed class that holds no weights, such as `argparse.Namespace`.
     Opaque(&'static str),
 }
@@ -56,6 +58,8 @@ pub(crate) enum Global {
     /// A storage class; `None` for `UntypedStorage`, whose elements are bytes.
     Storage(Option<DType>),
     Dtype(DType),
+    /// An element type, storage class or function of tensors that are known but not read.
+    Unreadable(&'static str),
     /// A class whose objects are passed over, or a function that makes one.
     Opaque(&'static str),
 }
@@ -74,4 +78,7 @@ pub(crate) struct Tensor {
     pub(crate) storage: Storage,
     pub(crate) dtype: DType,
     pub(crate) layout: Layout,
+    /// Whether the elements are those of the storage with the other sign, which PyTorch then has
+    /// not yet computed.
+    pub(crate) negative: bool,
 }

@@ -40,9 +40,11 @@ fn values(tensor: &PthTensor) -> Vec<f64> {
         DType::BF16 => f32::from_bits((le(bytes) as u32) << 16).into(),
         // Whole numbers below 100: normal halves only.
         DType::F16 => match le(bytes) as u16 {
-            0 => 0.0,
+            0 | 0x8000 => 0.0,
             bits => {
-                (1.0 + f64::from(bits & 0x3ff) / 1024.0) * 2f64.powi(i32::from(bits >> 10) - 15)
+                let exponent = i32::from(bits >> 10 & 0x1f) - 15;
+                let magnitude = (1.0 + f64::from(bits & 0x3ff) / 1024.0) * 2f64.powi(exponent);
+                [magnitude, -magnitude][usize::from(bits >> 15)]
             }
         },
         DType::I64 => le(bytes) as i64 as f64,
@@ -68,8 +70,9 @@ fn every_tensor_is_what_torch_finds() {
         if tensors.is_empty() {
             continue;
         }
-        let mut file = PthFile::open(&golden(name)).unwrap();
-        let found = file.read(|_| true).unwrap();
+        let mut file = PthFile::open(golden(name)).unwrap();
+        let unreadable = file.unreadable().clone();
+        let found = file.read(|name| !unreadable.contains_key(name)).unwrap();
         assert_eq!(
             found.keys().collect::<Vec<_>>(),
             tensors.keys().collect::<Vec<_>>(),
@@ -89,12 +92,85 @@ fn every_tensor_is_what_torch_finds() {
         }
         files += 1;
     }
-    assert_eq!(files, 6);
+    assert_eq!(files, 9);
+}
+
+#[test]
+fn tensors_of_other_kinds_are_named_and_leave_the_others_readable() {
+    let mut file = PthFile::open(golden("kinds")).unwrap();
+    let kinds = [
+        ("complex", "torch.ComplexFloatStorage"),
+        ("float8", "torch.float8_e4m3fn"),
+        ("meta", "torch._utils._rebuild_meta_tensor_no_storage"),
+        ("negative_int", "a view that is not yet computed"),
+        ("nested", "torch._utils._rebuild_nested_tensor"),
+        ("parameter", "torch.ComplexFloatStorage"),
+        ("quantized", "torch._utils._rebuild_qtensor"),
+        ("sparse", "torch._utils._rebuild_sparse_tensor"),
+        ("uint16", "torch.uint16"),
+    ];
+    let found = file.unreadable().iter();
+    let found: Vec<(&str, &str)> = found.map(|(name, kind)| (name.as_str(), *kind)).collect();
+    assert_eq!(found, kinds);
+    assert_eq!(file.read(|name| name == "weight").unwrap().len(), 1);
+    for (name, kind) in kinds {
+        let error = file.read(|asked| asked == name).unwrap_err();
+        let text = error.to_string();
+        let begin = format!("its tensor {name}: {kind} is not read");
+        assert!(text.starts_with(&begin), "{text}");
+    }
+}
+
+#[test]
+fn floating_point_numbers_come_as_f32_and_others_do_not() {
+    for name in ["types", "negative"] {
+        let tensors = PthFile::open(golden(name)).unwrap().read(|_| true).unwrap();
+        for (key, tensor) in &tensors {
+            let floats = tensor.to_f32();
+            let is_float = matches!(
+                tensor.dtype,
+                DType::F64 | DType::F32 | DType::F16 | DType::BF16
+            );
+            assert_eq!(floats.is_some(), is_float, "{name}: {key}");
+            let Some(floats) = floats else { continue };
+            let wide: Vec<f64> = floats.into_iter().map(f64::from).collect();
+            assert_eq!(wide, values(tensor), "{name}: {key}");
+        }
+    }
+}
+
+#[test]
+fn every_half_is_the_same_number_as_f32() {
+    let half = |bits: u16| {
+        let tensor = PthTensor {
+            dtype: DType::F16,
+            shape: vec![1],
+            bytes: bits.to_le_bytes().to_vec(),
+        };
+        tensor.to_f32().unwrap()[0]
+    };
+    // IEEE 754: one, the largest, the smallest normal and subnormal, infinity.
+    for (bits, value) in [
+        (0x3c00, 1.0),
+        (0x7bff, 65504.0),
+        (0x0400, 2f32.powi(-14)),
+        (0x0001, 2f32.powi(-24)),
+        (0x03ff, 1023.0 * 2f32.powi(-24)),
+        (0x7c00, f32::INFINITY),
+    ] {
+        assert_eq!(half(bits), value, "{bits:#x}");
+        assert_eq!(half(bits | 0x8000), -value, "{bits:#x}");
+    }
+    assert!(half(0x7e00).is_nan());
+    assert!(half(0x8000).is_sign_negative());
+    // All finite ones grow with their bits.
+    let all: Vec<f32> = (0..0x7c00).map(half).collect();
+    assert!(all.windows(2).all(|pair| pair[0] < pair[1]));
 }
 
 #[test]
 fn only_what_is_asked_for_is_read() {
-    let mut file = PthFile::open(&golden("checkpoint")).unwrap();
+    let mut file = PthFile::open(golden("checkpoint")).unwrap();
     let teacher = file.read(|name| name.starts_with("teacher.")).unwrap();
     assert!(!teacher.is_empty() && teacher.len() < file.tensors().len());
     assert!(
@@ -107,7 +183,7 @@ fn only_what_is_asked_for_is_read() {
 
 #[test]
 fn a_file_without_tensors_says_what_it_holds() {
-    let Err(error) = PthFile::open(&golden("no_tensors")) else {
+    let Err(error) = PthFile::open(golden("no_tensors")) else {
         panic!("it opened");
     };
     assert!(matches!(error, PthError::NoTensors { .. }));
@@ -120,7 +196,7 @@ fn a_file_without_tensors_says_what_it_holds() {
 
 #[test]
 fn the_old_form_is_refused_with_the_way_out() {
-    let Err(error) = PthFile::open(&golden("legacy")) else {
+    let Err(error) = PthFile::open(golden("legacy")) else {
         panic!("it opened");
     };
     assert!(matches!(error, PthError::Legacy));
@@ -132,7 +208,7 @@ fn the_old_form_is_refused_with_the_way_out() {
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let Err(error) = PthFile::open("no/such.pth".as_ref()) else {
+    let Err(error) = PthFile::open("no/such.pth") else {
         panic!("it opened");
     };
     assert!(error.to_string().contains("no/such.pth"), "{error}");

@@ -338,6 +338,83 @@ fn tensors_made_of_something_else_are_refused() {
         .tensor(0, &[1], &[1])
         .op("su.");
     assert_says("two of one name", &two.0, "two tensors have this name");
+    let one = |pickle: Pickle| pickle.tensor(0, &[1], &[1]);
+    let number_and_text = one(one(Pickle::new().op("}(").int(1)).text("1")).op("u.");
+    assert_says(
+        "1 and \"1\"",
+        &number_and_text.0,
+        "its tensor 1: two tensors have this name",
+    );
+    // Keys that are objects have no name that tells them apart.
+    let object = |pickle: Pickle| pickle.global("torch", "device").op(")R");
+    let objects = one(object(one(object(Pickle::new().op("}("))))).op("u.");
+    assert_says("objects", &objects.0, "<torch.device>: two tensors");
+    let long = "k".repeat(5000);
+    let long = Pickle::new().named(&long).tensor(0, &[1], &[1]).end();
+    assert_says("a long key", &long, "k…: its name has more than 4096 bytes");
+    // A key set again has its last value, as in Python.
+    let again = Pickle::new().op("}(").text("a").op("N").text("a");
+    assert_eq!(read_all(&with_pickle(&one(again).op("u.").0)).unwrap(), 1);
+}
+
+#[test]
+fn one_long_key_of_many_pairs_is_answered_soon() {
+    let key = "k".repeat(8_000_000);
+    let pairs = Pickle::new().text(&key).op("q\x00").op("0}q\x01(");
+    let pairs = pairs.op(b"h\x00h\x01".repeat(400_000)).op("u.");
+    let text = says(&pairs.0);
+    assert!(text.len() < 1000, "{} characters", text.len());
+}
+
+#[test]
+fn marks_that_are_not_known_are_not_passed_over() {
+    let marked = |marks: &[u8]| {
+        let pickle = Pickle::new()
+            .named("w")
+            .global("torch._utils", "_rebuild_tensor_v2")
+            .op("(")
+            .storage(("torch", "FloatStorage"), "0", 4)
+            .int(0)
+            .tuple(&[4])
+            .tuple(&[1])
+            .op([0x89])
+            .op("}")
+            .op(marks)
+            .op("tR");
+        with_pickle(&pickle.end())
+    };
+    let set = |name: &str, value: u8| Pickle(b"}".to_vec()).text(name).op([value, b's']).0;
+    assert_eq!(read_all(&marked(b"N")).unwrap(), 1);
+    assert_eq!(read_all(&marked(&set("conj", 0x89))).unwrap(), 1);
+    let file = marked(&set("neg", 0x88));
+    let tensors = open(&file).unwrap().read(|_| true).unwrap();
+    assert_eq!(tensors["w"].to_f32().unwrap(), [-1.0, -2.0, -3.0, -4.0]);
+    for marks in [
+        &set("conj", 0x88)[..],
+        &set("other", 0x88),
+        &set("neg", b'N'),
+    ] {
+        let text = refused(&marked(marks)).to_string();
+        assert!(text.contains("its tensor w: a view"), "{text}");
+    }
+    let text = refused(&marked(b"\x88")).to_string();
+    assert!(text.contains("metadata are no dictionary"), "{text}");
+}
+
+#[test]
+fn what_to_do_fits_what_was_asked_for() {
+    for (module, name, advice) in [
+        ("torch", "bits8", "save that one as a plain tensor"),
+        (
+            "torch.nn.modules.linear",
+            "Linear",
+            "save only its state_dict",
+        ),
+        ("os", "system", "save only its state_dict"),
+    ] {
+        let text = says(&Pickle::new().global(module, name).op(".").0);
+        assert!(text.contains(advice), "{text}");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use selfsame_pth::PthError;
 /// Far above what any of these small files needs; a reader that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn corpus() -> [&'static [u8]; 6] {
+fn corpus() -> [&'static [u8]; 9] {
     [
         include_bytes!("golden/plain.pth"),
         include_bytes!("golden/types.pth"),
@@ -25,6 +25,9 @@ fn corpus() -> [&'static [u8]; 6] {
         include_bytes!("golden/checkpoint.pth"),
         include_bytes!("golden/parameter.pth"),
         include_bytes!("golden/no_tensors.pth"),
+        include_bytes!("golden/negative.pth"),
+        include_bytes!("golden/kinds.pth"),
+        include_bytes!("golden/keys.pth"),
     ]
 }
 

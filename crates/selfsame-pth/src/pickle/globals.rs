@@ -10,12 +10,38 @@ const MAX_KEY: usize = 32;
 /// Most dimensions of a tensor.
 const MAX_RANK: usize = 32;
 
+/// What makes tensors that are known but not read; a file with some can still be read otherwise.
+const UNREADABLE: [&str; 23] = [
+    "torch.ComplexFloatStorage",
+    "torch.ComplexDoubleStorage",
+    "torch.QInt8Storage",
+    "torch.QInt32Storage",
+    "torch.QUInt8Storage",
+    "torch.QUInt4x2Storage",
+    "torch.QUInt2x4Storage",
+    "torch.complex32",
+    "torch.complex64",
+    "torch.complex128",
+    "torch.float4_e2m1fn_x2",
+    "torch.float8_e4m3fn",
+    "torch.float8_e4m3fnuz",
+    "torch.float8_e5m2",
+    "torch.float8_e5m2fnuz",
+    "torch.float8_e8m0fnu",
+    "torch.uint16",
+    "torch.uint32",
+    "torch.uint64",
+    "torch._utils._rebuild_qtensor",
+    "torch._utils._rebuild_sparse_tensor",
+    "torch._utils._rebuild_nested_tensor",
+    "torch._utils._rebuild_meta_tensor_no_storage",
+];
+
 /// The meaning of `module.name`; `None` if it is not on the list.
 pub(super) fn lookup(module: &str, name: &str) -> Option<Global> {
     Some(match (module, name) {
-        ("collections", "OrderedDict" | "defaultdict") | ("builtins" | "__builtin__", "dict") => {
-            Global::Dict
-        }
+        ("collections", "OrderedDict" | "defaultdict" | "Counter")
+        | ("builtins" | "__builtin__", "dict") => Global::Dict,
         ("builtins" | "__builtin__", "set" | "list" | "tuple" | "frozenset")
         | ("torch", "Size") => Global::Sequence,
         ("torch._utils", "_rebuild_tensor_v2") => Global::RebuildTensor,
@@ -41,6 +67,16 @@ pub(super) fn lookup(module: &str, name: &str) -> Option<Global> {
         ("torch", "Tensor") => Global::Opaque("torch.Tensor"),
         ("torch.nn.parameter", "Parameter") => Global::Opaque("torch.nn.Parameter"),
         ("torch", "device") => Global::Opaque("torch.device"),
+        // Beside sparse and quantized tensors.
+        ("torch.serialization", "_get_layout") => Global::Opaque("torch.layout"),
+        (
+            "torch",
+            "per_tensor_affine"
+            | "per_channel_affine"
+            | "per_tensor_symmetric"
+            | "per_channel_symmetric"
+            | "per_channel_affine_float_qparams",
+        ) => Global::Opaque("torch.qscheme"),
         // Training arguments, and numbers that came out of numpy, beside the weights.
         ("argparse", "Namespace") => Global::Opaque("argparse.Namespace"),
         ("copyreg" | "copy_reg", "_reconstructor") => Global::Opaque("object"),
@@ -54,7 +90,13 @@ pub(super) fn lookup(module: &str, name: &str) -> Option<Global> {
         ("pathlib", "PosixPath" | "WindowsPath" | "PurePosixPath" | "Path") => {
             Global::Opaque("path")
         }
-        _ => return None,
+        _ => {
+            let is_it = |full: &&&str| {
+                let rest = full.strip_prefix(module);
+                rest.and_then(|rest| rest.strip_prefix('.')) == Some(name)
+            };
+            Global::Unreadable(UNREADABLE.iter().find(is_it)?)
+        }
     })
 }
 
@@ -65,6 +107,7 @@ pub(super) fn call(objects: &Objects, global: Global, args: &[Id]) -> Result<Nod
             [] => Ok(Node::Dict(Vec::new())),
             [id] => match objects.get(*id) {
                 Node::Sequence(pairs) => pairs_of(objects, pairs),
+                Node::Dict(pairs) => Ok(Node::Dict(pairs.clone())),
                 // The factory of a defaultdict.
                 _ => Ok(Node::Dict(Vec::new())),
             },
@@ -79,24 +122,31 @@ pub(super) fn call(objects: &Objects, global: Global, args: &[Id]) -> Result<Nod
             let [storage, offset, shape, strides, ..] = args else {
                 return Err("a tensor has too few arguments".to_owned());
             };
-            let storage = storage_of(objects, *storage)?;
+            let storage = match objects.get(*storage) {
+                Node::Unreadable(kind) => return Ok(Node::Unreadable(kind)),
+                _ => storage_of(objects, *storage)?,
+            };
             let dtype = storage
                 .dtype
                 .ok_or_else(|| "a tensor's storage has no element type".to_owned())?;
-            tensor(objects, storage, dtype, [*offset, *shape, *strides])
+            let tensor = tensor(objects, storage, dtype, [*offset, *shape, *strides])?;
+            with_metadata(objects, tensor, args.get(6))
         }
         Global::RebuildTensorTyped => {
             let [storage, offset, shape, strides, _, _, dtype, ..] = args else {
                 return Err("a tensor has too few arguments".to_owned());
             };
-            let Node::Global(Global::Dtype(dtype)) = objects.get(*dtype) else {
-                return Err("a tensor's element type is not one that is read".to_owned());
+            let dtype = match objects.get(*dtype) {
+                Node::Global(Global::Dtype(dtype)) => dtype,
+                Node::Global(Global::Unreadable(kind)) => return Ok(Node::Unreadable(kind)),
+                _ => return Err("a tensor's element type is none".to_owned()),
             };
             let storage = storage_of(objects, *storage)?;
-            tensor(objects, storage, *dtype, [*offset, *shape, *strides])
+            let tensor = tensor(objects, storage, *dtype, [*offset, *shape, *strides])?;
+            with_metadata(objects, tensor, args.get(7))
         }
         Global::RebuildParameter => match args.first().map(|id| objects.get(*id)) {
-            Some(node @ Node::Tensor(_)) => Ok(node.clone()),
+            Some(node @ (Node::Tensor(_) | Node::Unreadable(_))) => Ok(node.clone()),
             _ => Err("a parameter is not made of a tensor".to_owned()),
         },
         Global::RebuildFromType => match args {
@@ -105,7 +155,8 @@ pub(super) fn call(objects: &Objects, global: Global, args: &[Id]) -> Result<Nod
                     Node::Global(
                         function @ (Global::RebuildTensor
                         | Global::RebuildTensorTyped
-                        | Global::RebuildParameter),
+                        | Global::RebuildParameter
+                        | Global::Unreadable(_)),
                     ),
                     Node::Sequence(inner),
                 ) => call(objects, *function, inner),
@@ -113,13 +164,14 @@ pub(super) fn call(objects: &Objects, global: Global, args: &[Id]) -> Result<Nod
             },
             _ => Err("a tensor subclass has too few arguments".to_owned()),
         },
+        Global::Unreadable(kind) => Ok(Node::Unreadable(kind)),
         Global::Opaque(class) => Ok(Node::Opaque(class)),
         Global::Storage(_) | Global::Dtype(_) => Err("a type is called".to_owned()),
     }
 }
 
 /// The storage of a persistent id: `("storage", class, key, location, elements)`.
-pub(super) fn persistent(objects: &Objects, id: Id) -> Result<Storage, String> {
+pub(super) fn persistent(objects: &Objects, id: Id) -> Result<Node, String> {
     let wrong = || "a persistent id is not a storage".to_owned();
     let Node::Sequence(parts) = objects.get(id) else {
         return Err(wrong());
@@ -127,7 +179,7 @@ pub(super) fn persistent(objects: &Objects, id: Id) -> Result<Storage, String> {
     let parts: Vec<&Node> = parts.iter().map(|id| objects.get(*id)).collect();
     let [
         Node::Text(kind),
-        Node::Global(Global::Storage(dtype)),
+        Node::Global(class),
         Node::Text(key),
         _,
         Node::Int(elements),
@@ -142,11 +194,38 @@ pub(super) fn persistent(objects: &Objects, id: Id) -> Result<Storage, String> {
     if kind != "storage" || !is_plain {
         return Err(wrong());
     }
-    Ok(Storage {
+    let dtype = match class {
+        Global::Storage(dtype) => *dtype,
+        Global::Unreadable(kind) => return Ok(Node::Unreadable(kind)),
+        _ => return Err(wrong()),
+    };
+    Ok(Node::Storage(Storage {
         key: key.clone(),
-        dtype: *dtype,
+        dtype,
         elements: u64::try_from(*elements).map_err(|_| wrong())?,
-    })
+    }))
+}
+
+/// A tensor with the marks that PyTorch keeps beside it (`torch._utils.set_tensor_metadata`): `neg`
+/// says that its elements are still to be negated; a mark that is not known makes it one that is
+/// not read.
+fn with_metadata(objects: &Objects, tensor: Tensor, metadata: Option<&Id>) -> Result<Node, String> {
+    let marks = match metadata.map(|id| objects.get(*id)) {
+        None | Some(Node::None) => return Ok(Node::Tensor(tensor)),
+        Some(Node::Dict(marks)) => marks,
+        Some(_) => return Err("a tensor's metadata are no dictionary".to_owned()),
+    };
+    let mut negative = false;
+    for (key, value) in marks {
+        match (objects.get(*key), objects.get(*value)) {
+            (_, Node::Bool(false)) => {}
+            (Node::Text(key), Node::Bool(true)) if key == "neg" && tensor.dtype.is_float() => {
+                negative = true;
+            }
+            _ => return Ok(Node::Unreadable("a view that is not yet computed")),
+        }
+    }
+    Ok(Node::Tensor(Tensor { negative, ..tensor }))
 }
 
 fn pairs_of(objects: &Objects, pairs: &[Id]) -> Result<Node, String> {
@@ -171,7 +250,7 @@ fn tensor(
     storage: &Storage,
     dtype: DType,
     [offset, shape, strides]: [Id; 3],
-) -> Result<Node, String> {
+) -> Result<Tensor, String> {
     let size = |id: Id| match objects.get(id) {
         Node::Int(value) => {
             usize::try_from(*value).map_err(|_| format!("a tensor has a size or stride of {value}"))
@@ -197,9 +276,10 @@ fn tensor(
             layout.strides.len()
         ));
     }
-    Ok(Node::Tensor(Tensor {
+    Ok(Tensor {
         storage: storage.clone(),
         dtype,
         layout,
-    }))
+        negative: false,
+    })
 }

@@ -64,7 +64,7 @@ struct Machine<'a> {
     /// Stack heights at the open marks.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
-    /// Items of shared lists that calls have copied so far.
+    /// Items of shared lists and dictionaries that calls have copied so far.
     copied: usize,
     max_objects: usize,
 }
@@ -119,8 +119,8 @@ impl Machine<'_> {
                 self.long(len)?;
             }
             b'G' => {
-                self.reader.take(8)?;
-                self.push(Node::Float)?;
+                let value = f64::from_be_bytes(self.reader.array()?);
+                self.push(Node::Float(value))?;
             }
             b'X' | 0x8c | 0x8d | b'T' | b'U' | b'B' | b'C' | 0x8e => self.string(opcode)?,
             b']' | b')' | 0x8f => self.push(Node::Sequence(Vec::new()))?,
@@ -184,7 +184,7 @@ impl Machine<'_> {
             b'Q' => {
                 let id = self.pop()?;
                 let storage = globals::persistent(&self.objects, id)?;
-                self.push(Node::Storage(storage))?;
+                self.push(storage)?;
             }
             other => {
                 return Err(Fault::Wrong(format!(
@@ -340,9 +340,10 @@ impl Machine<'_> {
         let node = match (self.objects.get(ids[0]), self.objects.get(ids[1])) {
             (Node::Global(global), Node::Sequence(args)) => {
                 let global: Global = *global;
-                // One shared list can be the argument of many calls.
+                // One shared list or dictionary can be the argument of many calls.
                 let lists = args.iter().map(|id| match self.objects.get(*id) {
                     Node::Sequence(items) => items.len(),
+                    Node::Dict(pairs) => pairs.len(),
                     _ => 0,
                 });
                 self.copied = self.copied.saturating_add(lists.sum());

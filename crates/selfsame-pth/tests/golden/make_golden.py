@@ -14,6 +14,7 @@ import pathlib
 import numpy as np
 import torch
 
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 HERE = pathlib.Path(__file__).parent
 
 
@@ -60,17 +61,57 @@ def files():
         "best": np.float64(74.5),
         "fp16_scaler": None,
     }
+    # The imaginary part of a conjugate is negated only when it is read; a column of it has strides.
+    conjugate = torch.complex(counting(4, 3), counting(4, 3, first=1)).conj()
+    negative = {
+        "plain": counting(3, first=1),
+        "real": conjugate.real,
+        "imag": conjugate.imag,
+        "column": conjugate.imag[:, 1],
+        "double": torch._neg_view(counting(3).double()),
+        "half": torch._neg_view(counting(3).half()),
+        "bfloat16": torch._neg_view(counting(3).bfloat16()),
+    }
+    # Counter: the milestones of a MultiStepLR.
+    kinds = {
+        "weight": counting(2, 3),
+        "scheduler": {"milestones": collections.Counter([30, 30, 80]), "counted": collections.Counter()},
+        "complex": torch.complex(counting(2), counting(2)),
+        "float8": counting(2).to(torch.float8_e4m3fn),
+        "uint16": counting(2, dtype=torch.uint16),
+        "quantized": torch.quantize_per_tensor(counting(2), 0.1, 0, torch.qint8),
+        "sparse": counting(2, 3).to_sparse(),
+        "nested": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
+        "meta": torch.zeros(3, device="meta"),
+        "parameter": torch.nn.Parameter(torch.complex(counting(2), counting(2))),
+        "negative_int": torch._neg_view(counting(2, dtype=torch.int32)),
+    }
+    keys = {
+        ("layer", 1): counting(1), ("layer",): counting(1, first=1), (): counting(1, first=2),
+        None: counting(1, first=3), True: counting(1, first=4), 1.5: counting(1, first=5),
+        "k" * 300 + "x": counting(1, first=6), "k" * 300 + "y": counting(1, first=7), -2: counting(1, first=8),
+    }
     parameter = {"weight": torch.nn.Parameter(counting(2, 2)), "list": [counting(2), counting(3)]}
     return {
         "plain": plain, "types": types, "views": views, "tied": tied, "checkpoint": checkpoint,
-        "parameter": parameter, "no_tensors": {"epoch": 3, "name": "run", "list": [1, 2]},
+        "parameter": parameter, "negative": negative, "kinds": kinds, "keys": keys,
+        "no_tensors": {"epoch": 3, "name": "run", "list": [1, 2]},
     }
+
+
+def is_read(tensor):
+    """Whether the crate reads tensors of this kind."""
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    is_plain = is_plain and not tensor.is_nested and not tensor.is_quantized
+    is_float = tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    return is_plain and (is_float or tensor.dtype in INTEGERS and not tensor.is_neg())
 
 
 def flat(value, name=""):
     """Tensors under their paths, as the crate names them."""
     if isinstance(value, torch.Tensor):
-        yield name, value
+        if is_read(value):
+            yield name, value
     elif isinstance(value, dict):
         for key, inner in value.items():
             yield from flat(inner, f"{name}.{key}" if name else str(key))
