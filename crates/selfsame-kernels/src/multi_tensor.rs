@@ -271,6 +271,20 @@ pub fn sum_of_squares(xs: &Tensor) -> Result<f64> {
     })
 }
 
+/// Euclidean norm of gradients whose squares add up to `sum`: infinite if that is more than an f32
+/// holds.
+///
+/// The second moment of such a gradient would be infinite too, and AdamW would never again move the
+/// weight that it belongs to.
+pub fn norm_of_squares(sum: f64) -> f64 {
+    let rounded = sum as f32;
+    if rounded.is_finite() {
+        sum.sqrt()
+    } else {
+        f64::from(rounded)
+    }
+}
+
 /// Sum of `f` over chunks, which are computed in parallel and added in order.
 fn chunk_sums(len: usize, f: impl Fn(usize, usize) -> f64 + Sync + Send) -> f64 {
     if len <= CHUNK {

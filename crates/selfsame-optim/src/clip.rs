@@ -1,6 +1,7 @@
 //! Gradient clipping, in the two forms that DINO recipes use.
 
 use candle_core::{Result, bail};
+use selfsame_kernels::multi_tensor::norm_of_squares;
 use serde::{Deserialize, Serialize};
 
 use crate::Grads;
@@ -23,7 +24,7 @@ pub enum ClipMode {
 impl Grads {
     /// Clips to `max_norm` as `mode` says; a `max_norm` of 0 clips nothing.
     ///
-    /// Returns the global norm before clipping. If it is not finite, nothing was clipped and the
+    /// Returns [`Grads::global_norm`] before clipping. If it is not finite, nothing was clipped and the
     /// gradients must not be applied.
     ///
     /// # Errors
@@ -60,7 +61,7 @@ impl Grads {
         for grad in self.entries().values() {
             squares.push(grad.sum_of_squares()?);
         }
-        let norm = squares.iter().sum::<f64>().sqrt();
+        let norm = norm_of_squares(squares.iter().sum());
         if norm.is_finite() {
             for (grad, square) in self.entries_mut().zip(squares) {
                 grad.factor *= coefficient(max_norm, square.sqrt());
@@ -163,6 +164,19 @@ mod tests {
             );
             assert!(grads.clip(1.0, mode).unwrap().is_nan());
             assert_eq!(values(&grads)[0], 5.0);
+        }
+    }
+
+    #[test]
+    fn a_norm_whose_square_no_f32_holds_is_infinite() {
+        for mode in [ClipMode::Global, ClipMode::PerParameter] {
+            let tensor = |x: f32| Tensor::new(&[x], &Device::Cpu).unwrap();
+            let pair = [("a", 1.5e19), ("b", 1.5e19)];
+            let mut grads = Grads::new(pair.map(|(n, x)| (n.to_owned(), tensor(x))).into());
+            assert_eq!(grads.clip(1.0, mode).unwrap(), f64::INFINITY);
+            assert_eq!(values(&grads)[0], f64::from(1.5e19f32));
+            grads.scale(0.5);
+            assert!(grads.clip(1.0, mode).unwrap().is_finite());
         }
     }
 }

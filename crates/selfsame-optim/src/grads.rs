@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var, bail};
 use selfsame_kernels::GradSink;
-use selfsame_kernels::multi_tensor::sum_of_squares;
+use selfsame_kernels::multi_tensor::{norm_of_squares, sum_of_squares};
 
 /// The gradients of one step, by parameter name.
 ///
@@ -185,7 +185,8 @@ impl Grads {
         self.entries.iter().map(entry).collect()
     }
 
-    /// Euclidean norm over all gradients together, taken in f64.
+    /// Euclidean norm over all gradients together, taken in f64; infinite if its square is more than
+    /// an f32 holds, in which AdamW keeps squares.
     ///
     /// # Errors
     /// [`candle_core::Error`] if a gradient is not of a float type.
@@ -194,7 +195,7 @@ impl Grads {
         for grad in self.entries.values() {
             sum += grad.sum_of_squares()?;
         }
-        Ok(sum.sqrt())
+        Ok(norm_of_squares(sum))
     }
 
     /// Multiplies every gradient by `factor`, such as 1 / number of micro-batches.

@@ -113,6 +113,10 @@ extern "C" __global__ void clip_factors(const Weight *weights, const float *squa
     for (unsigned i = 0; i < blockDim.x; i++) {
         total += of_threads[i];
     }
+    // Where the sum is more than an f32 holds, the norm is infinite: multi_tensor::norm_of_squares.
+    const float rounded = (float)total;
+    // Infinity and NaN minus themselves are NaN.
+    const bool is_finite = rounded - rounded == 0.0f;
     const double norm = sqrt(total);
     if (mode == 1) {
         const float factor = coefficient(max_norm, norm);
@@ -121,10 +125,8 @@ extern "C" __global__ void clip_factors(const Weight *weights, const float *squa
         }
     }
     if (threadIdx.x == 0) {
-        const float rounded = (float)norm;
-        control[0] = rounded;
-        // Infinity and NaN minus themselves are NaN.
-        control[1] = rounded - rounded == 0.0f ? 1.0f : 0.0f;
+        control[0] = is_finite ? (float)norm : rounded;
+        control[1] = is_finite ? 1.0f : 0.0f;
     }
 }
 

@@ -1,6 +1,8 @@
 //! A whole optimizer step over all weights: norm, clipping, the rule and the momentum teacher.
 
-use super::{AdamW, Lars, Sgd, adamw_step, check, ema, lars_step, sgd_step, sum_of_squares};
+use super::{
+    AdamW, Lars, Sgd, adamw_step, check, ema, lars_step, norm_of_squares, sgd_step, sum_of_squares,
+};
 use candle_core::{Result, Tensor, bail};
 
 /// Added to a norm before it divides (`torch.nn.utils.clip_grad_norm_`).
@@ -155,7 +157,7 @@ impl Update<'_> {
 /// Clips all gradients, moves all weights by one rule and the teacher after them:
 /// `teacher ← momentum·teacher + (1 − momentum)·param`.
 ///
-/// Nothing moves if the norm of the gradients is not finite.
+/// Nothing moves if the norm of the gradients is not finite, as [`norm_of_squares`] tells it.
 /// On a CUDA device these are three launches for any number of weights, with LARS five, and the
 /// host waits for none of them; elsewhere [`adamw_step`], [`sgd_step`] or [`lars_step`] and [`ema`]
 /// weight by weight.
@@ -186,7 +188,7 @@ pub fn whole_step(weights: &[StepWeight<'_>], clip: Clip, momentum: f64) -> Resu
     for weight in weights {
         squares.push(weight.grad.map_or(Ok(0.0), sum_of_squares)?);
     }
-    let norm = squares.iter().sum::<f64>().sqrt();
+    let norm = norm_of_squares(squares.iter().sum());
     if norm.is_finite() {
         for (weight, square) in weights.iter().zip(squares) {
             if let (Some(grad), Some(update)) = (weight.grad, weight.update) {
@@ -347,6 +349,27 @@ mod tests {
             assert_eq!(figures.to_vec1::<f32>().unwrap()[1], 0.0);
             for (after, before) in good.iter().zip(&tensors(20)) {
                 assert_eq!(bits(after), bits(before), "{rule:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_moves_if_a_square_is_more_than_an_f32_holds() {
+        for rule in RULES {
+            let mut large = tensors(1);
+            large[1] = Tensor::full(6e20f32, (5, 10), &Device::Cpu).unwrap();
+            let figures = whole_step(&[weight(rule, &large)], Clip::Nothing, 0.5).unwrap();
+            assert_eq!(figures.to_vec1::<f32>().unwrap(), [f32::INFINITY, 0.0]);
+            for i in [0, 2, 3, 4] {
+                assert_eq!(bits(&large[i]), bits(&tensors(1)[i]), "{rule:?}");
+            }
+            // The largest gradient of one weight of this size that there is.
+            large[1] = Tensor::full(2.6e18f32, (5, 10), &Device::Cpu).unwrap();
+            let figures = whole_step(&[weight(rule, &large)], Clip::Nothing, 0.5).unwrap();
+            assert_eq!(figures.to_vec1::<f32>().unwrap()[1], 1.0);
+            for tensor in &large {
+                let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert!(values.iter().all(|x| x.is_finite()), "{rule:?}");
             }
         }
     }

@@ -290,11 +290,21 @@ fn clipping_scales_gradients_as_on_the_cpu() {
 #[test]
 #[ignore = "needs g++"]
 fn nothing_moves_if_a_gradient_is_not_finite() {
-    for (rule, bad) in RULES.into_iter().zip([f32::NAN, f32::INFINITY, f32::NAN]) {
+    // The last of them are squares that an f32 holds each by itself, in two chunks.
+    let bad: [(&[usize], f32, f32); 3] = [
+        (&[8192], f32::NAN, f32::NAN),
+        (&[8192], f32::INFINITY, f32::INFINITY),
+        (&[0, 8192], 1.5e19, f32::INFINITY),
+    ];
+    let all = RULES.iter().flat_map(|rule| bad.map(|bad| (*rule, bad)));
+    for (rule, (places, value, norm)) in all {
         let mut cases = cases();
-        cases[4].grad[8192] = bad;
-        let (state, [_, is_finite]) = emulated(rule, &cases, Clip::Global(3.0));
-        assert_eq!(is_finite, 0.0);
+        for place in places {
+            cases[4].grad[*place] = value;
+        }
+        let (state, [found, is_finite]) = emulated(rule, &cases, Clip::Global(3.0));
+        assert_eq!((found.is_nan(), is_finite), (norm.is_nan(), 0.0));
+        assert!(found.is_nan() || found == norm, "{found}");
         for (state, case) in state.iter().zip(&cases) {
             let before = [&case.param, &case.moment, &case.exp_avg_sq, &case.teacher];
             assert!(
