@@ -29,11 +29,10 @@
 mod adamw;
 mod clip;
 mod grads;
-mod lars;
 mod lr_scaling;
+mod momentum;
 mod optimizer;
 mod param_group;
-mod sgd;
 mod state;
 mod whole_step;
 

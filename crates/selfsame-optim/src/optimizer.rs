@@ -8,9 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Grads;
 use crate::adamw::{self, AdamW};
-use crate::lars::{self, Lars};
+use crate::momentum::{Form, Momentum};
 use crate::param_group::is_decayed;
-use crate::sgd::{self, Sgd};
 use crate::state::{SavedState, Spec, StateError};
 
 /// Which rule turns gradients into updates.
@@ -36,16 +35,15 @@ pub struct Optimizer {
 #[derive(Debug)]
 pub(crate) enum Rule {
     AdamW(AdamW),
-    Sgd(Sgd),
-    Lars(Lars),
+    Momentum(Momentum),
 }
 
 impl Rule {
     fn new(kind: OptimizerKind) -> Self {
         match kind {
             OptimizerKind::AdamW => Self::AdamW(AdamW::default()),
-            OptimizerKind::Sgd => Self::Sgd(Sgd::default()),
-            OptimizerKind::Lars => Self::Lars(Lars::default()),
+            OptimizerKind::Sgd => Self::Momentum(Momentum::new(Form::Sgd)),
+            OptimizerKind::Lars => Self::Momentum(Momentum::new(Form::Lars)),
         }
     }
 
@@ -53,8 +51,7 @@ impl Rule {
     pub(crate) fn begin_update(&mut self, name: &str, param: &Var) -> Result<()> {
         match self {
             Self::AdamW(rule) => rule.begin_update(name, param),
-            Self::Sgd(rule) => rule.begin_update(name, param),
-            Self::Lars(rule) => rule.begin_update(name, param),
+            Self::Momentum(rule) => rule.begin_update(name, param),
         }
     }
 
@@ -62,16 +59,14 @@ impl Rule {
     pub(crate) fn begun(&self, name: &str, lr: f64, weight_decay: f64) -> Option<Update<'_>> {
         match self {
             Self::AdamW(rule) => rule.begun(name, lr, weight_decay),
-            Self::Sgd(rule) => rule.begun(name, lr, weight_decay),
-            Self::Lars(rule) => rule.begun(name, lr, weight_decay),
+            Self::Momentum(rule) => rule.begun(name, lr, weight_decay),
         }
     }
 
     fn slots(&self) -> &'static [&'static str] {
         match self {
             Self::AdamW(_) => adamw::SLOTS,
-            Self::Sgd(_) => sgd::SLOTS,
-            Self::Lars(_) => lars::SLOTS,
+            Self::Momentum(rule) => rule.form.slots(),
         }
     }
 }
@@ -104,10 +99,12 @@ impl Optimizer {
 
     /// Which rule this is.
     pub fn kind(&self) -> OptimizerKind {
-        match self.rule {
+        match &self.rule {
             Rule::AdamW(_) => OptimizerKind::AdamW,
-            Rule::Sgd(_) => OptimizerKind::Sgd,
-            Rule::Lars(_) => OptimizerKind::Lars,
+            Rule::Momentum(rule) => match rule.form {
+                Form::Sgd => OptimizerKind::Sgd,
+                Form::Lars => OptimizerKind::Lars,
+            },
         }
     }
 
@@ -175,8 +172,7 @@ impl Optimizer {
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         match &self.rule {
             Rule::AdamW(rule) => rule.state(),
-            Rule::Sgd(rule) => rule.state(),
-            Rule::Lars(rule) => rule.state(),
+            Rule::Momentum(rule) => rule.state(),
         }
     }
 
@@ -190,10 +186,9 @@ impl Optimizer {
         saved: &BTreeMap<String, Tensor>,
     ) -> std::result::Result<(), StateError> {
         let saved = SavedState::sort(saved, self.rule.slots(), &self.specs)?;
-        self.rule = match self.rule {
+        self.rule = match &self.rule {
             Rule::AdamW(_) => Rule::AdamW(AdamW::from_saved(&saved)?),
-            Rule::Sgd(_) => Rule::Sgd(Sgd::from_saved(&saved)?),
-            Rule::Lars(_) => Rule::Lars(Lars::from_saved(&saved)?),
+            Rule::Momentum(rule) => Rule::Momentum(Momentum::from_saved(rule.form, &saved)?),
         };
         Ok(())
     }
