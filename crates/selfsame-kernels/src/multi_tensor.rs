@@ -10,7 +10,7 @@ mod step;
 pub use running_stats::{RunningStats, move_running_stats};
 #[cfg(feature = "cuda")]
 pub(crate) use step::Constants;
-pub use step::{Clip, StepWeight, Update, whole_step};
+pub use step::{Clip, StepWeight, Update, clip_factor, whole_step};
 
 use crate::composed;
 use crate::host::{CHUNK, for_each_chunk, fused, storage_address, with_slice, with_slice_mut};

@@ -1,14 +1,10 @@
 //! Gradient clipping, in the two forms that DINO recipes use.
 
 use candle_core::{Result, bail};
-use selfsame_kernels::multi_tensor::norm_of_squares;
+use selfsame_kernels::multi_tensor::{clip_factor, norm_of_squares};
 use serde::{Deserialize, Serialize};
 
 use crate::Grads;
-
-/// Added to a norm before it divides (`torch.nn.utils.clip_grad_norm_`; `utils.py`,
-/// `clip_gradients`).
-const NORM_EPS: f64 = 1e-6;
 
 /// What a limit on the gradient's norm is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -45,7 +41,7 @@ impl Grads {
         check_limit(max_norm)?;
         let norm = self.global_norm()?;
         if norm.is_finite() {
-            self.scale(coefficient(max_norm, norm));
+            self.scale(clip_factor(max_norm, norm));
         }
         Ok(norm)
     }
@@ -64,7 +60,7 @@ impl Grads {
         let norm = norm_of_squares(squares.iter().sum());
         if norm.is_finite() {
             for (grad, square) in self.entries_mut().zip(squares) {
-                grad.factor *= coefficient(max_norm, square.sqrt());
+                grad.factor *= clip_factor(max_norm, square.sqrt());
             }
         }
         Ok(norm)
@@ -78,15 +74,6 @@ pub(crate) fn check_limit(max_norm: f64) -> Result<()> {
         bail!("gradients cannot be clipped to a norm of {max_norm}");
     }
     Ok(())
-}
-
-/// What a gradient of this norm is multiplied by.
-fn coefficient(max_norm: f64, norm: f64) -> f64 {
-    if max_norm > 0.0 {
-        (max_norm / (norm + NORM_EPS)).min(1.0)
-    } else {
-        1.0
-    }
 }
 
 #[cfg(test)]
@@ -126,13 +113,6 @@ mod tests {
         for (got, want) in values(&grads).into_iter().zip([3.0, -3.5, 3.5]) {
             assert!((got - want).abs() < 2e-6, "{got} is not {want}");
         }
-    }
-
-    #[test]
-    fn coefficient_divides_by_the_norm_and_a_millionth() {
-        // A norm just at the limit is clipped a little, as in both references.
-        assert_eq!(coefficient(3.0, 3.0), 3.0 / 3.000001);
-        assert_eq!(coefficient(3.0, 2.9), 1.0);
     }
 
     #[test]

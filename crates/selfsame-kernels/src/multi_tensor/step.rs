@@ -5,10 +5,11 @@ use super::{
 };
 use candle_core::{Result, Tensor, bail};
 
-/// Added to a norm before it divides (`torch.nn.utils.clip_grad_norm_`).
+/// Added to a norm before it divides (`torch.nn.utils.clip_grad_norm_`; `utils.py`,
+/// `clip_gradients`).
 const NORM_EPS: f64 = 1e-6;
 
-/// How gradients are clipped: each is scaled by `min(1, limit / (norm + 1e-6))`.
+/// How gradients are clipped: each is scaled by a [`clip_factor`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Clip {
     /// Not at all.
@@ -194,8 +195,8 @@ pub fn whole_step(weights: &[StepWeight<'_>], clip: Clip, momentum: f64) -> Resu
             if let (Some(grad), Some(update)) = (weight.grad, weight.update) {
                 let grad_scale = match clip {
                     Clip::Nothing => 1.0,
-                    Clip::Global(limit) => factor(limit, norm),
-                    Clip::Each(limit) => factor(limit, square.sqrt()),
+                    Clip::Global(limit) => clip_factor(limit, norm),
+                    Clip::Each(limit) => clip_factor(limit, square.sqrt()),
                 };
                 update.apply(weight.param, grad, grad_scale)?;
             }
@@ -208,8 +209,9 @@ pub fn whole_step(weights: &[StepWeight<'_>], clip: Clip, momentum: f64) -> Resu
     Tensor::new(&figures, first.param.device())
 }
 
-/// What a gradient of this norm is multiplied by; a limit of 0 clips nothing.
-fn factor(limit: f64, norm: f64) -> f64 {
+/// What a gradient of this norm is multiplied by: `min(1, limit / (norm + 1e-6))`; a limit of 0 clips
+/// nothing.
+pub fn clip_factor(limit: f64, norm: f64) -> f64 {
     if limit > 0.0 {
         (limit / (norm + NORM_EPS)).min(1.0)
     } else {
@@ -283,6 +285,14 @@ mod tests {
     fn tensors(seed: u64) -> [Tensor; 5] {
         let [param, grad, m, v, teacher] = [0, 1, 2, 3, 4].map(|i| tensor(seed + i));
         [param, grad, m, v.sqr().unwrap(), teacher]
+    }
+
+    #[test]
+    fn a_norm_and_a_millionth_divide_the_limit() {
+        // A norm just at the limit is clipped a little, as in both references.
+        assert_eq!(clip_factor(3.0, 3.0), 3.0 / 3.000001);
+        assert_eq!(clip_factor(3.0, 2.9), 1.0);
+        assert_eq!(clip_factor(0.0, 2.9), 1.0);
     }
 
     #[test]
