@@ -6,6 +6,7 @@
 use crate::composed;
 use crate::gemm::{Mat, Threads, View, multiply, multiply_into};
 use crate::host::{self, for_each_chunk, fused, slice, with_slice, written_by};
+use crate::locked::locked;
 use crate::simd::{Level, softmax};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use std::sync::Mutex;
@@ -359,15 +360,6 @@ struct Attention {
     weights: Mutex<Option<Vec<Vec<f32>>>>,
 }
 
-impl Attention {
-    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Vec<Vec<f32>>>> {
-        // A panic elsewhere cannot leave the vector half-written.
-        self.weights
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
 impl CustomOp1 for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -377,7 +369,7 @@ impl CustomOp1 for Attention {
         let sizes = Sizes::new(layout.shape(), self.heads)?;
         let (ys, weights) = sizes.forward(slice(qkv, layout)?, self.keep);
         if self.keep {
-            *self.kept() = Some(weights);
+            *locked(&self.weights) = Some(weights);
         }
         Ok((
             CpuStorage::F32(ys),
@@ -388,7 +380,7 @@ impl CustomOp1 for Attention {
     fn bwd(&self, qkv: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let sizes = Sizes::new(qkv.shape(), self.heads)?;
         let grad = grad.contiguous()?;
-        let kept = self.kept().take();
+        let kept = locked(&self.weights).take();
         let d_qkv = with_slice(qkv, |qkv| {
             // Computed again for a second backward pass through the same graph.
             let weights = kept.unwrap_or_else(|| sizes.forward(qkv, true).1);

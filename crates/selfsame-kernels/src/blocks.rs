@@ -18,6 +18,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use crate::bundle::{Mailbox, bundle};
 use crate::gemm::Precision;
 use crate::host::{self, fused, slice, with_slice, with_slices};
+use crate::locked::locked;
 use crate::sink;
 use pass::{Pass, Weights};
 use saved::{Room, Saved};
@@ -235,13 +236,6 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Vec<Vec<Saved>>>> {
-        // A panic elsewhere cannot leave the vectors half-written.
-        self.saved
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
     fn tensors(&self) -> Vec<&Tensor> {
         self.blocks.iter().flat_map(BlockWeights::tensors).collect()
     }
@@ -282,7 +276,7 @@ impl CustomOp2 for Blocks {
         let (ys, saved) = self
             .with_weights(|weights| Ok(self.pass.forward(xs, weights, &self.factors, self.keep)))?;
         if self.keep {
-            *self.kept() = Some(saved);
+            *locked(&self.saved) = Some(saved);
         }
         Ok((CpuStorage::F32(ys), self.pass.output_shape()))
     }
@@ -295,7 +289,7 @@ impl CustomOp2 for Blocks {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let kept = self.kept().take();
+        let kept = locked(&self.saved).take();
         let dx = self.with_weights(|weights| {
             let mut saved = match kept {
                 Some(saved) => saved,

@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+
+use crate::locked::locked;
 
 static FREE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
@@ -19,7 +21,7 @@ impl Buffer {
     /// Free buffers of other sizes are let go before a new one is made, so that never more memory
     /// is held than was once in use.
     pub(crate) fn take(len: usize) -> Self {
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = locked(&FREE);
         let fits = |data: &Vec<f32>| data.len() >= len && data.len() / 2 <= len;
         let data = match free.iter().position(fits) {
             Some(index) => free.swap_remove(index),
@@ -55,9 +57,7 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let data = std::mem::take(&mut self.data);
-        FREE.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(data);
+        locked(&FREE).push(data);
     }
 }
 

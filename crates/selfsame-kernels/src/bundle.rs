@@ -1,12 +1,14 @@
 //! Any number of weights as one argument of an operation: candle's custom ops take at most three.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 #[cfg(feature = "cuda")]
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
+
+use crate::locked::locked;
 
 /// Where the backward pass of the operation leaves the gradients of the weights, in their order.
 #[derive(Debug, Clone, Default)]
@@ -15,12 +17,11 @@ pub(crate) struct Mailbox(Arc<Mutex<Vec<Option<Tensor>>>>);
 impl Mailbox {
     /// Leaves all gradients; `None` for those that went elsewhere.
     pub(crate) fn fill(&self, grads: Vec<Option<Tensor>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = grads;
+        *locked(&self.0) = grads;
     }
 
     fn take(&self, index: usize) -> Option<Tensor> {
-        let mut grads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        grads.get_mut(index).and_then(Option::take)
+        locked(&self.0).get_mut(index).and_then(Option::take)
     }
 }
 

@@ -21,7 +21,7 @@ mod products;
 mod weight_grads;
 mod weights;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
@@ -29,6 +29,7 @@ use crate::bundle::{Mailbox, bundle};
 use crate::conv_block::{ConvNorm, Shortcut, Statistics, conv_block_train, layers};
 use crate::gemm::Precision;
 use crate::host::{self, fused, slice, with_slice, with_slices};
+use crate::locked::locked;
 use crate::max_pool::max_pool2d;
 use crate::sink;
 pub use evaluate::conv_blocks_eval;
@@ -139,11 +140,6 @@ pub(crate) fn weights_of<'t>(blocks: &[ConvBlock<'t>]) -> Vec<&'t Tensor> {
     let layers = blocks.iter().flat_map(ConvBlock::layers);
     let tensors = layers.flat_map(|of| [of.weight, of.norm[0], of.norm[1]]);
     tensors.collect()
-}
-
-/// A panic elsewhere cannot leave what is behind it half-written.
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct ConvBlocks {

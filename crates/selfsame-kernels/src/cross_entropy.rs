@@ -2,6 +2,7 @@
 
 use crate::composed;
 use crate::host::{self, fused, slice, with_slice};
+use crate::locked::locked;
 use crate::simd::{Level, softmax};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -153,13 +154,6 @@ impl SoftCrossEntropy {
             .collect();
         (losses.iter().sum::<f64>() / terms, grad)
     }
-
-    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Vec<f32>>> {
-        // A panic elsewhere cannot leave the vector half-written.
-        self.grad
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 impl CustomOp2 for SoftCrossEntropy {
@@ -176,7 +170,7 @@ impl CustomOp2 for SoftCrossEntropy {
     ) -> Result<(CpuStorage, Shape)> {
         let student = slice(student, student_layout)?;
         let (loss, grad) = self.run(student, slice(teacher, teacher_layout)?);
-        *self.kept() = Some(grad);
+        *locked(&self.grad) = Some(grad);
         Ok((CpuStorage::F32(vec![loss as f32]), ().into()))
     }
 
@@ -187,7 +181,7 @@ impl CustomOp2 for SoftCrossEntropy {
         _loss: &Tensor,
         loss_grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let kept = self.kept().take();
+        let kept = locked(&self.grad).take();
         let mut grad = match kept {
             Some(grad) => grad,
             // A second backward pass through the same graph.

@@ -45,6 +45,7 @@ mod gemm;
 mod host;
 mod layer_norm;
 mod linear;
+mod locked;
 mod max_pool;
 pub mod multi_tensor;
 mod normalize;

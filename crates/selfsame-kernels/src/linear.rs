@@ -6,6 +6,7 @@ use crate::gemm::{Mat, Threads, View, multiply, multiply_add};
 use crate::host::{
     self, for_each_chunk, fused, rows_per_chunk, slice, sum_over_rows, with_slice, written_by,
 };
+use crate::locked::locked;
 use crate::simd::{Level, activation, reduce};
 use crate::sink;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -331,13 +332,6 @@ impl LinearGelu {
         };
         (ys, Some(hidden))
     }
-
-    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Vec<f32>>> {
-        // A panic elsewhere cannot leave the vector half-written.
-        self.slope
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 impl CustomOp3 for LinearGelu {
@@ -358,7 +352,7 @@ impl CustomOp3 for LinearGelu {
         let (xs, weight) = (slice(xs, xs_layout)?, slice(weight, weight_layout)?);
         let bias = slice(bias, bias_layout)?;
         let (ys, slope) = LinearGelu::run(xs, weight, bias, sizes, self.keep_slope);
-        *self.kept() = slope;
+        *locked(&self.slope) = slope;
         Ok((CpuStorage::F32(ys), shape))
     }
 
@@ -372,7 +366,7 @@ impl CustomOp3 for LinearGelu {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (sizes, level) = (Sizes::of(xs, weight)?, Level::best());
         let n = sizes.outputs;
-        let kept = self.kept().take();
+        let kept = locked(&self.slope).take();
         let mut hidden_grad = match kept {
             Some(slope) => slope,
             // A second backward pass through the same graph.

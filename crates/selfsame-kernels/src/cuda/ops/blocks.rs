@@ -6,7 +6,7 @@
 mod backward;
 mod places;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape,
@@ -23,6 +23,7 @@ use crate::cuda::gemm::{self, Matrix, multiply};
 use crate::cuda::launch::{
     Added, Attention, BiasGelu, Branch, Element, HEAD_DIMS, Normed, has_branch_kernels,
 };
+use crate::locked::locked;
 use crate::sink;
 
 /// Whether the stack runs on these: f32 on a device, of widths that there are kernels for.
@@ -270,14 +271,13 @@ struct Entering {
 impl Stack {
     fn run_forward(&self, xs: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let (ys, kept) = self.forward(Input::new(xs, layout)?, self.keep)?;
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        *locked(&self.kept) = kept;
         Ok((ys.storage, self.sizes.output_shape()))
     }
 
     /// The gradients of the input, if it has one, and of all weights.
     fn run_backward(&self, xs: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Vec<Tensor>)> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = kept.take();
+        let kept = locked(&self.kept).take();
         let (dx, grads) = with_inputs([xs, grad], |[xs, grad]| {
             let kept = match kept {
                 Some(kept) => kept,

@@ -20,7 +20,7 @@ use super::conv::run_steps;
 use super::{only_on_cuda, pools};
 use crate::bundle::{Mailbox, bundle};
 use crate::conv_block::{ConvNorm, Shortcut, Statistics};
-use crate::conv_blocks::{ConvBlock, locked, weights_of};
+use crate::conv_blocks::{ConvBlock, weights_of};
 use crate::cuda::device::{
     Address, Input, Output, address_of, dtype, run, takes_f32, with_inputs, words_on,
 };
@@ -28,6 +28,7 @@ use crate::cuda::launch::{
     EIGHT, NormPlaces, RowWeight, RowsAdded, weight_table, weights_to_matrices,
 };
 use crate::gemm::Precision;
+use crate::locked::locked;
 use crate::sink;
 
 /// Whether the stack runs on these: f32 on a device, images without a gradient, numbers of channels

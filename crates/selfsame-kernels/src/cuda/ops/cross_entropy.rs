@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Sha
 use super::only_on_cuda;
 use crate::cuda::device::{Input, Output, element, run, with_inputs};
 use crate::cuda::launch::{self, scaled};
+use crate::locked::locked;
 
 /// See [`crate::soft_cross_entropy_rows`], whose shapes were found to fit; f32 probabilities.
 pub(crate) fn soft_cross_entropy_rows(
@@ -44,13 +45,6 @@ struct SoftCrossEntropy {
 }
 
 impl SoftCrossEntropy {
-    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Tensor>> {
-        // A panic elsewhere cannot leave the option half-written.
-        self.grad
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
     /// The loss and, if it is to be kept, its gradient.
     fn launch(
         &self,
@@ -103,7 +97,7 @@ impl CustomOp2 for SoftCrossEntropy {
         let student = Input::new(student, student_layout)?;
         let teacher = Input::new(teacher, teacher_layout)?;
         let (loss, grad) = self.launch(student, teacher, self.keep)?;
-        *self.kept() = grad;
+        *locked(&self.grad) = grad;
         Ok((loss.storage, ().into()))
     }
 
@@ -114,7 +108,7 @@ impl CustomOp2 for SoftCrossEntropy {
         _loss: &Tensor,
         loss_grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let kept = self.kept().take();
+        let kept = locked(&self.grad).take();
         let grad = match kept {
             Some(grad) => Some(grad),
             // A second backward pass through the same graph.
