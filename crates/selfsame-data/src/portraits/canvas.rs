@@ -150,10 +150,8 @@ impl Canvas {
             let (left, top) = (x as usize * OVERSAMPLING, y as usize * OVERSAMPLING);
             let mut sum = [0.0f32; 3];
             for row in top..top + OVERSAMPLING {
-                for pixel in &self.pixels[row * self.side + left..][..OVERSAMPLING] {
-                    for (sum, channel) in sum.iter_mut().zip(pixel) {
-                        *sum += channel;
-                    }
+                for [red, green, blue] in &self.pixels[row * self.side + left..][..OVERSAMPLING] {
+                    sum = [sum[0] + red, sum[1] + green, sum[2] + blue];
                 }
             }
             let mean = sum.map(|sum| sum / (OVERSAMPLING * OVERSAMPLING) as f32);
