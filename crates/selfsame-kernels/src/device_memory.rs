@@ -21,6 +21,9 @@ pub fn device_memory(device: &Device) -> Result<Option<u64>> {
 /// changes that for the whole process (`mallopt`), whose memory then stays at its peak. A CUDA
 /// device keeps its memory too, instead of handing it back to the driver whenever the host waits.
 ///
+/// Ask for it early, before other threads have much memory in hand: `mallopt` is made for programs
+/// that have no other thread yet.
+///
 /// # Errors
 /// [`candle_core::Error`] of the driver.
 pub fn keep_freed_memory(device: &Device) -> Result<()> {
@@ -35,7 +38,9 @@ pub fn keep_freed_memory(device: &Device) -> Result<()> {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "glibc's allocator is set by a foreign function")]
 fn keep_freed_on_host() {
-    // SAFETY: sets two numbers of the allocator under its own lock, at any time.
+    // SAFETY: no pointer is handed over. glibc's manual warns of other threads (MT-Unsafe init
+    // const:mallopt), as those read without a lock the two numbers that are set; each is a word that
+    // is written at once, so that an allocation meanwhile goes by what it was or by what it is.
     unsafe {
         // No block has a mapping of its own, and the heap is never cut at its end.
         libc::mallopt(libc::M_MMAP_MAX, 0);
