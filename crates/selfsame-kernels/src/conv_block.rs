@@ -20,15 +20,26 @@ pub struct ConvNorm<'a> {
     pub padding: usize,
 }
 
-/// What a block adds before its last ReLU.
+/// What a block adds before its last ReLU; `L` is a convolution with its batch norm, such as
+/// [`ConvNorm`].
 #[derive(Debug, Clone, Copy)]
-pub enum Shortcut<'a> {
+pub enum Shortcut<L> {
     /// Nothing: it is no residual block.
     Nothing,
     /// What goes into it.
     Input,
     /// What goes into it, after a convolution and batch norm.
-    Projection(ConvNorm<'a>),
+    Projection(L),
+}
+
+impl<L> Shortcut<L> {
+    /// The convolution, if there is one.
+    pub fn projection(&self) -> Option<&L> {
+        match self {
+            Self::Projection(layer) => Some(layer),
+            Self::Nothing | Self::Input => None,
+        }
+    }
 }
 
 /// `xs` through each convolution, batch norm with the batch's statistics and ReLU; the shortcut is
@@ -46,7 +57,7 @@ pub enum Shortcut<'a> {
 pub fn conv_block_train(
     xs: &Tensor,
     branch: &[ConvNorm<'_>],
-    shortcut: Shortcut<'_>,
+    shortcut: Shortcut<ConvNorm<'_>>,
     eps: f64,
     precision: Precision,
 ) -> Result<(Tensor, Vec<[Tensor; 2]>)> {
@@ -74,7 +85,7 @@ pub fn conv_block_train(
 pub fn conv_block_eval(
     xs: &Tensor,
     branch: &[ConvNorm<'_>],
-    shortcut: Shortcut<'_>,
+    shortcut: Shortcut<ConvNorm<'_>>,
     running: &[[&Tensor; 2]],
     eps: f64,
     precision: Precision,
@@ -93,7 +104,7 @@ pub fn conv_block_eval(
 fn through<'a>(
     xs: &Tensor,
     branch: &[ConvNorm<'a>],
-    shortcut: Shortcut<'a>,
+    shortcut: Shortcut<ConvNorm<'a>>,
     mut layer: impl FnMut(&Tensor, usize, &ConvNorm<'a>, AfterNorm<'_>) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let added = match &shortcut {
@@ -115,13 +126,9 @@ fn through<'a>(
 /// The branch's layers, then the shortcut's.
 pub(crate) fn layers<'a, 't>(
     branch: &'a [ConvNorm<'t>],
-    shortcut: &'a Shortcut<'t>,
+    shortcut: &'a Shortcut<ConvNorm<'t>>,
 ) -> impl Iterator<Item = &'a ConvNorm<'t>> {
-    let projection = match shortcut {
-        Shortcut::Projection(of) => Some(of),
-        Shortcut::Nothing | Shortcut::Input => None,
-    };
-    branch.iter().chain(projection)
+    branch.iter().chain(shortcut.projection())
 }
 
 /// # Errors
@@ -181,7 +188,7 @@ impl ConvNorm<'_> {
 pub(crate) fn check(
     input: [usize; 4],
     branch: &[ConvNorm<'_>],
-    shortcut: Shortcut<'_>,
+    shortcut: Shortcut<ConvNorm<'_>>,
     statistics: Statistics,
 ) -> Result<[usize; 4]> {
     let output = branch

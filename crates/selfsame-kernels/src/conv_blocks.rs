@@ -42,7 +42,7 @@ pub struct ConvBlock<'a> {
     /// One after the other.
     pub branch: Vec<ConvNorm<'a>>,
     /// Added before the last ReLU.
-    pub shortcut: Shortcut<'a>,
+    pub shortcut: Shortcut<ConvNorm<'a>>,
     /// What the result goes through.
     pub pool: Option<MaxPool>,
 }

@@ -1,7 +1,7 @@
 //! ResNets (He et al. 2016) under torchvision's and timm's common parameter names.
 
 use candle_core::{Result, Tensor, bail};
-use selfsame_kernels::{self as kernels, ConvBlock, MaxPool, Precision};
+use selfsame_kernels::{self as kernels, ConvBlock, MaxPool, Precision, Shortcut};
 
 use crate::backbone::{Backbone, image_dims};
 use crate::batch_stats;
@@ -182,7 +182,7 @@ impl Backbone for ResNet {
             for (conv, _) in &mut block.branch {
                 conv.use_precision(precision);
             }
-            if let Shortcut::Projection(conv, _) = &mut block.shortcut {
+            if let Shortcut::Projection((conv, _)) = &mut block.shortcut {
                 conv.use_precision(precision);
             }
         }
@@ -250,14 +250,7 @@ fn area([height, width]: [usize; 2]) -> usize {
 #[derive(Debug)]
 struct Block {
     branch: Vec<(Conv2d, BatchNorm)>,
-    shortcut: Shortcut,
-}
-
-#[derive(Debug)]
-enum Shortcut {
-    Nothing,
-    Input,
-    Projection(Conv2d, BatchNorm),
+    shortcut: Shortcut<(Conv2d, BatchNorm)>,
 }
 
 impl Block {
@@ -297,7 +290,8 @@ impl Block {
         let shortcut = if stride != 1 || input != output {
             let params = params.pp("downsample");
             let conv = Conv2d::new((input, output), 1, stride, &params.pp(0))?;
-            Shortcut::Projection(conv, BatchNorm::new(output, Init::ONES, &params.pp(1))?)
+            let norm = BatchNorm::new(output, Init::ONES, &params.pp(1))?;
+            Shortcut::Projection((conv, norm))
         } else {
             Shortcut::Input
         };
@@ -307,7 +301,7 @@ impl Block {
     /// Numbers that the backward pass needs of an image, and the size of the result.
     fn numbers_kept(&self, input: [usize; 2], rectified: Rectified) -> (usize, [usize; 2]) {
         let (mut numbers, mut size) = (0, input);
-        if let Shortcut::Projection(conv, _) = &self.shortcut {
+        if let Some((conv, _)) = self.shortcut.projection() {
             numbers += conv.num_outputs() * area(conv.output_size(size));
         }
         for (index, (conv, _)) in self.branch.iter().enumerate() {
@@ -328,11 +322,11 @@ impl Block {
         let branch = self.branch.iter().map(|(conv, bn)| conv.with_norm(bn));
         let mut norms: Vec<_> = self.branch.iter().map(|(_, bn)| bn).collect();
         let shortcut = match &self.shortcut {
-            Shortcut::Nothing => kernels::Shortcut::Nothing,
-            Shortcut::Input => kernels::Shortcut::Input,
-            Shortcut::Projection(conv, bn) => {
+            Shortcut::Nothing => Shortcut::Nothing,
+            Shortcut::Input => Shortcut::Input,
+            Shortcut::Projection((conv, bn)) => {
                 norms.push(bn);
-                kernels::Shortcut::Projection(conv.with_norm(bn))
+                Shortcut::Projection(conv.with_norm(bn))
             }
         };
         let block = ConvBlock {

@@ -3,10 +3,11 @@
 use super::channels_last::{to_channels_last, to_planes};
 use super::norm::{Norm, NormGrads};
 use super::pass::{Kept, Weights};
-use super::plan::{BlockPlan, Join, LayerPlan, Plan};
+use super::plan::{BlockPlan, LayerPlan, Plan};
 use super::products::{self, Finish, NOTHING, Onto, convolve, summed_chunks};
 use super::weight_grads::add_weight_grad;
 use super::weights;
+use crate::conv_block::Shortcut;
 use crate::conv2d::Sizes;
 use crate::host::{rows_per_chunk, rows_per_sum};
 use crate::simd::{Level, columns};
@@ -91,9 +92,9 @@ impl Plan {
 impl BlockPlan {
     /// Sums that the norms before the last ReLU need.
     fn sums(&self) -> usize {
-        let norms = match self.join {
-            Join::Nothing | Join::Input => 1,
-            Join::Projection(_) => 2,
+        let norms = match self.shortcut {
+            Shortcut::Nothing | Shortcut::Input => 1,
+            Shortcut::Projection(_) => 2,
         };
         norms * 2 * self.last().sizes.out
     }
@@ -107,7 +108,7 @@ impl BlockPlan {
         let (own, of_shortcut) = sums.split_at_mut(2 * last.sizes.out);
         let (ys, zs) = (part(&last.rectified), part(&last.convolved));
         columns::masked_grad_sums(level, grad, ys, zs, own);
-        if let Join::Projection(layer) = &self.join {
+        if let Some(layer) = self.shortcut.projection() {
             columns::grad_sums(level, grad, part(&layer.convolved), of_shortcut);
         }
     }
@@ -139,10 +140,10 @@ impl BlockPlan {
         let (sums, of_shortcut) = sums.split_at(2 * self.last().sizes.out);
         self.branch_backward(work, sums);
         let maps = work.maps;
-        let onto = match &self.join {
-            Join::Nothing => Onto::Anything,
-            Join::Input => Onto::Sum,
-            Join::Projection(layer) => {
+        let onto = match &self.shortcut {
+            Shortcut::Nothing => Onto::Anything,
+            Shortcut::Input => Onto::Sum,
+            Shortcut::Projection(layer) => {
                 let norm = &work.norms[layer.index];
                 let norm_grads = norm.grads(of_shortcut, layer.rows());
                 let len = layer.convolved.len();

@@ -4,11 +4,11 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::channels_last::{to_channels_last, to_planes};
-use super::plan::{BlockPlan, Join, LayerPlan, Plan};
+use super::plan::{BlockPlan, LayerPlan, Plan};
 use super::products::{Finish, NOTHING, Onto, convolve};
 use super::{ConvBlock, weights};
 use crate::buffers::Buffer;
-use crate::conv_block::{Statistics, check_running, conv_block_eval};
+use crate::conv_block::{Shortcut, Statistics, check_running, conv_block_eval};
 use crate::conv2d::Sizes;
 use crate::gemm::Precision;
 use crate::host::{self, fused, with_slice, with_slices};
@@ -154,10 +154,7 @@ impl Plan {
         };
         let mut rest: &mut [f32] = &mut folded.weights;
         for block in &self.blocks {
-            let projection = match &block.join {
-                Join::Projection(layer) => Some(layer),
-                Join::Nothing | Join::Input => None,
-            };
+            let projection = block.shortcut.projection();
             // In the order of their indices.
             for layer in block.branch.iter().chain(projection) {
                 let given = layers[layer.index];
@@ -194,18 +191,18 @@ impl Plan {
 impl BlockPlan {
     /// From `work.input` to `work.input`.
     fn evaluate(&self, layers: &Folded, work: &mut Work) {
-        if let Join::Projection(layer) = &self.join {
+        if let Some(layer) = self.shortcut.projection() {
             // Its bias is part of the last convolution's.
             layer.convolve_folded(&work.input, layers, &mut work.shortcut, NOTHING);
         }
         let level = Level::best();
         for (i, layer) in self.branch.iter().enumerate() {
             let bias = &layers.biases[layer.index];
-            let added = match &self.join {
+            let added = match &self.shortcut {
                 _ if i + 1 < self.branch.len() => None,
-                Join::Nothing => None,
-                Join::Input => Some(&work.input),
-                Join::Projection(_) => Some(&work.shortcut),
+                Shortcut::Nothing => None,
+                Shortcut::Input => Some(&work.input),
+                Shortcut::Projection(_) => Some(&work.shortcut),
             };
             let end = |first: usize, ys: &mut [f32], _: &mut [f64]| match added {
                 None => columns::bias_relu(level, ys, bias),

@@ -6,10 +6,11 @@ use candle_core::Shape;
 
 use super::channels_last::{to_channels_last, to_planes};
 use super::norm::{Added, Norm};
-use super::plan::{BlockPlan, Join, LayerPlan, Plan};
+use super::plan::{BlockPlan, LayerPlan, Plan};
 use super::products::{Finish, Onto, convolve};
 use super::weights;
 use crate::buffers::Buffer;
+use crate::conv_block::Shortcut;
 use crate::simd::{Level, columns};
 
 /// Of one convolution and its batch norm: the convolution's weight, the norm's weight and bias.
@@ -77,18 +78,18 @@ impl BlockPlan {
         room: &mut [f32],
         eps: f64,
     ) {
-        if let Join::Projection(layer) = &self.join {
+        if let Some(layer) = self.shortcut.projection() {
             norms[layer.index] = layer.convolve(self.input.clone(), maps, weights, room, eps);
         }
         let mut input = self.input.clone();
         for (i, layer) in self.branch.iter().enumerate() {
             let norm = layer.convolve(input, maps, weights, room, eps);
             let (done, rest) = maps.split_at_mut(layer.rectified.start);
-            let added = match &self.join {
+            let added = match &self.shortcut {
                 _ if i + 1 < self.branch.len() => Added::Nothing,
-                Join::Nothing => Added::Nothing,
-                Join::Input => Added::Rows(&done[self.input.clone()]),
-                Join::Projection(of) => {
+                Shortcut::Nothing => Added::Nothing,
+                Shortcut::Input => Added::Rows(&done[self.input.clone()]),
+                Shortcut::Projection(of) => {
                     Added::Normalised(&done[of.convolved.clone()], &norms[of.index])
                 }
             };

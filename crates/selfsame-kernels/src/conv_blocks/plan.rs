@@ -34,7 +34,7 @@ pub(super) struct Plan {
 pub(super) struct BlockPlan {
     pub(super) input: Range<usize>,
     pub(super) branch: Vec<LayerPlan>,
-    pub(super) join: Join,
+    pub(super) shortcut: Shortcut<LayerPlan>,
     pub(super) pool: Option<PoolPlan>,
 }
 
@@ -48,14 +48,6 @@ pub(super) struct LayerPlan {
     pub(super) convolved: Range<usize>,
     /// What the ReLU gives; empty for a shortcut, which has none.
     pub(super) rectified: Range<usize>,
-}
-
-/// What is added before the last ReLU.
-#[derive(Debug)]
-pub(super) enum Join {
-    Nothing,
-    Input,
-    Projection(LayerPlan),
 }
 
 #[derive(Debug)]
@@ -134,18 +126,22 @@ impl Plan {
         input_shape: (usize, usize, usize, usize),
         statistics: Statistics,
     ) -> Result<(BlockPlan, (usize, usize, usize, usize))> {
-        let (branch, shortcut) = (&block.branch, block.shortcut);
-        check(input_shape.into(), branch, shortcut, statistics)?;
+        check(
+            input_shape.into(),
+            &block.branch,
+            block.shortcut,
+            statistics,
+        )?;
         let first_index = self.layers;
         self.layers += block.branch.len();
         // The shortcut's maps stand before those of the branch, whose last one it is added to.
-        let join = match &block.shortcut {
-            Shortcut::Nothing => Join::Nothing,
-            Shortcut::Input => Join::Input,
+        let shortcut = match &block.shortcut {
+            Shortcut::Nothing => Shortcut::Nothing,
+            Shortcut::Input => Shortcut::Input,
             Shortcut::Projection(of) => {
                 self.layers += 1;
                 let index = self.layers - 1;
-                Join::Projection(self.layer(of, index, input_shape, Rectified::Not)?)
+                Shortcut::Projection(self.layer(of, index, input_shape, Rectified::Not)?)
             }
         };
         let (mut shape, mut branch) = (input_shape, Vec::new());
@@ -178,7 +174,7 @@ impl Plan {
         let block = BlockPlan {
             input,
             branch,
-            join,
+            shortcut,
             pool,
         };
         Ok((block, shape))

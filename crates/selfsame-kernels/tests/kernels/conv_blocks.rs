@@ -11,18 +11,11 @@ use selfsame_kernels::{
 #[derive(Clone, Copy)]
 struct Layer(usize, (usize, usize), usize, usize);
 
-#[derive(Clone, Copy)]
-enum Join {
-    Nothing,
-    Input,
-    Projection(Layer),
-}
-
 /// What a stack is made of.
 #[derive(Clone)]
 struct Block {
     branch: Vec<Layer>,
-    join: Join,
+    shortcut: Shortcut<Layer>,
     pool: Option<MaxPool>,
 }
 
@@ -30,10 +23,10 @@ fn square(out: usize, kernel: usize, stride: usize) -> Layer {
     Layer(out, (kernel, kernel), stride, kernel / 2)
 }
 
-fn block(branch: &[Layer], join: Join) -> Block {
+fn block(branch: &[Layer], shortcut: Shortcut<Layer>) -> Block {
     Block {
         branch: branch.to_vec(),
-        join,
+        shortcut,
         pool: None,
     }
 }
@@ -45,18 +38,18 @@ fn stem(out: usize) -> Block {
             stride: 2,
             padding: 1,
         }),
-        ..block(&[square(out, 7, 2)], Join::Nothing)
+        ..block(&[square(out, 7, 2)], Shortcut::Nothing)
     }
 }
 
 /// 1×1, 3×3 and 1×1 to `out` channels.
-fn bottleneck(width: usize, out: usize, stride: usize, join: Join) -> Block {
+fn bottleneck(width: usize, out: usize, stride: usize, shortcut: Shortcut<Layer>) -> Block {
     let branch = [
         square(width, 1, 1),
         square(width, 3, stride),
         square(out, 1, 1),
     ];
-    block(&branch, join)
+    block(&branch, shortcut)
 }
 
 /// Images and the weights of all layers in the order of the statistics.
@@ -75,8 +68,8 @@ fn inputs(shape: [usize; 4], blocks: &[Block]) -> Vec<Tensor> {
             add(*layer, channels);
             channels = layer.0;
         }
-        if let Join::Projection(layer) = block.join {
-            add(layer, input);
+        if let Some(layer) = block.shortcut.projection() {
+            add(*layer, input);
         }
     }
     tensors
@@ -100,10 +93,10 @@ fn with_weights<'a>(weights: &'a [Tensor], blocks: &[Block]) -> Vec<ConvBlock<'a
     for block in blocks {
         all.push(ConvBlock {
             branch: block.branch.iter().map(|of| layer(*of)).collect(),
-            shortcut: match block.join {
-                Join::Nothing => Shortcut::Nothing,
-                Join::Input => Shortcut::Input,
-                Join::Projection(of) => Shortcut::Projection(layer(of)),
+            shortcut: match block.shortcut {
+                Shortcut::Nothing => Shortcut::Nothing,
+                Shortcut::Input => Shortcut::Input,
+                Shortcut::Projection(of) => Shortcut::Projection(layer(of)),
             },
             pool: block.pool,
         });
@@ -131,20 +124,20 @@ fn stack(t: &[Tensor], blocks: &[Block], whole: bool) -> Result<(Tensor, Vec<[Te
 }
 
 fn small_stacks() -> Vec<([usize; 4], Vec<Block>)> {
-    let input = Join::Input;
+    let input = Shortcut::Input;
     vec![
         ([3, 3, 17, 14], vec![stem(5)]),
         ([2, 5, 5, 6], vec![bottleneck(4, 5, 1, input)]),
         (
             [3, 4, 7, 6],
-            vec![bottleneck(3, 18, 2, Join::Projection(square(18, 1, 2)))],
+            vec![bottleneck(3, 18, 2, Shortcut::Projection(square(18, 1, 2)))],
         ),
         (
             [2, 3, 6, 5],
             vec![
                 block(
                     &[square(4, 3, 2), square(4, 3, 1)],
-                    Join::Projection(square(4, 1, 2)),
+                    Shortcut::Projection(square(4, 1, 2)),
                 ),
                 block(&[square(4, 3, 1), square(4, 3, 1)], input),
             ],
@@ -154,7 +147,7 @@ fn small_stacks() -> Vec<([usize; 4], Vec<Block>)> {
             [2, 3, 4, 5],
             vec![block(
                 &[Layer(2, (1, 1), 1, 1), Layer(3, (3, 1), 1, 1)],
-                Join::Nothing,
+                Shortcut::Nothing,
             )],
         ),
         // More padding than positions, a turned kernel without padding.
@@ -162,7 +155,7 @@ fn small_stacks() -> Vec<([usize; 4], Vec<Block>)> {
             [2, 2, 2, 2],
             vec![block(
                 &[Layer(3, (5, 5), 1, 4), Layer(2, (3, 3), 1, 0)],
-                Join::Nothing,
+                Shortcut::Nothing,
             )],
         ),
         ([4, 3, 1, 1], vec![block(&[square(3, 3, 1)], input)]),
@@ -170,7 +163,7 @@ fn small_stacks() -> Vec<([usize; 4], Vec<Block>)> {
             [2, 3, 20, 16],
             vec![
                 stem(4),
-                bottleneck(3, 6, 1, Join::Projection(square(6, 1, 1))),
+                bottleneck(3, 6, 1, Shortcut::Projection(square(6, 1, 1))),
                 bottleneck(3, 6, 1, input),
             ],
         ),
@@ -195,13 +188,13 @@ fn large_stacks() -> Vec<([usize; 4], Vec<Block>)> {
     vec![
         (
             [3, 3, 66, 62],
-            vec![stem(32), bottleneck(16, 32, 1, Join::Input)],
+            vec![stem(32), bottleneck(16, 32, 1, Shortcut::Input)],
         ),
         (
             [9, 180, 6, 5],
             vec![
-                bottleneck(180, 300, 2, Join::Projection(square(300, 1, 2))),
-                block(&[square(1024, 1, 1)], Join::Nothing),
+                bottleneck(180, 300, 2, Shortcut::Projection(square(300, 1, 2))),
+                block(&[square(1024, 1, 1)], Shortcut::Nothing),
             ],
         ),
     ]
@@ -260,10 +253,7 @@ fn evaluated(
     }
     let (mut ys, mut rest) = (t[0].clone(), &running[..]);
     for block in &all {
-        let layers = match block.shortcut {
-            Shortcut::Projection(_) => block.branch.len() + 1,
-            Shortcut::Nothing | Shortcut::Input => block.branch.len(),
-        };
+        let layers = block.branch.len() + usize::from(block.shortcut.projection().is_some());
         let (own, after) = rest.split_at(layers.min(rest.len()));
         rest = after;
         let (branch, shortcut) = (&block.branch, block.shortcut);
@@ -277,11 +267,14 @@ fn evaluated(
 
 #[test]
 fn evaluated_stacks_equal_their_blocks_one_by_one() {
-    let one_value = ([1, 4, 1, 1], vec![block(&[square(3, 3, 1)], Join::Nothing)]);
+    let one_value = (
+        [1, 4, 1, 1],
+        vec![block(&[square(3, 3, 1)], Shortcut::Nothing)],
+    );
     // Two images in a group, and one in the last.
     let groups = (
         [3, 2, 1001, 1000],
-        vec![block(&[square(8, 1, 1)], Join::Nothing)],
+        vec![block(&[square(8, 1, 1)], Shortcut::Nothing)],
     );
     let stacks = small_stacks().into_iter().chain(large_stacks());
     for (shape, blocks) in stacks.chain([one_value, groups]) {
@@ -358,10 +351,10 @@ fn a_second_backward_pass_and_a_sink_give_the_same_gradients() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let blocks = [block(&[square(4, 3, 2)], Join::Input)];
+    let blocks = [block(&[square(4, 3, 2)], Shortcut::Input)];
     let error = stack(&inputs([2, 4, 6, 6], &blocks), &blocks, true).unwrap_err();
     assert!(error.to_string().contains("cannot be added"), "{error}");
-    let blocks = [block(&[square(4, 3, 1)], Join::Nothing)];
+    let blocks = [block(&[square(4, 3, 1)], Shortcut::Nothing)];
     let error = stack(&inputs([1, 4, 1, 1], &blocks), &blocks, true).unwrap_err();
     assert!(error.to_string().contains("no variance"), "{error}");
     let t = inputs([2, 4, 6, 6], &blocks);

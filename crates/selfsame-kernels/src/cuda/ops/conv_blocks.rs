@@ -14,7 +14,7 @@ use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, Var, bail,
 };
 
-use plan::{BlockPlan, Join, LayerPlan, Plan};
+use plan::{BlockPlan, LayerPlan, Plan};
 
 use super::conv::run_steps;
 use super::{only_on_cuda, pools};
@@ -237,17 +237,17 @@ impl ConvBlocks {
         matrices: &Matrices,
         input: Address,
     ) -> Result<Saved> {
-        let projection = match &block.join {
-            Join::Projection(of) => Some(self.convolve(device, of, matrices, input)?),
-            Join::Nothing | Join::Input => None,
+        let projection = match block.shortcut.projection() {
+            Some(of) => Some(self.convolve(device, of, matrices, input)?),
+            None => None,
         };
         let (mut branch, mut output) = (Vec::new(), None::<Output>);
         for (i, layer) in block.branch.iter().enumerate() {
             let read = output.as_ref().map_or(input, |ys| ys.address);
             let maps = self.convolve(device, layer, matrices, read)?;
-            let added = match (&block.join, &projection) {
+            let added = match (&block.shortcut, &projection) {
                 _ if i + 1 < block.branch.len() => RowsAdded::Nothing,
-                (Join::Input, _) => RowsAdded::Rows(input),
+                (Shortcut::Input, _) => RowsAdded::Rows(input),
                 (_, Some(of)) => RowsAdded::Normalised(of.convolved.address, of.norm),
                 (_, None) => RowsAdded::Nothing,
             };

@@ -2,8 +2,9 @@
 
 use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 
-use super::plan::{BlockPlan, Join, LayerPlan};
+use super::plan::{BlockPlan, LayerPlan};
 use super::{ConvBlocks, Kept, Maps, Matrices, Saved};
+use crate::conv_block::Shortcut;
 use crate::cuda::device::{Address, Input, Output, address_of, run, words_on};
 use crate::cuda::launch::{RowWeight, RowsAdded, Target, weight_table, weights_from_matrices};
 use crate::cuda::ops::conv::run_steps;
@@ -93,9 +94,9 @@ impl<'a> Pass<'a> {
             own = self.norm(below, maps, grad)?;
         }
         let first = &plan.branch[0];
-        let (d_projected, before) = match plan.join {
-            Join::Input => (None, added),
-            Join::Nothing | Join::Projection(_) => (added, None),
+        let (d_projected, before) = match plan.shortcut {
+            Shortcut::Input => (None, added),
+            Shortcut::Nothing | Shortcut::Projection(_) => (added, None),
         };
         let add = before.is_some();
         let dx = match needs_dx {
@@ -108,7 +109,7 @@ impl<'a> Pass<'a> {
             place.map(|place| Target { place, add })
         };
         self.conv(first, [input, own.address], target(add))?;
-        if let (Join::Projection(layer), Some(grad)) = (&plan.join, d_projected) {
+        if let (Some(layer), Some(grad)) = (plan.shortcut.projection(), d_projected) {
             self.conv(layer, [input, grad.address], target(true))?;
         }
         Ok(dx)
@@ -125,12 +126,12 @@ impl<'a> Pass<'a> {
         let (layer, Some(maps)) = (plan.last(), saved.branch.last()) else {
             bail!("conv_blocks: a block was not kept")
         };
-        let (added, projection) = match (&plan.join, &saved.projection) {
-            (Join::Nothing, _) => {
+        let (added, projection) = match (&plan.shortcut, &saved.projection) {
+            (Shortcut::Nothing, _) => {
                 let own = self.norm(layer, maps, top)?;
                 return Ok(Joined { own, added: None });
             }
-            (Join::Projection(of), Some(maps)) => {
+            (Shortcut::Projection(of), Some(maps)) => {
                 let rows = maps.convolved.address;
                 (RowsAdded::Normalised(rows, maps.norm), Some(of))
             }

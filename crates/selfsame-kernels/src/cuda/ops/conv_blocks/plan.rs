@@ -20,7 +20,7 @@ pub(super) struct Plan {
 
 pub(super) struct BlockPlan {
     pub(super) branch: Vec<LayerPlan>,
-    pub(super) join: Join,
+    pub(super) shortcut: Shortcut<LayerPlan>,
     pub(super) pool: Option<RowPool>,
 }
 
@@ -31,13 +31,6 @@ pub(super) struct LayerPlan {
     pub(super) conv: RowConv,
     pub(super) norm: RowNorm,
     pub(super) channels: usize,
-}
-
-/// What is added before the last ReLU.
-pub(super) enum Join {
-    Nothing,
-    Input,
-    Projection(LayerPlan),
 }
 
 impl Plan {
@@ -70,10 +63,7 @@ impl Plan {
     /// All convolutions in the order of their weights.
     pub(super) fn layers(&self) -> impl Iterator<Item = &LayerPlan> {
         self.blocks.iter().flat_map(|block| {
-            let projection = match &block.join {
-                Join::Projection(of) => Some(of),
-                Join::Nothing | Join::Input => None,
-            };
+            let projection = block.shortcut.projection();
             block.branch.iter().chain(projection)
         })
     }
@@ -96,25 +86,28 @@ impl BlockPlan {
             branch.push(layer);
             maps = (output, Images::Rows);
         }
-        let join = match block.shortcut {
-            Shortcut::Nothing => Join::Nothing,
-            Shortcut::Input => Join::Input,
+        let shortcut = match block.shortcut {
+            Shortcut::Nothing => Shortcut::Nothing,
+            Shortcut::Input => Shortcut::Input,
             Shortcut::Projection(of) => {
                 let index = first + block.branch.len();
-                Join::Projection(LayerPlan::new(&of, index, input, element)?.0)
+                Shortcut::Projection(LayerPlan::new(&of, index, input, element)?.0)
             }
         };
         let shape @ [batch, channels, h, w] = maps.0;
+        let mut plan = BlockPlan {
+            branch,
+            shortcut,
+            pool: None,
+        };
         let Some(of) = block.pool else {
-            let pool = None;
-            return Ok((BlockPlan { branch, join, pool }, shape));
+            return Ok((plan, shape));
         };
         let len = |len| output_len("max_pool2d", len, of.kernel, of.stride, of.padding);
         let side = [len(h)?, len(w)?];
         let window = [of.kernel, of.stride, of.padding];
-        let pool = Some(RowPool::new(element, shape, side, window)?);
-        let shape = [batch, channels, side[0], side[1]];
-        Ok((BlockPlan { branch, join, pool }, shape))
+        plan.pool = Some(RowPool::new(element, shape, side, window)?);
+        Ok((plan, [batch, channels, side[0], side[1]]))
     }
 
     pub(super) fn last(&self) -> &LayerPlan {
