@@ -1,13 +1,13 @@
 //! Annotation files: a CSV with a column of image paths, every other column a label.
 //!
-//! Blanks around a cell are no part of it, quoted or not. A cell may not hold a line break: no path
-//! or label needs one, and a quote that is not closed would take the rows below it for its own.
+//! Blanks around a cell are no part of it, quoted or not. A quote that opens a cell closes it before
+//! a comma or the end of a line; else it would take the rows below it for its own.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
 use csv::StringRecord;
@@ -29,8 +29,6 @@ pub const ROOT_FILE: &str = "root.txt";
 /// Names of the column of image paths; the first of these that the header has is taken, in this
 /// spelling if possible, else in any case.
 const IMAGE_COLUMNS: [&str; 4] = ["Images", "image", "file", "path"];
-/// What no cell may hold.
-const LINE_BREAKS: [char; 2] = ['\n', '\r'];
 
 /// Reads an annotation file into samples in the byte order of their paths.
 pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataError> {
@@ -41,16 +39,23 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
     };
     let text = fs::read(path).map_err(|e| DataError::io("reading", path, e))?;
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    if let Some(quote) = open_quote(text) {
+        let rest = text[quote + 1..].split(|byte| is_break(*byte)).next();
+        let rest = String::from_utf8_lossy(rest.unwrap_or_default());
+        let rest: String = rest.chars().take(40).collect();
+        return Err(wrong(
+            line_at(text, quote),
+            format!("a quote opens before {rest:?} and is not closed at the end of a cell"),
+        ));
+    }
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::Headers)
         .flexible(true)
-        // With a last line that ends, a quote left open on it holds a line break like any other.
-        .from_reader(text.chain(&b"\n"[..]));
+        .from_reader(text);
     let header = reader
         .headers()
         .map_err(|e| wrong(line_of(text, e.position()), problem_of(&e)))?
         .clone();
-    check_cells(&header, header.len()).map_err(|problem| wrong(1, problem))?;
     let columns = Columns::new(&header).map_err(|problem| wrong(1, problem))?;
     let root = Root::new(path, options)?;
 
@@ -62,7 +67,11 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
         .map_err(|e| wrong(line_of(text, e.position()), problem_of(&e)))?
     {
         let line = || line_of(text, record.position());
-        check_cells(&record, header.len()).map_err(|problem| wrong(line(), problem))?;
+        if record.len() != header.len() {
+            let (cells, expected) = (record.len(), header.len());
+            let problem = format!("{cells} cells, but the header has {expected}");
+            return Err(wrong(line(), problem));
+        }
         let image = record.get(columns.image).unwrap_or_default().trim();
         if image.is_empty() {
             return Err(wrong(line(), "no image path".to_owned()));
@@ -79,11 +88,11 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
                 |name, value| columns.check(name, value),
             )
             .map_err(|problem| wrong(line(), problem))?;
-        if folder_and_name(image).is_none() {
+        let Some((folder, name)) = folder_and_name(image) else {
             let problem = format!("the image path {image:?} ends with no file name");
             return Err(wrong(line(), problem));
-        }
-        if !root.admits(image) {
+        };
+        if !root.admits(image, folder, name) {
             return Err(DataError::Outside {
                 path: path.to_path_buf(),
                 line: line(),
@@ -279,16 +288,13 @@ impl Root {
         }
     }
 
-    /// Whether an image may be read: it lies inside, or anything may.
+    /// Whether an image, of this folder and name, may be read: it lies inside, or anything may.
     ///
     /// Links are followed as far as files exist; what does not exist is judged by its text.
-    fn admits(&self, image: &str) -> bool {
+    fn admits(&self, image: &str, folder: &str, name: &str) -> bool {
         if self.allow_outside {
             return true;
         }
-        let Some((folder, name)) = folder_and_name(image) else {
-            return false;
-        };
         if let Some(parent) = self.parents.borrow().get(folder) {
             return self.admits_in(parent, image, name);
         }
@@ -362,12 +368,58 @@ fn path_to_bytes(path: &Path) -> Vec<u8> {
 /// above, or before blank lines.
 fn line_of(text: &[u8], position: Option<&csv::Position>) -> u64 {
     let start = position.map_or(0, |position| position.byte() as usize);
-    let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
     let rest = text.get(start..).unwrap_or_default();
-    let start = start + rest.iter().take_while(|byte| is_break(byte)).count();
-    let above = text.get(..start).unwrap_or(text);
+    line_at(
+        text,
+        start + rest.iter().take_while(|byte| is_break(**byte)).count(),
+    )
+}
+
+/// The line, from 1, of the byte at `place`.
+fn line_at(text: &[u8], place: usize) -> u64 {
+    let above = text.get(..place).unwrap_or(text);
     let pairs = above.windows(2).filter(|pair| pair == b"\r\n").count();
-    (1 + above.iter().filter(|byte| is_break(byte)).count() - pairs) as u64
+    (1 + above.iter().filter(|byte| is_break(**byte)).count() - pairs) as u64
+}
+
+fn is_break(byte: u8) -> bool {
+    matches!(byte, b'\n' | b'\r')
+}
+
+/// The first quote that opens a cell and does not close it before a comma, the end of a line or that
+/// of the text.
+fn open_quote(text: &[u8]) -> Option<usize> {
+    let quote_from = |at: usize| {
+        let rest = text.get(at..)?;
+        Some(at + rest.iter().position(|byte| *byte == b'"')?)
+    };
+    let ends_cell = |byte: u8| byte == b',' || is_break(byte);
+    if !text.contains(&b'"') {
+        return None; // Which takes no time.
+    }
+    let mut at = 0;
+    while let Some(open) = quote_from(at) {
+        at = open + 1;
+        if open > 0 && !ends_cell(text[open - 1]) {
+            continue; // Within a cell that is not quoted.
+        }
+        loop {
+            let Some(quote) = quote_from(at) else {
+                return Some(open);
+            };
+            at = quote + 1;
+            match text.get(at) {
+                Some(b'"') => at += 1, // Two of them are one within the cell.
+                _ => break,
+            }
+        }
+        let is_blank = |byte: &&u8| matches!(byte, b' ' | b'\t');
+        at += text[at..].iter().take_while(is_blank).count();
+        if text.get(at).is_some_and(|byte| !ends_cell(*byte)) {
+            return Some(open);
+        }
+    }
+    None
 }
 
 fn problem_of(error: &csv::Error) -> String {
@@ -377,44 +429,17 @@ fn problem_of(error: &csv::Error) -> String {
     }
 }
 
-/// Whether a row is one line of as many cells as the header has.
-///
-/// The first cell with a line break begins on the row's first line, where its quote opens.
-fn check_cells(record: &StringRecord, expected: usize) -> Result<(), String> {
-    if record.as_slice().contains(LINE_BREAKS) {
-        let cell = record.iter().find(|cell| cell.contains(LINE_BREAKS));
-        let first = cell
-            .and_then(|cell| cell.lines().next())
-            .unwrap_or_default();
-        let first: String = first.chars().take(40).collect();
-        return Err(format!(
-            "a quote opens before {first:?} and is not closed on its line; a cell may not hold a line \
-             break"
-        ));
-    }
-    match record.len() {
-        len if len == expected => Ok(()),
-        len => Err(format!("{len} cells, but the header has {expected}")),
-    }
-}
-
 /// Writes an annotation file: the header, then the rows in the order given.
 ///
 /// The file appears whole or not at all.
 ///
 /// # Errors
-/// [`DataError::Io`] if it cannot be written, also if a row has not as many cells as the header or a
-/// line break in one.
+/// [`DataError::Io`] if it cannot be written, also if a row has not as many cells as the header.
 pub fn write(path: &Path, header: &[&str], rows: &[Vec<String>]) -> Result<(), DataError> {
     let failed = |error: csv::Error| DataError::io("writing", path, error.into());
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(header).map_err(failed)?;
     for row in rows {
-        if let Some(cell) = row.iter().find(|cell| cell.contains(LINE_BREAKS)) {
-            let problem = format!("a line break in the cell {cell:?}");
-            let problem = io::Error::new(io::ErrorKind::InvalidInput, problem);
-            return Err(DataError::io("writing", path, problem));
-        }
         writer.write_record(row).map_err(failed)?;
     }
     let bytes = writer
