@@ -27,7 +27,7 @@ fn signal(child: &Child, name: &str) {
 
 #[test]
 fn a_second_signal_ends_at_once_after_one_of_another_kind() {
-    for (first, second, code) in [("INT", "TERM", 143), ("TERM", "INT", 130)] {
+    for (first, second) in [("INT", "TERM"), ("TERM", "INT")] {
         let run = scratch(&format!("second-signal-{second}")).join("run");
         // A program whose words nobody takes cannot end in order: its pipe is full.
         let (mut words, pipe) = std::io::pipe().unwrap();
@@ -47,7 +47,8 @@ fn a_second_signal_ends_at_once_after_one_of_another_kind() {
         filling.join().unwrap();
         let told = told.trim_matches('.');
         let status = child.wait().unwrap();
-        assert_eq!(status.code(), Some(code), "{told}");
+        // Of two that wait for a busy process the kernel may have the later one handled first.
+        assert!(matches!(status.code(), Some(130 | 143)), "{status}: {told}");
         assert!(!told.contains("stopped after"), "{told}");
         assert_eq!(checkpoints(&run), [0u64; 0], "{told}");
     }
