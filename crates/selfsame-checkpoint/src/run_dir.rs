@@ -1,5 +1,5 @@
 use std::fs;
-use std::io::{self, ErrorKind::InvalidInput, ErrorKind::Unsupported};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::Result;
@@ -142,6 +142,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 
 /// Makes what was renamed or created in `dir` survive a loss of power.
 pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
+    use io::ErrorKind::{InvalidInput, Unsupported};
     // Windows opens no directory as a file, and its rename needs no such call.
     if cfg!(not(unix)) {
         return Ok(());

@@ -343,7 +343,8 @@ impl Finetuning {
     /// Whether it is what is left over of an epoch, and one image where rows look at each other.
     fn is_too_small(&self, batch: &EvalBatch) -> bool {
         let mixes_rows = !self.config.freeze && !self.backbone.is_row_wise();
-        batch.samples.len() == 1 && self.progress.seen > 0 && mixes_rows
+        let is_left_over = self.config.batch_size > 1 && self.progress.seen > 0;
+        mixes_rows && is_left_over && batch.samples.len() == 1
     }
 
     /// One optimizer step.

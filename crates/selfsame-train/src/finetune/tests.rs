@@ -57,7 +57,7 @@ impl Bench {
     /// Trains until so many events have been told.
     fn train(&self, tuning: &mut Finetuning, mut events: usize) -> Result<(), TrainError> {
         let crop = StandardCrop {
-            image_size: 16,
+            image_size: self.model.image_size,
             ..StandardCrop::default()
         };
         tuning.train(&self.set(), &crop, &Arc::default(), |_| {
@@ -182,9 +182,19 @@ fn an_image_left_over_alone_is_not_learned_from_where_batch_norm_is() {
         batch_size: 7,
         ..quick()
     };
-    // On pictures of 16 pixels the last maps are single values.
+    // Of pictures of 32 pixels the last maps are single values.
     let mut tuning = bench.begin(CLASSES, &config).unwrap();
     bench.train(&mut tuning, usize::MAX).unwrap();
     assert!(tuning.is_done());
     assert_eq!(tuning.pictures(), 7);
+
+    // Who asks for one at a time has none left over.
+    bench.model.image_size = 64;
+    let one_by_one = FinetuneConfig {
+        batch_size: 1,
+        ..config
+    };
+    let mut tuning = bench.begin(CLASSES, &one_by_one).unwrap();
+    bench.train(&mut tuning, usize::MAX).unwrap();
+    assert_eq!(tuning.pictures(), 8);
 }
