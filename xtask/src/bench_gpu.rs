@@ -99,20 +99,33 @@ const ROWS: [Row; 5] = [
         name: "resnet50",
         with_data: false,
         ours: "--preset official-resnet50 --set train.batch_size=64 --precision bf16",
-        peers: &[(
-            "eager",
-            "--recipe official --arch resnet50 --batch 64 --amp --channels-last --reuse-batch",
-        )],
+        peers: &[
+            (
+                "eager",
+                "--recipe official --arch resnet50 --batch 64 --amp --channels-last --reuse-batch",
+            ),
+            (
+                "compiled",
+                "--recipe official --arch resnet50 --batch 64 --amp --channels-last \
+                 --reuse-batch --compile",
+            ),
+        ],
     },
     Row {
         name: "vit_base",
         with_data: false,
         ours: "--preset official --set model.arch=\"vit_base\" --set train.batch_size=64 \
                --precision bf16",
-        peers: &[(
-            "eager",
-            "--recipe official --arch vit_base --batch 64 --amp --reuse-batch",
-        )],
+        peers: &[
+            (
+                "eager",
+                "--recipe official --arch vit_base --batch 64 --amp --reuse-batch",
+            ),
+            (
+                "compiled",
+                "--recipe official --arch vit_base --batch 64 --amp --reuse-batch --compile",
+            ),
+        ],
     },
 ];
 

@@ -45,11 +45,12 @@ fn options(lr: f64, weight_decay: f64, step: u64) -> multi_tensor::AdamW {
 }
 
 impl AdamW {
-    /// Counts an update of a parameter; moments that are not there yet are zeros.
-    pub(crate) fn begin_update(&mut self, name: &str, param: &Var) -> Result<()> {
+    /// Counts an update of a parameter; moments that are not there yet are made, of zeros: whether
+    /// they were.
+    pub(crate) fn begin_update(&mut self, name: &str, param: &Var) -> Result<bool> {
         if let Some(moments) = self.moments.get_mut(name) {
             moments.step += 1;
-            return Ok(());
+            return Ok(false);
         }
         let moments = Moments {
             exp_avg: param.zeros_like()?,
@@ -57,7 +58,16 @@ impl AdamW {
             step: 1,
         };
         self.moments.insert(name.to_owned(), moments);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Takes back an update that moved nothing.
+    pub(crate) fn take_back_update(&mut self, name: &str, made_state: bool) {
+        if made_state {
+            self.moments.remove(name);
+        } else if let Some(moments) = self.moments.get_mut(name) {
+            moments.step -= 1;
+        }
     }
 
     /// The update that [`AdamW::begin_update`] began, without clipping:

@@ -53,12 +53,20 @@ impl Momentum {
         }
     }
 
-    /// Makes a buffer of zeros if there is none yet.
-    pub(crate) fn begin_update(&mut self, name: &str, param: &Var) -> Result<()> {
-        if !self.buffers.contains_key(name) {
-            self.buffers.insert(name.to_owned(), param.zeros_like()?);
+    /// Makes a buffer of zeros if there is none yet: whether it did.
+    pub(crate) fn begin_update(&mut self, name: &str, param: &Var) -> Result<bool> {
+        if self.buffers.contains_key(name) {
+            return Ok(false);
         }
-        Ok(())
+        self.buffers.insert(name.to_owned(), param.zeros_like()?);
+        Ok(true)
+    }
+
+    /// Takes back an update that moved nothing.
+    pub(crate) fn take_back_update(&mut self, name: &str, made_state: bool) {
+        if made_state {
+            self.buffers.remove(name);
+        }
     }
 
     /// The update that [`Momentum::begin_update`] began, without clipping.

@@ -30,6 +30,8 @@ pub enum OptimizerKind {
 pub struct Optimizer {
     pub(crate) rule: Rule,
     pub(crate) specs: BTreeMap<String, Spec>,
+    /// Weights of the newest whole step, and whether their state was made for it.
+    pub(crate) begun: Vec<(String, bool)>,
 }
 
 #[derive(Debug)]
@@ -47,11 +49,19 @@ impl Rule {
         }
     }
 
-    /// Counts an update of a parameter, whose state is made if it has none yet.
-    pub(crate) fn begin_update(&mut self, name: &str, param: &Var) -> Result<()> {
+    /// Counts an update of a parameter, whose state is made if it has none yet: whether it was.
+    pub(crate) fn begin_update(&mut self, name: &str, param: &Var) -> Result<bool> {
         match self {
             Self::AdamW(rule) => rule.begin_update(name, param),
             Self::Momentum(rule) => rule.begin_update(name, param),
+        }
+    }
+
+    /// Takes back what [`Rule::begin_update`] did, whose answer was `made_state`.
+    pub(crate) fn take_back_update(&mut self, name: &str, made_state: bool) {
+        match self {
+            Self::AdamW(rule) => rule.take_back_update(name, made_state),
+            Self::Momentum(rule) => rule.take_back_update(name, made_state),
         }
     }
 
@@ -94,6 +104,7 @@ impl Optimizer {
         Ok(Self {
             rule: Rule::new(kind),
             specs: weights.iter().map(spec).collect(),
+            begun: Vec::new(),
         })
     }
 
@@ -129,6 +140,7 @@ impl Optimizer {
         if !problems.is_empty() {
             bail!("gradients do not fit the weights: {}", problems.join("; "));
         }
+        self.begun.clear();
         for (name, grad) in grads.entries() {
             let weight = &weights[name];
             let decay = if self.specs[name].decayed {
@@ -190,6 +202,7 @@ impl Optimizer {
             Rule::AdamW(_) => Rule::AdamW(AdamW::from_saved(&saved)?),
             Rule::Momentum(rule) => Rule::Momentum(Momentum::from_saved(rule.form, &saved)?),
         };
+        self.begun.clear();
         Ok(())
     }
 }

@@ -26,6 +26,9 @@ pub struct WholeStep<'a> {
     pub teacher: &'a BTreeMap<String, Var>,
     /// Share of itself that the teacher keeps.
     pub momentum: f64,
+    /// `[1]` in f32 beside the weights: 0 where nothing may move, for example because the loss is
+    /// not finite.
+    pub allowed: Option<&'a Tensor>,
 }
 
 impl Optimizer {
@@ -33,9 +36,9 @@ impl Optimizer {
     /// waiting for the device.
     ///
     /// `weights` are all of the student's, those without a gradient too: the teacher follows them.
-    /// If the norm of the gradients is not finite, no weight, moment or average moves; the count of
-    /// steps that AdamW's bias correction uses does, so that training must not go on after such a
-    /// step.
+    /// If the norm of the gradients is not finite or the step is not allowed, no weight, moment or
+    /// average moves. The count of steps that AdamW's bias correction uses goes up all the same, for
+    /// the host does not know: who finds out says [`Optimizer::take_back_step`].
     ///
     /// # Shape
     /// The result is `[2]`, f32: the norm of all gradients before clipping, and 1 if the step was
@@ -77,11 +80,12 @@ impl Optimizer {
         if !problems.is_empty() {
             bail!("a step cannot be done: {}", problems.join("; "));
         }
-        let Self { rule, specs } = self;
+        let Self { rule, specs, begun } = self;
         let is_frozen = |name: &str| step.frozen.is_some_and(|prefix| name.starts_with(prefix));
         let moving = grads.entries().keys().filter(|name| !is_frozen(name));
+        begun.clear();
         for name in moving {
-            rule.begin_update(name, &weights[name])?;
+            begun.push((name.clone(), rule.begin_update(name, &weights[name])?));
         }
         let parts: Vec<StepWeight<'_>> = weights
             .iter()
@@ -107,7 +111,15 @@ impl Optimizer {
             ClipMode::Global => Clip::Global(step.max_norm),
             ClipMode::PerParameter => Clip::Each(step.max_norm),
         };
-        whole_step(&parts, clip, step.momentum)
+        whole_step(&parts, clip, step.momentum, step.allowed)
+    }
+
+    /// Forgets the newest [`Optimizer::whole_step`], which the device turned out not to have done.
+    /// Nothing happens the second time, or if another kind of step came after it.
+    pub fn take_back_step(&mut self) {
+        for (name, made_state) in self.begun.drain(..) {
+            self.rule.take_back_update(&name, made_state);
+        }
     }
 }
 
@@ -168,6 +180,7 @@ mod tests {
             frozen: Some("head.last_layer"),
             teacher,
             momentum: 0.9,
+            allowed: None,
         }
     }
 
@@ -297,6 +310,45 @@ mod tests {
             for (name, moment) in moments {
                 let moment = moment.flatten_all().unwrap();
                 assert_eq!(moment.to_vec1::<f32>().unwrap(), [0.0; 6], "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_that_was_not_done_is_taken_back_to_the_last_bit() {
+        let state = |optimizer: &Optimizer| {
+            let state = optimizer.state().unwrap().into_iter();
+            let values = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            state
+                .map(|(name, tensor)| (name, values(tensor)))
+                .collect::<BTreeMap<_, _>>()
+        };
+        for (kind, last_layer_joins) in KINDS.into_iter().flat_map(|k| [(k, false), (k, true)]) {
+            let (weights, teacher) = (vars(0.0), vars(5.0));
+            let mut optimizer = Optimizer::new(kind, &weights, false).unwrap();
+            let good = step(&teacher, ClipMode::Global);
+            let not_allowed = Tensor::new(&[0f32], &Device::Cpu).unwrap();
+            // One before anything is known of any weight, one after: of the last layer's, where it
+            // was frozen until then, not even then.
+            for steps_before in [0, 1] {
+                for _ in 0..steps_before {
+                    optimizer
+                        .whole_step(&weights, &grads(&weights, 0.5), &good)
+                        .unwrap();
+                }
+                let before = (bits(&weights), bits(&teacher), state(&optimizer));
+                let bad = WholeStep {
+                    allowed: Some(&not_allowed),
+                    frozen: if last_layer_joins { None } else { good.frozen },
+                    ..good
+                };
+                let figures = optimizer
+                    .whole_step(&weights, &grads(&weights, 2.0), &bad)
+                    .unwrap();
+                assert_eq!(figures.to_vec1::<f32>().unwrap()[1], 0.0);
+                optimizer.take_back_step();
+                let after = (bits(&weights), bits(&teacher), state(&optimizer));
+                assert_eq!(after, before, "{kind:?} after {steps_before} steps");
             }
         }
     }

@@ -293,6 +293,7 @@ impl Learner {
             sums,
         } = passed;
         let freezes = epoch < self.config.optim.freeze_last_layer_epochs;
+        let has_finite_loss = sums.has_finite_loss()?;
         let whole = WholeStep {
             lr: now.lr,
             weight_decay: now.weight_decay,
@@ -301,15 +302,12 @@ impl Learner {
             frozen: freezes.then_some(LAST_LAYER),
             teacher: self.teacher_params.weights(),
             momentum: now.momentum,
+            // A loss can be infinite with gradients that are not.
+            allowed: has_finite_loss.as_ref(),
         };
         let weights = self.student_params.weights();
         let figures = self.optimizer.whole_step(weights, &grads, &whole)?; // EMA too
         let (norm, done) = (figures.narrow(0, 0, 1)?, figures.narrow(0, 1, 1)?);
-        // A loss can be infinite with gradients that are not; nothing after it is to be kept.
-        let done = match sums.has_finite_loss()? {
-            Some(finite) => (done * finite)?,
-            None => done,
-        };
         batch_stats.apply(Some(&done))?;
         self.center.update_if(&done, &batch_mean)?; // Eq. 4
         let all_done = match self.all_done.take() {
@@ -318,6 +316,12 @@ impl Learner {
         };
         self.all_done = Some(all_done.clone());
         Ok(Pending::on_device(step, sums, &norm, &all_done)?)
+    }
+
+    /// Takes back the counts of the newest step, of which [`Pending::read`] told that the device
+    /// left it out.
+    pub(crate) fn take_back_step(&mut self) {
+        self.optimizer.take_back_step();
     }
 
     /// Features and logits of the global crops, without a graph.

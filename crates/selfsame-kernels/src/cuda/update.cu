@@ -90,11 +90,12 @@ __device__ inline float coefficient(double max_norm, double norm) {
     return max_norm > 0.0 && limit < 1.0 ? (float)limit : 1.0f;
 }
 
-// control = the global norm, whether it is finite (1 or 0), and the factor on each gradient. One
-// block; mode 1 clips the global norm, 2 the norm of each weight's gradient.
-extern "C" __global__ void clip_factors(const Weight *weights, const float *squares, float *control,
-                                        unsigned num_weights, unsigned num_chunks, unsigned mode,
-                                        float max_norm) {
+// control = the global norm, whether weights move (1 or 0): it is finite and what allowed points to,
+// if anything, is not 0; and the factor on each gradient. One block; mode 1 clips the global norm, 2
+// the norm of each weight's gradient.
+extern "C" __global__ void clip_factors(const Weight *weights, const float *squares,
+                                        const float *allowed, float *control, unsigned num_weights,
+                                        unsigned num_chunks, unsigned mode, float max_norm) {
     DYNAMIC_SHARED(shared);
     double *of_threads = (double *)shared;
     double total = 0.0;
@@ -126,7 +127,8 @@ extern "C" __global__ void clip_factors(const Weight *weights, const float *squa
     }
     if (threadIdx.x == 0) {
         control[0] = is_finite ? (float)norm : rounded;
-        control[1] = is_finite ? 1.0f : 0.0f;
+        const bool is_allowed = !allowed || allowed[0] != 0.0f;
+        control[1] = is_finite && is_allowed ? 1.0f : 0.0f;
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     AdamW, Lars, Sgd, adamw_step, check, ema, lars_step, norm_of_squares, sgd_step, sum_of_squares,
 };
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 /// Added to a norm before it divides (`torch.nn.utils.clip_grad_norm_`; `utils.py`,
 /// `clip_gradients`).
@@ -158,7 +158,8 @@ impl Update<'_> {
 /// Clips all gradients, moves all weights by one rule and the teacher after them:
 /// `teacher ← momentum·teacher + (1 − momentum)·param`.
 ///
-/// Nothing moves if the norm of the gradients is not finite, as [`norm_of_squares`] tells it.
+/// Nothing moves if the norm of the gradients is not finite, as [`norm_of_squares`] tells it, or if
+/// `allowed`, `[1]` in f32 on the weights' device, is 0.
 /// On a CUDA device these are three launches for any number of weights, with LARS five, and the
 /// host waits for none of them; elsewhere [`adamw_step`], [`sgd_step`] or [`lars_step`] and [`ema`]
 /// weight by weight.
@@ -168,8 +169,14 @@ impl Update<'_> {
 /// or 0.
 /// # Errors
 /// If there is no weight, shapes differ, two tensors of a weight share a storage, a written one is
-/// not contiguous, or rule and constants are not the same for all weights.
-pub fn whole_step(weights: &[StepWeight<'_>], clip: Clip, momentum: f64) -> Result<Tensor> {
+/// not contiguous, rule and constants are not the same for all weights, or `allowed` is no such
+/// tensor.
+pub fn whole_step(
+    weights: &[StepWeight<'_>],
+    clip: Clip,
+    momentum: f64,
+    allowed: Option<&Tensor>,
+) -> Result<Tensor> {
     let Some(first) = weights.first() else {
         bail!("whole_step: no weights")
     };
@@ -181,16 +188,29 @@ pub fn whole_step(weights: &[StepWeight<'_>], clip: Clip, momentum: f64) -> Resu
     for weight in weights {
         check("whole_step", &weight.tensors())?;
     }
-    #[cfg(feature = "cuda")]
-    if first.param.device().is_cuda() {
-        return crate::cuda::ops::whole_step(weights, constants, clip, momentum);
+    let device = first.param.device();
+    if let Some(allowed) = allowed
+        && (allowed.dims() != [1]
+            || allowed.dtype() != DType::F32
+            || !allowed.device().same_device(device))
+    {
+        bail!("whole_step: allowed is {allowed:?}, not [1] in f32 beside the weights");
     }
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return crate::cuda::ops::whole_step(weights, constants, clip, momentum, allowed);
+    }
+    let is_allowed = match allowed {
+        None => true,
+        Some(allowed) => allowed.to_vec1::<f32>()? != [0.0],
+    };
     let mut squares = Vec::with_capacity(weights.len());
     for weight in weights {
         squares.push(weight.grad.map_or(Ok(0.0), sum_of_squares)?);
     }
     let norm = norm_of_squares(squares.iter().sum());
-    if norm.is_finite() {
+    let moves = norm.is_finite() && is_allowed;
+    if moves {
         for (weight, square) in weights.iter().zip(squares) {
             if let (Some(grad), Some(update)) = (weight.grad, weight.update) {
                 let grad_scale = match clip {
@@ -205,8 +225,8 @@ pub fn whole_step(weights: &[StepWeight<'_>], clip: Clip, momentum: f64) -> Resu
             }
         }
     }
-    let figures = [norm as f32, f32::from(u8::from(norm.is_finite()))];
-    Tensor::new(&figures, first.param.device())
+    let figures = [norm as f32, f32::from(u8::from(moves))];
+    Tensor::new(&figures, device)
 }
 
 /// What a gradient of this norm is multiplied by: `min(1, limit / (norm + 1e-6))`; a limit of 0 clips
@@ -300,7 +320,8 @@ mod tests {
         for rule in RULES {
             let (fused, one_by_one) = (tensors(1), tensors(1));
             let norm = sum_of_squares(&fused[1]).unwrap().sqrt();
-            let figures = whole_step(&[weight(rule, &fused)], Clip::Global(1.0), 0.9).unwrap();
+            let figures =
+                whole_step(&[weight(rule, &fused)], Clip::Global(1.0), 0.9, None).unwrap();
             assert_eq!(figures.to_vec1::<f32>().unwrap(), [norm as f32, 1.0]);
             let [param, grad, m, v, teacher] = &one_by_one;
             let grad_scale = 1.0 / (norm + 1e-6);
@@ -338,7 +359,7 @@ mod tests {
             };
             let before = bits(&free[2]);
             let weights = [frozen_weight, without_grad];
-            let figures = whole_step(&weights, Clip::Each(1.0), 0.5).unwrap();
+            let figures = whole_step(&weights, Clip::Each(1.0), 0.5, None).unwrap();
             let norm = sum_of_squares(&frozen[1]).unwrap().sqrt();
             assert_eq!(figures.to_vec1::<f32>().unwrap(), [norm as f32, 1.0]);
             assert_eq!(bits(&frozen[0]), bits(&tensor(1)));
@@ -355,7 +376,7 @@ mod tests {
             bad[1] = Tensor::full(f32::NAN, (5, 10), &Device::Cpu).unwrap();
             let good = tensors(20);
             let weights = [weight(rule, &good), weight(rule, &bad)];
-            let figures = whole_step(&weights, Clip::Global(1.0), 0.5).unwrap();
+            let figures = whole_step(&weights, Clip::Global(1.0), 0.5, None).unwrap();
             assert_eq!(figures.to_vec1::<f32>().unwrap()[1], 0.0);
             for (after, before) in good.iter().zip(&tensors(20)) {
                 assert_eq!(bits(after), bits(before), "{rule:?}");
@@ -368,14 +389,14 @@ mod tests {
         for rule in RULES {
             let mut large = tensors(1);
             large[1] = Tensor::full(6e20f32, (5, 10), &Device::Cpu).unwrap();
-            let figures = whole_step(&[weight(rule, &large)], Clip::Nothing, 0.5).unwrap();
+            let figures = whole_step(&[weight(rule, &large)], Clip::Nothing, 0.5, None).unwrap();
             assert_eq!(figures.to_vec1::<f32>().unwrap(), [f32::INFINITY, 0.0]);
             for i in [0, 2, 3, 4] {
                 assert_eq!(bits(&large[i]), bits(&tensors(1)[i]), "{rule:?}");
             }
             // The largest gradient of one weight of this size that there is.
             large[1] = Tensor::full(2.6e18f32, (5, 10), &Device::Cpu).unwrap();
-            let figures = whole_step(&[weight(rule, &large)], Clip::Nothing, 0.5).unwrap();
+            let figures = whole_step(&[weight(rule, &large)], Clip::Nothing, 0.5, None).unwrap();
             assert_eq!(figures.to_vec1::<f32>().unwrap()[1], 1.0);
             for tensor in &large {
                 let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -385,11 +406,39 @@ mod tests {
     }
 
     #[test]
+    fn nothing_moves_unless_it_is_allowed() {
+        let flag = |value: f32| Tensor::new(&[value], &Device::Cpu).unwrap();
+        for rule in RULES {
+            let tensors = tensors(1);
+            let step = |allowed: &Tensor| {
+                let weights = [weight(rule, &tensors)];
+                let figures = whole_step(&weights, Clip::Global(1.0), 0.5, Some(allowed));
+                figures.map(|figures| figures.to_vec1::<f32>().unwrap())
+            };
+            let refused = [
+                flag(1.0).get(0).unwrap(),
+                Tensor::ones(2, DType::F32, &Device::Cpu).unwrap(),
+                Tensor::ones(1, DType::U8, &Device::Cpu).unwrap(),
+            ];
+            for refused in refused {
+                assert!(step(&refused).is_err());
+            }
+            let figures = step(&flag(0.0)).unwrap();
+            assert!(figures[0] > 0.0 && figures[1] == 0.0, "{figures:?}");
+            for (now, before) in tensors.iter().zip(&self::tensors(1)) {
+                assert_eq!(bits(now), bits(before), "{rule:?}");
+            }
+            assert_eq!(step(&flag(1.0)).unwrap(), [figures[0], 1.0]);
+            assert_ne!(bits(&tensors[0]), bits(&self::tensors(1)[0]), "{rule:?}");
+        }
+    }
+
+    #[test]
     fn no_weights_mixed_rules_and_mixed_constants_are_errors() {
-        assert!(whole_step(&[], Clip::Nothing, 0.9).is_err());
+        assert!(whole_step(&[], Clip::Nothing, 0.9, None).is_err());
         let (a, b) = (tensors(1), tensors(20));
         let mixed = [weight(Rule::Sgd, &a), weight(Rule::Lars, &b)];
-        assert!(whole_step(&mixed, Clip::Nothing, 0.9).is_err());
+        assert!(whole_step(&mixed, Clip::Nothing, 0.9, None).is_err());
         let with = |options| StepWeight {
             update: Some(Update::Sgd {
                 momentum_buffer: &b[2],
@@ -408,7 +457,7 @@ mod tests {
             },
         ] {
             let weights = [weight(Rule::Sgd, &a), with(options)];
-            assert!(whole_step(&weights, Clip::Nothing, 0.9).is_err());
+            assert!(whole_step(&weights, Clip::Nothing, 0.9, None).is_err());
         }
         for (now, before) in a.iter().zip(&tensors(1)) {
             assert_eq!(bits(now), bits(before));
@@ -419,6 +468,12 @@ mod tests {
             weight_decay: 0.0,
             ..SGD
         };
-        whole_step(&[weight(Rule::Sgd, &a), with(options)], Clip::Nothing, 0.9).unwrap();
+        whole_step(
+            &[weight(Rule::Sgd, &a), with(options)],
+            Clip::Nothing,
+            0.9,
+            None,
+        )
+        .unwrap();
     }
 }

@@ -219,6 +219,7 @@ impl<'a> Training<'a> {
             }
             Err(error @ TrainError::NonFinite { what, .. }) => {
                 self.last_loss = f64::NAN;
+                self.learner.take_back_step();
                 // If steps before it were not looked at, it need not be the first.
                 if self.unread.is_some() {
                     self.observer.note(UNREAD);

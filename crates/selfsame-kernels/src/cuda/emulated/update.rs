@@ -111,8 +111,13 @@ fn update(rule: Rule, case: &Case, moments: [u32; 2]) -> Update<u32> {
     }
 }
 
-/// Runs a step in the emulation: the state afterwards, the norm and whether it is finite.
+/// Runs a step in the emulation: the state afterwards, the norm and whether weights moved.
 fn emulated(rule: Rule, cases: &[Case], clip: Clip) -> (State, [f32; 2]) {
+    emulated_if(None, rule, cases, clip)
+}
+
+/// The same under a flag of the device.
+fn emulated_if(allowed: Option<f32>, rule: Rule, cases: &[Case], clip: Clip) -> (State, [f32; 2]) {
     let mut memory = Memory::default();
     let (mut weights, mut moments) = (Vec::new(), Vec::new());
     for (i, case) in cases.iter().enumerate() {
@@ -130,10 +135,11 @@ fn emulated(rule: Rule, cases: &[Case], clip: Clip) -> (State, [f32; 2]) {
     let m_table = memory.table(&words);
     let step = Step::new(weights.iter().map(|weight| weight.len)).unwrap();
     let squares = memory.unwritten(Element::F32, step.num_squares());
+    let allowed = allowed.map(|allowed| memory.f32(&[allowed]));
     let control = memory.unwritten(Element::F32, step.num_controls());
     let mut launches = vec![
         step.squares(m_table, squares),
-        step.clip(m_table, squares, control, clip),
+        step.clip(m_table, squares, allowed, control, clip),
     ];
     match rule {
         Rule::AdamW => {
@@ -313,6 +319,23 @@ fn nothing_moves_if_a_gradient_is_not_finite() {
                     .zip(before)
                     .all(|(now, before)| *now == bits(before))
             );
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs g++"]
+fn nothing_moves_unless_it_is_allowed() {
+    for rule in RULES {
+        let cases = cases();
+        let plain = emulated(rule, &cases, Clip::Global(3.0));
+        let allowed = emulated_if(Some(1.0), rule, &cases, Clip::Global(3.0));
+        assert!(allowed == plain, "{rule:?}");
+        let (state, [norm, moved]) = emulated_if(Some(0.0), rule, &cases, Clip::Global(3.0));
+        assert_eq!((norm, moved), (plain.1[0], 0.0));
+        for (state, case) in state.iter().zip(&cases) {
+            let before = [&case.param, &case.moment, &case.exp_avg_sq, &case.teacher];
+            assert!(state == &before.map(|values| bits(values)), "{rule:?}");
         }
     }
 }

@@ -131,7 +131,7 @@ impl Step {
         self.num_chunks as usize
     }
 
-    /// Norm, whether it is finite, and a factor for each weight.
+    /// Norm, whether weights move, and a factor for each weight.
     pub(crate) fn num_controls(&self) -> usize {
         2 + self.num_weights as usize
     }
@@ -163,13 +163,22 @@ impl Step {
         self.launch("gradient_squares", self.num_chunks, args)
     }
 
-    pub(crate) fn clip<P>(&self, table: P, squares: P, control: P, clip: Clip) -> Launch<P> {
+    /// `allowed`: an f32, 0 where nothing may move.
+    pub(crate) fn clip<P>(
+        &self,
+        table: P,
+        squares: P,
+        allowed: Option<P>,
+        control: P,
+        clip: Clip,
+    ) -> Launch<P> {
         let (mode, limit) = match clip {
             Clip::Nothing => (0, 0.0),
             Clip::Global(limit) => (1, limit),
             Clip::Each(limit) => (2, limit),
         };
-        let mut args: Vec<_> = [table, squares, control].map(Arg::Pointer).into();
+        let mut args: Vec<_> = [table, squares].map(Arg::Pointer).into();
+        args.extend([Arg::optional(allowed), Arg::Pointer(control)]);
         args.extend([self.num_weights, self.num_chunks, mode].map(Arg::U32));
         args.push(Arg::F32(limit as f32));
         Launch {
@@ -330,7 +339,8 @@ mod tests {
         assert_eq!((step.num_squares(), step.num_controls()), (3, 4));
         assert_eq!((step.num_lars_squares(), step.num_trusts()), (6, 2));
         assert_eq!(step.squares(0, 1).grid, [3, 1]);
-        assert_eq!(step.clip(0, 1, 2, Clip::Nothing).grid, [1, 1]);
+        let clip = step.clip(0, 1, None, 2, Clip::Nothing);
+        assert_eq!((clip.grid, clip.args[2]), ([1, 1], Arg::Null));
         assert_eq!(step.adamw(0, 1, [0.9, 0.999, 1e-8, 0.996]).grid, [3, 1]);
         assert_eq!(step.momentum(0, 1, None, [0.9, 0.996]).grid, [3, 1]);
         assert_eq!(step.momentum(0, 1, None, [0.9, 0.996]).args[2], Arg::Null);

@@ -13,6 +13,7 @@ pub(crate) fn whole_step(
     constants: Option<Constants>,
     clip: Clip,
     momentum: f64,
+    allowed: Option<&Tensor>,
 ) -> Result<Tensor> {
     let Some(first) = weights.first() else {
         bail!("whole_step: no weights")
@@ -37,6 +38,7 @@ pub(crate) fn whole_step(
         });
     }
     let step = Step::new(rows.iter().map(|row| row.len))?;
+    let allowed = allowed.map(in_place).transpose()?;
     let words = words_on(&device, &table(&rows))?;
     with_inputs([&words], |[words]| {
         let new = |dtype, len| Output::new(&device, dtype, len);
@@ -44,7 +46,8 @@ pub(crate) fn whole_step(
         let control = new(DType::F32, step.num_controls())?;
         let (table, figures) = (words.address, control.address);
         run(&device, &step.squares(table, squares.address))?;
-        run(&device, &step.clip(table, squares.address, figures, clip))?;
+        let factors = step.clip(table, squares.address, allowed, figures, clip);
+        run(&device, &factors)?;
         match constants {
             Some(Constants::AdamW { beta1, beta2, eps }) => {
                 let constants = [beta1, beta2, eps, momentum];
