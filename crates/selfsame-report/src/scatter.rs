@@ -1,13 +1,14 @@
 use crate::axis::{Axis, Scale, can_show};
 use crate::colormap::{hex, of_class, of_number};
+use crate::font::shortened;
 use crate::svg::{Anchor, Svg, TextStyle, Turn, number, text_width};
 
 /// Points of a plane, such as a t-SNE map, coloured by a label.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scatter {
-    /// Above the chart; empty for none.
+    /// Above the chart, at most 160 characters of it; empty for none.
     pub title: String,
-    /// In smaller letters below the title; empty for none.
+    /// In smaller letters below the title, as many; empty for none.
     pub subtitle: String,
     /// Below the chart; empty for none.
     pub x_label: String,
@@ -32,14 +33,14 @@ pub enum Coloring {
         label: String,
         /// Names by class number.
         names: Vec<String>,
-        /// Class number of each point.
+        /// Class number of each point; one without a name is none, and the point grey.
         of: Vec<usize>,
     },
     /// A number for each point, with a colour bar.
     Numbers {
         /// What is measured, above the bar.
         label: String,
-        /// Number of each point.
+        /// Number of each point; one that is not finite is none, and the point grey.
         of: Vec<f64>,
     },
 }
@@ -50,12 +51,25 @@ const FIELD: f64 = 380.0;
 const TITLED: f64 = 34.0;
 const SUBTITLED: f64 = 16.0;
 const LEGEND_ROWS: usize = 20;
+/// Characters at most above the chart, and of a name beside it: the picture is as wide as they are.
+const LONGEST_TITLE: usize = 160;
+const LONGEST_NAME: usize = 22;
+/// Colour of a point that the label says nothing of.
+const WITHOUT: [u8; 3] = [150; 3];
 const INK: &str = "#222222";
 const LABEL: TextStyle = TextStyle {
     size: 11.0,
     color: INK,
     bold: false,
     anchor: Anchor::Middle,
+};
+const TICK: TextStyle = TextStyle {
+    size: 10.0,
+    ..LABEL
+};
+const TICK_BESIDE: TextStyle = TextStyle {
+    anchor: Anchor::End,
+    ..TICK
 };
 const ROW: TextStyle = TextStyle {
     size: 10.5,
@@ -91,26 +105,14 @@ impl Scatter {
         if self.ticks {
             for (value, label) in x.marks() {
                 let at = left + x.place(*value) * FIELD;
-                svg.text(
-                    at,
-                    bottom + 15.0,
-                    TextStyle {
-                        size: 10.0,
-                        ..LABEL
-                    },
-                    Turn::Level,
-                    label,
-                );
+                svg.text(at, bottom + 15.0, TICK, Turn::Level, label);
             }
             for (value, label) in y.marks() {
                 let at = bottom - y.place(*value) * FIELD;
-                let style = TextStyle {
-                    size: 10.0,
-                    anchor: Anchor::End,
-                    ..LABEL
-                };
-                svg.text(left - 6.0, at + 3.6, style, Turn::Level, label);
+                svg.text(left - 6.0, at + 3.6, TICK_BESIDE, Turn::Level, label);
             }
+            svg.text(right, bottom + 28.0, TICK_BESIDE, Turn::Level, &x.factor);
+            svg.text(left - 6.0, top - 6.0, TICK_BESIDE, Turn::Level, &y.factor);
         }
         svg.open(r#"g stroke="none" fill-opacity="0.75""#);
         let radius = match self.points.len() {
@@ -136,17 +138,16 @@ impl Scatter {
             anchor: Anchor::Start,
             ..LABEL
         };
-        svg.text(left, 21.0, title, Turn::Level, &self.title);
-        if !self.subtitle.is_empty() {
-            svg.text(left, 38.0, ROW, Turn::Level, &self.subtitle);
-        }
+        let above = [&self.title, &self.subtitle].map(|text| shortened(text, LONGEST_TITLE));
+        svg.text(left, 21.0, title, Turn::Level, &above[0]);
+        svg.text(left, 38.0, ROW, Turn::Level, &above[1]);
         let below = bottom + if self.ticks { 32.0 } else { 18.0 };
         svg.text(middle, below, LABEL, Turn::Level, &self.x_label);
         let beside = if self.ticks { 16.0 } else { 20.0 };
         svg.text(beside, top + FIELD / 2.0, LABEL, Turn::Up, &self.y_label);
         let legend = right + 14.0 + self.legend(&mut svg, right + 14.0);
-        let titled = left + 1.1 * text_width(&self.title, title.size) + 10.0; // bold is wider
-        let subtitled = left + text_width(&self.subtitle, ROW.size) + 10.0;
+        let titled = left + 1.1 * text_width(&above[0], title.size) + 10.0; // bold is wider
+        let subtitled = left + text_width(&above[1], ROW.size) + 10.0;
         svg.finish(
             legend.max(titled).max(subtitled),
             bottom + if self.ticks { 42.0 } else { 28.0 },
@@ -168,13 +169,14 @@ impl Scatter {
         move |i| {
             hex(match &self.coloring {
                 Coloring::Plain => [0, 114, 178],
-                Coloring::Classes { of, .. } => {
-                    of.get(i).map_or([150; 3], |class| of_class(*class))
-                }
+                Coloring::Classes { names, of, .. } => of
+                    .get(i)
+                    .filter(|class| **class < names.len())
+                    .map_or(WITHOUT, |class| of_class(*class)),
                 Coloring::Numbers { of, .. } => of
                     .get(i)
                     .filter(|value| can_show(**value, Scale::Linear))
-                    .map_or([150; 3], |value| {
+                    .map_or(WITHOUT, |value| {
                         of_number((value - low) / (high - low).max(f64::MIN_POSITIVE))
                     }),
             })
@@ -185,35 +187,28 @@ impl Scatter {
     fn legend(&self, svg: &mut Svg, left: f64) -> f64 {
         let heading = TextStyle { bold: true, ..ROW };
         let above = self.top();
-        match &self.coloring {
-            Coloring::Plain => 0.0,
+        let (label, mut widest, below, without) = match &self.coloring {
+            Coloring::Plain => return 0.0,
             Coloring::Classes { label, names, of } => {
-                svg.text(left, above + 10.0, heading, Turn::Level, label);
                 let mut counts = vec![0usize; names.len()];
                 for class in of.iter().filter(|class| **class < names.len()) {
                     counts[*class] += 1;
                 }
-                let mut widest = text_width(label, ROW.size);
+                let mut widest = 0.0f64;
+                let mut y = above + 28.0;
                 for (i, name) in names.iter().take(LEGEND_ROWS).enumerate() {
-                    let y = above + 28.0 + 17.0 * i as f64;
-                    let (cx, cy) = (number(left + 5.0), number(y - 4.0));
-                    let color = hex(of_class(i));
-                    svg.element(&format!(
-                        r#"circle cx="{cx}" cy="{cy}" r="4.5" fill="{color}""#
-                    ));
-                    let row = format!("{} ({})", shortened(name), counts[i]);
-                    svg.text(left + 15.0, y, ROW, Turn::Level, &row);
-                    widest = widest.max(15.0 + text_width(&row, ROW.size));
+                    let row = format!("{} ({})", shortened(name, LONGEST_NAME), counts[i]);
+                    widest = widest.max(legend_row(svg, left, y, of_class(i), &row));
+                    y += 17.0;
                 }
                 if names.len() > LEGEND_ROWS {
-                    let y = above + 28.0 + 17.0 * LEGEND_ROWS as f64;
                     let rest = format!("and {} more", names.len() - LEGEND_ROWS);
                     svg.text(left, y, ROW, Turn::Level, &rest);
+                    y += 17.0;
                 }
-                widest.max(40.0) + 10.0
+                (label, widest, y, of.len() - counts.iter().sum::<usize>())
             }
             Coloring::Numbers { label, of } => {
-                svg.text(left, above + 10.0, heading, Turn::Level, label);
                 let (low, high) = range(of);
                 let (top, height, steps) = (above + 22.0, 200.0, 50);
                 for i in 0..steps {
@@ -227,7 +222,7 @@ impl Scatter {
                     ));
                 }
                 let axis = Axis::around([low, high].into_iter(), Scale::Linear, 0.0);
-                let mut widest = text_width(label, ROW.size);
+                let mut widest = text_width(&axis.factor, ROW.size);
                 for (value, text) in axis.marks() {
                     let part = (value - low) / (high - low).max(f64::MIN_POSITIVE);
                     if (0.0..=1.0).contains(&part) {
@@ -236,10 +231,32 @@ impl Scatter {
                         widest = widest.max(19.0 + text_width(text, ROW.size));
                     }
                 }
-                widest.max(40.0) + 10.0
+                let below = top + height + 17.0;
+                svg.text(left, below, ROW, Turn::Level, &axis.factor);
+                let is_number = |value: &&f64| can_show(**value, Scale::Linear);
+                let without = of.len() - of.iter().filter(is_number).count();
+                (label, widest, below + 20.0, without)
             }
+        };
+        let label = shortened(label, LONGEST_NAME);
+        svg.text(left, above + 10.0, heading, Turn::Level, &label);
+        widest = widest.max(1.1 * text_width(&label, ROW.size)); // bold is wider
+        if without > 0 {
+            let row = format!("without ({without})");
+            widest = widest.max(legend_row(svg, left, below, WITHOUT, &row));
         }
+        widest.max(40.0) + 10.0
     }
+}
+
+/// A point of a colour and what it means; their width.
+fn legend_row(svg: &mut Svg, left: f64, y: f64, color: [u8; 3], text: &str) -> f64 {
+    let (cx, cy, color) = (number(left + 5.0), number(y - 4.0), hex(color));
+    svg.element(&format!(
+        r#"circle cx="{cx}" cy="{cy}" r="4.5" fill="{color}""#
+    ));
+    svg.text(left + 15.0, y, ROW, Turn::Level, text);
+    15.0 + text_width(text, ROW.size)
 }
 
 fn range(values: &[f64]) -> (f64, f64) {
@@ -249,13 +266,6 @@ fn range(values: &[f64]) -> (f64, f64) {
         (low.min(value), high.max(value))
     });
     if low <= high { (low, high) } else { (0.0, 1.0) }
-}
-
-fn shortened(name: &str) -> String {
-    if name.chars().count() <= 22 {
-        return name.to_owned();
-    }
-    name.chars().take(21).chain(['…']).collect()
 }
 
 #[cfg(test)]
@@ -349,5 +359,44 @@ mod tests {
         .svg();
         assert!(svg.contains("age") && svg.contains(">40<"), "{svg}");
         assert_eq!(svg.matches("width=\"14\"").count(), 50);
+    }
+
+    #[test]
+    fn points_without_the_label_are_grey_and_named() {
+        let grey = |svg: &str| svg.matches(r##"r="3.4" fill="#969696""##).count();
+        let classes = |of: [usize; 3]| {
+            let names = vec!["f".to_owned(), "m".to_owned()];
+            let label = "gender".to_owned();
+            let of = of.to_vec();
+            scatter(Coloring::Classes { label, names, of }).svg()
+        };
+        let svg = classes([0, usize::MAX, 2]);
+        assert_eq!(grey(&svg), 2, "{svg}");
+        assert!(svg.contains("f (1)") && svg.contains("without (2)"));
+        let svg = classes([0, 1, 1]);
+        assert!(grey(&svg) == 0 && !svg.contains("without"));
+        let label = "age".to_owned();
+        let of = vec![20.0, f64::NAN, 60.0];
+        let svg = scatter(Coloring::Numbers { label, of }).svg();
+        assert!(grey(&svg) == 1 && svg.contains("without (1)"), "{svg}");
+    }
+
+    #[test]
+    fn names_of_any_length_leave_a_picture_that_can_be_drawn() {
+        let long = "W".repeat(20_000);
+        let names = vec![long.clone(); 2];
+        let of = vec![0, 1, 2, 0];
+        let label = long.clone();
+        let chart = Scatter {
+            title: long.clone(),
+            subtitle: long.clone(),
+            x_label: long.clone(),
+            y_label: long,
+            ..scatter(Coloring::Classes { label, names, of })
+        };
+        crate::render_png(&chart.svg(), 2.0).unwrap();
+        let (label, of) = ("W".repeat(20_000), vec![1.0; 4]);
+        let chart = scatter(Coloring::Numbers { label, of });
+        crate::render_png(&chart.svg(), 2.0).unwrap();
     }
 }

@@ -40,8 +40,12 @@ impl Svg {
         self.line(&format!("</{name}>"));
     }
 
-    /// Adds a line of text with its base line at `y`, turned by a quarter to the left if asked.
+    /// Adds a line of text with its base line at `y`, turned by a quarter to the left if asked;
+    /// nothing for an empty one.
     pub(crate) fn text(&mut self, x: f64, y: f64, style: TextStyle, turn: Turn, text: &str) {
+        if text.is_empty() {
+            return;
+        }
         let anchor = match style.anchor {
             Anchor::Start => "start",
             Anchor::Middle => "middle",
@@ -138,6 +142,7 @@ pub(crate) fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             // Not allowed in XML in any form.
+            '\u{fffe}' | '\u{ffff}' => escaped.push(' '),
             c if c.is_control() => escaped.push(' '),
             c => escaped.push(c),
         }
@@ -158,5 +163,10 @@ mod tests {
     #[test]
     fn a_text_cannot_break_out_of_its_element() {
         assert_eq!(escape("a<b> & \u{7}c"), "a&lt;b&gt; &amp;  c");
+    }
+
+    #[test]
+    fn what_is_no_character_of_xml_becomes_a_space() {
+        assert_eq!(escape("a\u{0}b\u{fffe}c\u{ffff}\u{fffd}"), "a b c \u{fffd}");
     }
 }

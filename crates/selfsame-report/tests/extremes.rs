@@ -60,3 +60,28 @@ fn points_anywhere_are_a_map() {
         assert_sound(&map.svg(), &format!("{a:e} {b:e}"));
     }
 }
+
+#[test]
+fn a_power_of_ten_left_out_of_labels_is_written_beside_them() {
+    let values = [1e6, 2e6, 2.95e6];
+    let map = |ticks, values: [f64; 3]| Scatter {
+        title: String::new(),
+        subtitle: String::new(),
+        x_label: String::new(),
+        y_label: String::new(),
+        points: values.map(|value| (value, value)).to_vec(),
+        coloring: Coloring::Numbers {
+            label: "price".to_owned(),
+            of: values.to_vec(),
+        },
+        ticks,
+    };
+    let told = |chart: Scatter| chart.svg().matches(">×10⁶<").count();
+    assert_eq!(told(map(true, values)), 3, "both axes and the colour bar");
+    assert_eq!(told(map(false, values)), 1, "the colour bar");
+    let small = map(true, [1.0, 2.0, 3.0]).svg();
+    assert!(
+        !small.contains('×') && !small.contains("></text>"),
+        "{small}"
+    );
+}
