@@ -42,15 +42,16 @@ pub trait Backbone: std::fmt::Debug + Send + Sync {
     /// [`candle_core::Error`] if the backbone has fewer than `n` layers.
     fn intermediate_layers(&self, xs: &Tensor, n: usize) -> Result<Vec<(Tensor, Tensor)>>;
 
-    /// Attention weights of block `block` (from 0) in evaluation mode: `[B, heads, T, T]`, rows
-    /// sum to 1, token 0 is the class token. `None` if there is no attention.
+    /// Attention weights of block `block` (from 0) in evaluation mode: `[B, heads, T, T]`, token 0
+    /// is the class token. `None` if there is no attention.
     ///
+    /// A row sums to 1, or where there are registers, which are left out, to 1 less what they get.
     /// # Errors
     /// [`candle_core::Error`] if there is no such block.
     fn attention_maps(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>>;
 
-    /// The class token's row of [`Backbone::attention_maps`], `[B, heads, T]`, without the others in
-    /// memory: they grow with the square of the number of tokens.
+    /// The class token's row of [`Backbone::attention_maps`], `[B, heads, T]`, with the same sum,
+    /// without the others in memory: they grow with the square of the number of tokens.
     ///
     /// # Errors
     /// [`candle_core::Error`] if there is no such block.
@@ -161,7 +162,9 @@ pub(crate) fn image_dims(xs: &Tensor) -> Result<(usize, usize, usize, usize)> {
         }
         _ => {
             let (dims, dtype) = (xs.dims(), xs.dtype().as_str());
-            candle_core::bail!("the images are {dtype} {dims:?} instead of f32 [B, 3, H, W], B > 0")
+            candle_core::bail!(
+                "the images are {dtype} {dims:?} instead of f32 or bf16 [B, 3, H, W], B > 0"
+            )
         }
     }
 }
@@ -172,5 +175,25 @@ pub(crate) fn construct(config: &ModelConfig, params: &ParamBuilder<'_>) -> Resu
         Some(dims) if config.is_dinov2() => Ok(Box::new(Dinov2::new(config, dims, params)?)),
         Some(dims) => Ok(Box::new(VisionTransformer::new(config, dims, params)?)),
         None => Ok(Box::new(ResNet::new(config, params)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_images_names_both_types_that_are_taken() {
+        let images = |dtype| Tensor::zeros((1, 3, 8, 8), dtype, &Device::Cpu).unwrap();
+        for dtype in [DType::F32, DType::BF16] {
+            assert!(image_dims(&images(dtype)).is_ok());
+        }
+        let error = image_dims(&images(DType::F64)).unwrap_err().to_string();
+        assert!(
+            error.contains("f64") && error.contains("f32 or bf16"),
+            "{error}"
+        );
     }
 }

@@ -143,7 +143,6 @@ impl Backbone for Dinov2 {
         Ok(layers)
     }
 
-    /// As the trait says, without the registers: a row sums to 1 less what they get.
     fn attention_maps(&self, xs: &Tensor, block: usize) -> Result<Option<Tensor>> {
         let qkv = self.queries_keys_values(xs, block)?;
         let mut maps = kernels::attention_weights(&qkv, self.blocks[block].num_heads)?;

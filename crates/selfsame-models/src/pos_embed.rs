@@ -12,8 +12,12 @@ pub type Grid = (usize, usize);
 /// The row-major matrix `[to.0 * to.1, from.0 * from.1]` that resamples a grid of embeddings.
 ///
 /// Each row sums to 1. `from == to` gives the matrix of the formula, which for
-/// [`PosEmbedResample::Official`] is not the identity; the reference does not resample then.
+/// [`PosEmbedResample::Official`] is not the identity; the reference does not resample then. A grid
+/// with a side of 0 has no patches, and gives an empty matrix.
 pub fn resample_matrix(mode: PosEmbedResample, from: Grid, to: Grid) -> Vec<f32> {
+    if from.0 * from.1 == 0 {
+        return Vec::new();
+    }
     let rows = resample_axis(mode, from.0, to.0);
     let columns = resample_axis(mode, from.1, to.1);
     let mut matrix = Vec::with_capacity(to.0 * to.1 * from.0 * from.1);
@@ -105,6 +109,15 @@ mod tests {
                 for row in matrix.chunks_exact(from.0 * from.1) {
                     assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{mode:?}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_grid_without_patches_has_an_empty_matrix() {
+        for mode in MODES {
+            for (from, to) in [((0, 3), (2, 2)), ((3, 0), (2, 2)), ((3, 3), (0, 2))] {
+                assert!(resample_matrix(mode, from, to).is_empty(), "{mode:?}");
             }
         }
     }

@@ -1,6 +1,5 @@
 //! The vision transformer (Dosovitskiy et al. 2021) under timm's parameter names.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Result, Tensor, bail};
@@ -262,14 +261,19 @@ impl PatchEmbed {
     }
 }
 
-/// Learned position embeddings, with the resampling matrices of the other sizes seen so far.
+/// Resampling matrices that are kept: as many sizes as a run has, which goes from one to the other.
+/// Pictures at their own sizes have no end of them.
+const MOST_MATRICES: usize = 3;
+
+/// Learned position embeddings, with the resampling matrices of the other sizes seen last.
 #[derive(Debug)]
 pub(crate) struct PosEmbed {
     /// `[1, 1 + N, D]`, the class token's first.
     values: Tensor,
     grid: Grid,
     resample: PosEmbedResample,
-    matrices: Mutex<BTreeMap<Grid, Tensor>>,
+    /// The one used last at the end.
+    matrices: Mutex<Vec<(Grid, Tensor)>>,
 }
 
 impl PosEmbed {
@@ -310,13 +314,18 @@ impl PosEmbed {
 
     fn matrix(&self, grid: Grid) -> Result<Tensor> {
         let mut matrices = self.matrices.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(matrix) = matrices.get(&grid) {
-            return Ok(matrix.clone());
-        }
-        let shape = (grid.0 * grid.1, self.grid.0 * self.grid.1);
-        let matrix = resample_matrix(self.resample, self.grid, grid);
-        let matrix = Tensor::from_vec(matrix, shape, self.values.device())?;
-        matrices.insert(grid, matrix.clone());
+        let matrix = match matrices.iter().position(|(kept, _)| *kept == grid) {
+            Some(at) => matrices.remove(at).1,
+            None => {
+                if matrices.len() == MOST_MATRICES {
+                    matrices.remove(0);
+                }
+                let shape = (grid.0 * grid.1, self.num_patches());
+                let matrix = resample_matrix(self.resample, self.grid, grid);
+                Tensor::from_vec(matrix, shape, self.values.device())?
+            }
+        };
+        matrices.push((grid, matrix.clone()));
         Ok(matrix)
     }
 }
@@ -364,5 +373,31 @@ impl Block {
         let (norm, qkv) = (&self.weights.norm1, &self.weights.qkv);
         let xs = kernels::layer_norm(xs, &norm.0, &norm.1, LAYER_NORM_EPS)?;
         kernels::linear(&xs, &qkv.0, Some(&qkv.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    #[test]
+    fn the_matrices_of_the_grids_used_last_are_kept_and_no_others() {
+        let positions = PosEmbed {
+            values: Tensor::zeros((1, 17, 2), DType::F32, &Device::Cpu).unwrap(),
+            grid: (4, 4),
+            resample: PosEmbedResample::Hf,
+            matrices: Mutex::default(),
+        };
+        for side in 6..20 {
+            for grid in [(side, 5), (5, 5)] {
+                let resampled = positions.for_grid(grid).unwrap();
+                assert_eq!(resampled.dims(), [1, 1 + grid.0 * grid.1, 2]);
+            }
+        }
+        let kept = positions.matrices.lock().unwrap();
+        let grids: Vec<Grid> = kept.iter().map(|(grid, _)| *grid).collect();
+        assert_eq!(grids, [(18, 5), (19, 5), (5, 5)]);
     }
 }
