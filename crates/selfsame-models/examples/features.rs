@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     params.load_part(&weights.tensors, "backbone.")?;
     let backbone = build_backbone(&model, &params)?;
 
-    let input = weights.input(&beside, &model);
+    let input = weights.input(&beside, &model)?;
     let InputConfig {
         image_size,
         mean,

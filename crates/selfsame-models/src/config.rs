@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 // which would end in hours of set-up or in sizes that no number holds.
 
 /// Pixels of a side of an image at most: as much as a picture may have.
-const MOST_PIXELS: usize = 16_384;
+pub(crate) const MOST_PIXELS: usize = 16_384;
 /// Width of a transformer at most.
 const MOST_WIDE: usize = 65_536;
 /// Blocks, and registers, of a transformer at most.

@@ -30,6 +30,9 @@ pub enum ModelError {
     /// What lies beside the weights cannot be read, or says a network that is none of those here.
     #[error("{0}")]
     Beside(String),
+    /// What is said of the size and normalisation of pictures cannot be read, or is none.
+    #[error("{0}")]
+    Input(String),
     /// A checkpoint that has one network of the two, and not the one asked for.
     #[error("the file has a {there} and no {wanted}")]
     OtherNetwork {

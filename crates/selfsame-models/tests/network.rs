@@ -431,9 +431,10 @@ fn a_file_that_states_its_model_is_believed() {
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     let beside = Beside::read(&dir.path().join("model.safetensors")).unwrap();
     assert_eq!(num_heads(&beside), 8);
-    let input = weights.input(&beside, &model).unwrap();
+    let input = weights.input(&beside, &model).unwrap().unwrap();
     assert_eq!((input.image_size, input.mean), (model.image_size, [0.5; 3]));
-    assert_eq!(weights.input(&Beside::default(), &model), None);
+    let unsaid = weights.input(&Beside::default(), &model);
+    assert_eq!(unsaid.unwrap(), None);
     let text = serde_json::to_string(&model).unwrap();
     weights.metadata.insert(MODEL_KEY.to_owned(), text);
     assert_eq!(weights.model(&beside).unwrap(), model);

@@ -497,7 +497,10 @@ fn of_file(
         };
         tell!("warning: {difference}{flag}");
     }
-    let stated = told.input.or_else(|| weights.input(&told.beside, &model));
+    let stated = match told.input {
+        Some(input) => Some(input),
+        None => weights.input(&told.beside, &model)?,
+    };
     let input = stated.unwrap_or_else(|| {
         tell!(
             "note: nothing says how the pictures of these weights were normalised; ImageNet's mean \

@@ -6,6 +6,7 @@
 mod hf;
 mod timm;
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::Value;
@@ -29,13 +30,18 @@ impl Beside {
     /// Reads what is there.
     ///
     /// # Errors
-    /// [`ModelError::Beside`] for a file that is not JSON.
+    /// [`ModelError::Beside`] for a file that cannot be read or is not JSON.
     pub fn read(weights: &Path) -> Result<Self, ModelError> {
-        let json = |name: &str| match std::fs::read_to_string(weights.with_file_name(name)) {
-            Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| {
-                ModelError::Beside(format!("{name} beside the weights is not JSON: {error}"))
-            }),
-            Err(_) => Ok(None),
+        let json = |name: &str| {
+            let wrong =
+                |what: String| ModelError::Beside(format!("{name} beside the weights {what}"));
+            match std::fs::read_to_string(weights.with_file_name(name)) {
+                Ok(text) => serde_json::from_str(&text)
+                    .map(Some)
+                    .map_err(|error| wrong(format!("is not JSON: {error}"))),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(wrong(format!("cannot be read: {error}"))),
+            }
         };
         Ok(Self {
             config: json("config.json")?,
@@ -68,14 +74,33 @@ impl Beside {
     }
 
     /// Size and normalisation of pictures for `model`, where they are said.
-    pub fn input(&self, model: &ModelConfig) -> Option<InputConfig> {
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] if what is said cannot be read, or is no size or normalisation.
+    pub fn input(&self, model: &ModelConfig) -> Result<Option<InputConfig>, ModelError> {
+        let checked = |name: &str, said: Result<Option<InputConfig>, Refusal>| {
+            let said = said.and_then(|input| {
+                let problems = input.iter().flat_map(InputConfig::check);
+                match problems.collect::<Vec<_>>().as_slice() {
+                    [] => Ok(input),
+                    problems => Err(problems.join("; ")),
+                }
+            });
+            said.map_err(|what| ModelError::Input(format!("{name} beside the weights: {what}")))
+        };
         if let Some(config) = &self.config
             && config.get("architecture").is_some()
-            && let Some(input) = timm::input(config, model)
+            && let Some(input) = checked("config.json", timm::input(config, model))?
         {
-            return Some(input);
+            return Ok(Some(input));
         }
-        hf::input(self.preprocessor.as_ref()?, model.native_size())
+        match &self.preprocessor {
+            Some(config) => checked(
+                "preprocessor_config.json",
+                hf::input(config, model.native_size()),
+            ),
+            None => Ok(None),
+        }
     }
 
     /// What the published model computes a little otherwise than ours.
@@ -145,6 +170,29 @@ fn side(key: &str, value: &Value) -> Result<usize, Refusal> {
     side.ok_or_else(|| format!("{key} = {value} is not the side of a square"))
 }
 
+/// What is said under a key; `null` says nothing.
+fn said<'a>(config: &'a Value, key: &str) -> Option<&'a Value> {
+    config.get(key).filter(|value| !value.is_null())
+}
+
+/// A number for each channel, if something is said under the key.
+fn channels(config: &Value, key: &str) -> Result<Option<[f64; 3]>, Refusal> {
+    let read = |value: &Value| {
+        serde_json::from_value(value.clone())
+            .map_err(|_| format!("{key} = {value} are not three numbers"))
+    };
+    said(config, key).map(read).transpose()
+}
+
+/// Mean and standard deviation, if they are said.
+fn normalisation(config: &Value, keys: [&str; 2]) -> Result<Option<[[f64; 3]; 2]>, Refusal> {
+    match (channels(config, keys[0])?, channels(config, keys[1])?) {
+        (Some(mean), Some(std)) => Ok(Some([mean, std])),
+        (None, None) => Ok(None),
+        _ => Err(format!("there is only one of {} and {}", keys[0], keys[1])),
+    }
+}
+
 fn refuse(key: &str, value: &Value) -> Refusal {
     format!("{key} = {value} makes another network than those here")
 }
@@ -170,5 +218,40 @@ mod tests {
         let error = Beside::read(&weights).unwrap_err();
         assert!(matches!(error, ModelError::Beside(_)));
         assert!(error.to_string().contains("config.json"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_there_and_cannot_be_read_is_named() {
+        for name in ["config.json", "preprocessor_config.json"] {
+            let dir = tempfile::tempdir().unwrap();
+            let weights = dir.path().join("model.safetensors");
+            let file = dir.path().join(name);
+            std::fs::write(&file, b"{\"model_type\": \"r\xe9sn\xe9t\"}").unwrap();
+            let error = Beside::read(&weights).unwrap_err().to_string();
+            assert!(error.starts_with(name), "{error}");
+            std::fs::remove_file(&file).unwrap();
+            std::fs::create_dir(&file).unwrap();
+            let error = Beside::read(&weights).unwrap_err().to_string();
+            assert!(error.starts_with(name) && error.contains("read"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_input_that_cannot_be_followed_names_its_file() {
+        let model = ModelConfig::default();
+        let timm = serde_json::json!({
+            "architecture": "resnet18",
+            "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.0, 0.2]},
+        });
+        let error = beside(timm).input(&model).unwrap_err().to_string();
+        let told = ["config.json beside the weights", "std: "];
+        assert!(told.iter().all(|part| error.contains(part)), "{error}");
+        let hf = Beside {
+            config: None,
+            preprocessor: Some(serde_json::json!({"image_mean": [0.5], "image_std": [0.5]})),
+        };
+        let error = hf.input(&model).unwrap_err().to_string();
+        let told = "preprocessor_config.json beside the weights: image_mean";
+        assert!(error.contains(told), "{error}");
     }
 }

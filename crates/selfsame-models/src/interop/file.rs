@@ -68,11 +68,25 @@ impl ImportedWeights {
 
     /// Size and normalisation of pictures for `model`: as the file says them, under [`INPUT_KEY`],
     /// else as what lies beside it does; `None` where nothing says them.
-    pub fn input(&self, beside: &Beside, model: &ModelConfig) -> Option<InputConfig> {
-        let stated = self.metadata.get(INPUT_KEY);
-        stated
-            .and_then(|text| serde_json::from_str(text).ok())
-            .or_else(|| beside.input(model))
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] if what is said cannot be read, or is no size or normalisation.
+    pub fn input(
+        &self,
+        beside: &Beside,
+        model: &ModelConfig,
+    ) -> Result<Option<InputConfig>, ModelError> {
+        let Some(text) = self.metadata.get(INPUT_KEY) else {
+            return beside.input(model);
+        };
+        let wrong =
+            |what: String| ModelError::Input(format!("{INPUT_KEY} in the metadata: {what}"));
+        let input: InputConfig =
+            serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        match input.check().as_slice() {
+            [] => Ok(Some(input)),
+            problems => Err(wrong(problems.join("; "))),
+        }
     }
 }
 
@@ -201,5 +215,31 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains("no/such.safetensors"), "{text}");
+    }
+
+    #[test]
+    fn an_input_that_cannot_be_read_or_is_none_is_refused() {
+        let input = |text: &str| {
+            let weights = ImportedWeights {
+                tensors: BTreeMap::new(),
+                left_out: BTreeMap::new(),
+                metadata: BTreeMap::from([(INPUT_KEY.to_owned(), text.to_owned())]),
+                layout: Layout::Selfsame,
+            };
+            weights.input(&Beside::default(), &ModelConfig::default())
+        };
+        let sound = r#"{"image_size": 64, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}"#;
+        assert_eq!(input(sound).unwrap().unwrap().image_size, 64);
+        for (said, instead, told) in [
+            ("\"image_size\": 64, ", "", "image_size"),
+            ("[0.5, 0.5, 0.5]", "[0.5, 0.5]", "length 2"),
+            ("[0.2, 0.2, 0.2]", "[0.2, 0.0, 0.2]", "std: "),
+            ("64", "18446744073709551615", "image_size: "),
+        ] {
+            let error = input(&sound.replace(said, instead)).unwrap_err();
+            assert!(matches!(error, ModelError::Input(_)));
+            let error = error.to_string();
+            assert!(error.contains(INPUT_KEY) && error.contains(told), "{error}");
+        }
     }
 }

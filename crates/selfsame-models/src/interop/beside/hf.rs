@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Difference, Refusal, refuse, side};
+use super::{Difference, Refusal, normalisation, refuse, said, side};
 use crate::config::{Arch, MlpKind, ModelConfig, PosEmbedResample};
 use crate::input::InputConfig;
 
@@ -104,20 +104,27 @@ fn vit(kind: &str, config: &Value) -> Result<ModelConfig, Refusal> {
     Ok(model)
 }
 
-/// Normalisation in Hugging Face's `preprocessor_config.json`, and the size if it says one.
-pub(super) fn input(config: &Value, native: usize) -> Option<InputConfig> {
+/// Normalisation in Hugging Face's `preprocessor_config.json`, if it says one, and the size, else
+/// `native`.
+pub(super) fn input(config: &Value, native: usize) -> Result<Option<InputConfig>, Refusal> {
     let is_on = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(true);
-    let triple =
-        |key: &str| -> Option<[f64; 3]> { serde_json::from_value(config.get(key)?.clone()).ok() };
-    let size = |key: &str| Some(config.get(key)?.get("height")?.as_u64()? as usize);
-    let (mean, std) = match is_on("do_normalize") {
-        true => (triple("image_mean")?, triple("image_std")?),
-        false => ([0.0; 3], [1.0; 3]),
+    let said_of = match is_on("do_normalize") {
+        true => normalisation(config, ["image_mean", "image_std"])?,
+        false => Some([[0.0; 3], [1.0; 3]]),
+    };
+    let Some([mean, std]) = said_of else {
+        return Ok(None);
     };
     // What it multiplies bytes by, over our 1/255: (s·x − mean) / std = (x − mean/s) / (std/s).
-    let factor = config.get("rescale_factor").and_then(Value::as_f64);
+    let factor = match said(config, "rescale_factor") {
+        None => 1.0 / 255.0,
+        Some(factor) => factor
+            .as_f64()
+            .filter(|factor| *factor > 0.0)
+            .ok_or_else(|| format!("rescale_factor = {factor} is no positive number"))?,
+    };
     let scale = match is_on("do_rescale") {
-        true => 255.0 * factor.unwrap_or(1.0 / 255.0),
+        true => 255.0 * factor,
         false => 255.0,
     };
     // 255 times the 1/255 of the file is not quite 1.
@@ -126,17 +133,52 @@ pub(super) fn input(config: &Value, native: usize) -> Option<InputConfig> {
     } else {
         scale
     };
-    Some(InputConfig {
-        image_size: size("crop_size").or_else(|| size("size")).unwrap_or(native),
+    let cut = size(config, "crop_size")?;
+    Ok(Some(InputConfig {
+        image_size: cut.or(size(config, "size")?).unwrap_or(native),
         mean: mean.map(|mean| mean / scale),
         std: std.map(|std| std / scale),
-    })
+    }))
 }
+
+/// Side of the pictures under `size` or `crop_size`: `{"height": 224, "width": 224}`, in older files
+/// 224, and with a `crop_pct` `{"shortest_edge": 224}`; `None` if that is not said there.
+fn size(config: &Value, key: &str) -> Result<Option<usize>, Refusal> {
+    let Some(value) = said(config, key) else {
+        return Ok(None);
+    };
+    let inner = match said(config, "crop_pct") {
+        Some(_) if value.get("shortest_edge").is_some() => "shortest_edge",
+        _ => "height",
+    };
+    match value.is_object() {
+        true => {
+            let side_of = |value| side(&format!("{key}.{inner}"), value);
+            value.get(inner).map(side_of).transpose()
+        }
+        false => side(key, value).map(Some),
+    }
+}
+
+/// Pictures that a preprocessor with a `crop_pct` makes at least so large it does not cut
+/// (transformers, image_processing_convnext.py).
+const UNCUT: f64 = 384.0;
 
 /// A preprocessor that resizes to another size than it cuts out.
 pub(super) fn other_cut(config: &Value) -> Option<Difference> {
-    let edge = config.get("size")?.get("shortest_edge")?.as_f64()?;
-    let side = config.get("crop_size")?.get("height")?.as_f64()?;
+    let pixels = |key: &str, inner: &str| {
+        let value = config.get(key)?;
+        value.as_f64().or_else(|| value.get(inner)?.as_f64())
+    };
+    let edge = pixels("size", "shortest_edge")?;
+    let (edge, side) = match pixels("crop_size", "height") {
+        Some(side) => (edge, side),
+        None => {
+            let share = config.get("crop_pct")?.as_f64()?;
+            let is_cut = share > 0.0 && edge < UNCUT;
+            (if is_cut { (edge / share).floor() } else { edge }, edge)
+        }
+    };
     let is_cut = config.get("do_center_crop").and_then(Value::as_bool) != Some(false);
     (is_cut && side > 0.0 && edge != side).then_some(Difference::Cut { edge, side })
 }
@@ -211,12 +253,12 @@ mod tests {
             "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6],
             "rescale_factor": 1.0 / 255.0,
         });
-        let input = super::input(&config, 224).unwrap();
+        let input = super::input(&config, 224).unwrap().unwrap();
         assert_eq!((input.image_size, input.mean[2]), (64, 0.3));
         let with = |key: &str, value: Value| {
             let mut config = config.clone();
             config[key] = value;
-            super::input(&config, 224).unwrap()
+            super::input(&config, 224).unwrap().unwrap()
         };
         let plain = with("do_normalize", json!(false));
         assert_eq!((plain.mean[0], plain.std[0]), (0.0, 1.0));
@@ -232,5 +274,59 @@ mod tests {
         // timm's 2 / 255 - 1 as transformers writes it.
         let twice = with("rescale_factor", json!(2.0 / 255.0));
         assert!((twice.std[0] - 0.2).abs() < 1e-12);
+    }
+
+    #[test]
+    fn older_preprocessors_say_sizes_as_numbers() {
+        let normal = json!({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]});
+        let with = |more: Value| {
+            let mut config = normal.clone();
+            let config_map = config.as_object_mut().unwrap();
+            config_map.extend(more.as_object().unwrap().clone());
+            config
+        };
+        let size = |more: Value| {
+            let input = super::input(&with(more), 224).unwrap();
+            input.unwrap().image_size
+        };
+        assert_eq!(size(json!({"size": 32})), 32);
+        assert_eq!(size(json!({"size": 40, "crop_size": 32})), 32);
+        assert_eq!(size(json!({"size": [48, 48]})), 48);
+        assert_eq!(size(json!({"size": {"shortest_edge": 40}})), 224);
+        let convnext = json!({"size": {"shortest_edge": 160}, "crop_pct": 0.875});
+        assert_eq!(size(convnext), 160);
+        let cut = |more: Value| other_cut(&with(more)).map(|cut| cut.to_string());
+        let told = cut(json!({"size": 40, "crop_size": 32})).unwrap();
+        assert!(told.contains("side to 40 and cuts out 32"), "{told}");
+        assert!(cut(json!({"size": 32})).is_none());
+        // microsoft/resnet-50, before and after sizes had names.
+        for size in [json!(224), json!({"shortest_edge": 224})] {
+            let told = cut(json!({"size": size, "crop_pct": 0.875})).unwrap();
+            assert!(told.contains("side to 256 and cuts out 224"), "{told}");
+        }
+        assert!(cut(json!({"size": 384, "crop_pct": 0.875})).is_none());
+        assert!(cut(json!({"size": 224, "crop_pct": 1.0})).is_none());
+    }
+
+    #[test]
+    fn a_preprocessor_that_cannot_be_read_is_refused() {
+        let config = json!({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]});
+        let input = |config: &Value| super::input(config, 224);
+        assert_eq!(input(&json!({"size": 32})).unwrap(), None);
+        for (key, value) in [
+            ("image_mean", json!([0.5, 0.5])),
+            ("image_std", json!("half")),
+            ("image_std", Value::Null),
+            ("rescale_factor", json!("1/255")),
+            ("rescale_factor", json!(0)),
+            ("size", json!("large")),
+            ("crop_size", json!([32, 48])),
+            ("crop_size", json!({"height": -1})),
+        ] {
+            let mut config = config.clone();
+            config[key] = value;
+            let error = input(&config).unwrap_err();
+            assert!(error.contains(key), "{error}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Refusal, refuse, side};
+use super::{Refusal, normalisation, refuse, said, side};
 use crate::config::{ModelConfig, PosEmbedResample};
 use crate::input::InputConfig;
 use crate::named::NamedArch;
@@ -101,21 +101,24 @@ fn parsed(name: &str) -> Option<ModelConfig> {
     Some(named.model())
 }
 
-/// Size and normalisation in timm's `config.json`.
-pub(super) fn input(config: &Value, model: &ModelConfig) -> Option<InputConfig> {
-    let cfg = config.get("pretrained_cfg")?;
-    let triple = |key: &str| serde_json::from_value(cfg.get(key)?.clone()).ok();
-    // A ViT takes no other size than its own, whatever its pretrained weights did.
-    let said = || cfg.get("input_size")?.get(1)?.as_u64();
-    let image_size = match model.arch.is_vit() {
-        true => model.image_size,
-        false => said().map_or_else(|| model.native_size(), |size| size as usize),
+/// Size and normalisation in timm's `config.json`, if it says them.
+pub(super) fn input(config: &Value, model: &ModelConfig) -> Result<Option<InputConfig>, Refusal> {
+    let Some(cfg) = said(config, "pretrained_cfg") else {
+        return Ok(None);
     };
-    Some(InputConfig {
+    let Some([mean, std]) = normalisation(cfg, ["mean", "std"])? else {
+        return Ok(None);
+    };
+    let image_size = match said(cfg, "input_size") {
+        // A ViT takes no other size than its own, whatever its pretrained weights did.
+        Some(size) if !model.arch.is_vit() => side("input_size[1]", &size[1])?,
+        _ => model.native_size(),
+    };
+    Ok(Some(InputConfig {
         image_size,
-        mean: triple("mean")?,
-        std: triple("std")?,
-    })
+        mean,
+        std,
+    }))
 }
 
 #[cfg(test)]
@@ -139,7 +142,30 @@ mod tests {
         let dims = model.vit_dims().unwrap();
         assert_eq!((dims.embed_dim, dims.depth, dims.num_heads), (32, 12, 2));
         assert_eq!(model.pos_embed_resample, PosEmbedResample::Timm);
-        assert_eq!(beside.input(&model).unwrap().image_size, 32);
+        assert_eq!(beside.input(&model).unwrap().unwrap().image_size, 32);
+    }
+
+    #[test]
+    fn an_input_is_read_whole_or_refused() {
+        let model = super::model(&json!({"architecture": "resnet18"})).unwrap();
+        let input = |cfg: Value| super::input(&json!({"pretrained_cfg": cfg}), &model);
+        let (mean, std) = ([0.5; 3], [0.2; 3]);
+        let read = input(json!({"input_size": [3, 96, 96], "mean": mean, "std": std}));
+        assert_eq!(read.unwrap().unwrap().image_size, 96);
+        let read = input(json!({"input_size": null, "mean": mean, "std": std}));
+        assert_eq!(read.unwrap().unwrap().image_size, 224);
+        assert_eq!(input(json!({"mean": null})).unwrap(), None);
+        for (cfg, key) in [
+            (json!({"mean": "half", "std": std}), "mean"),
+            (json!({"mean": mean}), "std"),
+            (
+                json!({"mean": mean, "std": std, "input_size": 96}),
+                "input_size",
+            ),
+        ] {
+            let error = input(cfg).unwrap_err();
+            assert!(error.contains(key), "{error}");
+        }
     }
 
     #[test]
