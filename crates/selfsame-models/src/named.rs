@@ -3,9 +3,10 @@
 use std::str::FromStr;
 
 use crate::config::{Arch, ModelConfig};
+use crate::input::InputConfig;
 
 /// `ARCH[/PATCH][@SIZE]`, such as `vit_small/16@224`: an architecture with what was said of its
-/// sizes in pixels.
+/// sizes in pixels. A ResNet has no patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NamedArch {
     /// The architecture.
@@ -32,8 +33,14 @@ impl FromStr for NamedArch {
             Some((arch, patch)) => (arch, Some(number(patch)?)),
             None => (rest, None),
         };
+        let arch: Arch = arch.parse()?;
+        if let (false, Some(patch)) = (arch.is_vit(), patch_size) {
+            return Err(format!(
+                "{text:?}: {arch} has no patches, of {patch} pixels or any"
+            ));
+        }
         Ok(Self {
-            arch: arch.parse()?,
+            arch,
             patch_size,
             image_size,
         })
@@ -50,6 +57,16 @@ impl NamedArch {
             ..ModelConfig::default()
         };
         self.sizes_for(known)
+    }
+
+    /// Pictures of the size that is said, else of the one that [`NamedArch::model`] is made for, with
+    /// ImageNet's normalisation.
+    pub fn input(self) -> InputConfig {
+        let input = InputConfig::imagenet(&self.model());
+        InputConfig {
+            image_size: self.image_size.unwrap_or(input.image_size),
+            ..input
+        }
     }
 
     /// `known` with the sizes that are said here.
@@ -77,12 +94,22 @@ mod tests {
     }
 
     #[test]
+    fn pictures_have_the_size_that_is_said() {
+        let size = |text: &str| text.parse::<NamedArch>().unwrap().input().image_size;
+        assert_eq!(size("vit_tiny/8@64"), 64);
+        assert_eq!(size("vit_tiny/8"), 224);
+        assert_eq!(size("resnet18@64"), 64);
+        assert_eq!(size("resnet18"), 224);
+    }
+
+    #[test]
     fn what_is_no_name_says_which_part() {
         for (text, part) in [
             ("vit_huge", "vit_huge"),
             ("vit_tiny/x", "\"x\""),
             ("vit_tiny/8@", "\"\""),
             ("vit_tiny@64/8", "\"64/8\""),
+            ("resnet18/16@64", "resnet18 has no patches"),
         ] {
             let error = text.parse::<NamedArch>().unwrap_err();
             assert!(error.contains(part), "{error}");

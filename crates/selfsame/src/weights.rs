@@ -408,7 +408,10 @@ fn random(text: &str, device: &Device) -> anyhow::Result<Loaded> {
     let named: NamedArch = text.parse().map_err(wrong)?;
     let model = named.model();
     let params = draw_backbone(&model, seed, device)?;
-    let input = InputConfig::imagenet(&model);
+    let input = named.input();
+    if let [problem, ..] = input.check().as_slice() {
+        return Err(wrong(problem.clone()));
+    }
     finish(model, params, input)
 }
 
