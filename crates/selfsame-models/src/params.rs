@@ -161,27 +161,8 @@ impl ParamStore {
     ) -> std::result::Result<(), ModelError> {
         let own = self.weights.iter().chain(&self.buffers);
         let own: BTreeMap<_, _> = own.filter(|(name, _)| name.starts_with(prefix)).collect();
-        let mut mismatch = WeightMismatch::default();
-        for (name, var) in &own {
-            match tensors.get(*name) {
-                None if name.ends_with(".num_batches_tracked") => {}
-                None => mismatch.missing.push((*name).clone()),
-                Some(tensor) if tensor.dims() != var.dims() => mismatch.misshapen.push((
-                    (*name).clone(),
-                    var.dims().to_vec(),
-                    tensor.dims().to_vec(),
-                )),
-                Some(_) => {}
-            }
-        }
-        let surplus = tensors.keys().filter(|name| name.starts_with(prefix));
-        mismatch.surplus = surplus
-            .filter(|name| !own.contains_key(name))
-            .cloned()
-            .collect();
-        if !mismatch.is_empty() {
-            return Err(ModelError::Weights(mismatch));
-        }
+        let shapes = own.iter().map(|(name, var)| (name.as_str(), var.dims()));
+        check_shapes(&shapes.collect(), tensors, prefix)?;
         let is_cut = |(name, var): &(&String, &Var)| {
             let given = tensors.get(*name);
             var.dtype().is_float() && given.is_some_and(|given| !given.dtype().is_float())
@@ -225,6 +206,40 @@ impl ParamStore {
         let surplus = own.filter(|name| name.starts_with(prefix) && !known.contains(name.as_str()));
         mismatch.surplus = surplus.cloned().collect();
         mismatch
+    }
+}
+
+/// Refuses tensors under `prefix` that are not those of `shapes`, by name and shape. Only
+/// `num_batches_tracked` may be missing.
+///
+/// # Errors
+/// [`ModelError::Weights`] with every missing, surplus and misshapen name.
+pub(crate) fn check_shapes(
+    shapes: &BTreeMap<&str, &[usize]>,
+    tensors: &BTreeMap<String, Tensor>,
+    prefix: &str,
+) -> std::result::Result<(), ModelError> {
+    let mut mismatch = WeightMismatch::default();
+    for (name, shape) in shapes {
+        match tensors.get(*name) {
+            None if name.ends_with(".num_batches_tracked") => {}
+            None => mismatch.missing.push((*name).to_owned()),
+            Some(tensor) if tensor.dims() != *shape => mismatch.misshapen.push((
+                (*name).to_owned(),
+                shape.to_vec(),
+                tensor.dims().to_vec(),
+            )),
+            Some(_) => {}
+        }
+    }
+    let surplus = tensors.keys().filter(|name| name.starts_with(prefix));
+    mismatch.surplus = surplus
+        .filter(|name| !shapes.contains_key(name.as_str()))
+        .cloned()
+        .collect();
+    match mismatch.is_empty() {
+        true => Ok(()),
+        false => Err(ModelError::Weights(mismatch)),
     }
 }
 

@@ -18,6 +18,7 @@ use prost::Message;
 use crate::backbone::backbone_specs;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::params::check_shapes;
 use graph::Graph;
 
 /// The operator set that the model asks for: the first with layer norm.
@@ -30,14 +31,17 @@ const MAX_BYTES: usize = i32::MAX as usize;
 ///
 /// `tensors` are the backbone's, named `backbone.…`; `metadata` is written into the model.
 /// # Errors
-/// [`ModelError::Config`] for an unsound configuration, [`ModelError::Unrecognised`] if a tensor is
-/// missing or the model is over 2 GB.
+/// [`ModelError::Config`] for an unsound configuration, [`ModelError::Weights`] if the tensors are
+/// not those of its backbone, [`ModelError::Unrecognised`] if the model is over 2 GB.
 pub fn encode(
     config: &ModelConfig,
     tensors: &BTreeMap<String, Tensor>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>, ModelError> {
-    backbone_specs(config)?;
+    let specs = backbone_specs(config)?;
+    let shapes = specs.iter();
+    let shapes = shapes.map(|spec| (spec.name.as_str(), spec.shape.dims()));
+    check_shapes(&shapes.collect(), tensors, "backbone.")?;
     let mut graph = Graph::new(tensors);
     let outputs = match config.vit_dims() {
         Some(dims) => vit::build(config, dims, &mut graph)?,
@@ -122,6 +126,36 @@ mod tests {
                 assert!(used.contains(constant.name.as_str()), "{}", constant.name);
             }
         }
+    }
+
+    #[test]
+    fn tensors_that_are_not_the_resnets_are_named() {
+        let config = &models()[2];
+        let tensors = draw_backbone(config, 0, &Device::Cpu).unwrap().tensors();
+        let refused = |tensors: &BTreeMap<String, Tensor>, name: &str| {
+            let error = encode(config, tensors, &BTreeMap::new()).unwrap_err();
+            assert!(matches!(error, ModelError::Weights(_)));
+            assert!(error.to_string().contains(name), "{error}");
+        };
+        for name in ["layer4.1.conv1.weight", "layer2.0.downsample.0.weight"] {
+            let name = format!("backbone.{name}");
+            let mut fewer = tensors.clone();
+            let tensor = fewer.remove(&name).unwrap();
+            refused(&fewer, &name);
+            fewer.insert(name.clone(), tensor.narrow(0, 0, 1).unwrap());
+            refused(&fewer, &name);
+        }
+        let mut more = tensors.clone();
+        let third = "backbone.layer4.2.conv1.weight";
+        more.insert(
+            third.to_owned(),
+            tensors["backbone.layer4.1.conv1.weight"].clone(),
+        );
+        refused(&more, third);
+        let counted = |name: &String| name.ends_with("num_batches_tracked");
+        let mut uncounted = tensors;
+        uncounted.retain(|name, _| !counted(name));
+        assert!(encode(config, &uncounted, &BTreeMap::new()).is_ok());
     }
 
     #[test]
