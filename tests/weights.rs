@@ -186,12 +186,27 @@ fn what_a_config_beside_weights_says_is_followed_or_refused() {
         config["model_args"]["img_size"] = serde_json::json!(1_000_000_000_000u64);
     });
     refused(&embed(&out, &text(&absurd), &[]), 2, &["model.image_size"]);
+    let flat = timm_folder("flat", |config| {
+        config["pretrained_cfg"]["std"] = serde_json::json!([0.2, 0.0, 0.2]);
+    });
+    refused(&embed(&out, &text(&flat), &[]), 2, &["config.json", "std"]);
     std::fs::write(pairs.join("config.json"), "{").unwrap();
     refused(
         &embed(&out, &text(&pairs), &[]),
         2,
         &["config.json", "not JSON"],
     );
+}
+
+#[test]
+fn a_drawn_resnet_is_given_pictures_of_the_size_that_is_said() {
+    assert_eq!(
+        features("said", "random:resnet18@32", &[]),
+        features("asked", "random:resnet18", &["--image-size=32"])
+    );
+    let out = scratch("weights-patches").join("f.npy");
+    let answer = embed(&out, "random:resnet18/16@32", &[]);
+    refused(&answer, 2, &["resnet18 has no patches"]);
 }
 
 #[test]

@@ -478,7 +478,7 @@ fn of_file(
 ) -> anyhow::Result<Loaded> {
     selfsame_checkpoint::verify_file(path)?;
     refuse_other_kinds(path)?;
-    let weights = read_weights(path, which.into()).map_err(|error| match error {
+    let mut weights = read_weights(path, which.into()).map_err(|error| match error {
         ModelError::OtherNetwork { there, .. } => anyhow::Error::new(error)
             .context(format!("--which {there} takes the one that is there")),
         error => error.into(),
@@ -500,9 +500,12 @@ fn of_file(
         };
         tell!("warning: {difference}{flag}");
     }
+    resample_aloud(&mut weights.tensors, &model)?;
     let stated = match told.input {
         Some(input) => Some(input),
-        None => weights.input(&told.beside, &model)?,
+        None => weights
+            .input(&told.beside, &model)
+            .map_err(|error| usage(error.to_string()))?,
     };
     let input = stated.unwrap_or_else(|| {
         tell!(
@@ -511,8 +514,7 @@ fn of_file(
         );
         InputConfig::imagenet(&model)
     });
-    let mut tensors = weights.tensors;
-    resample_aloud(&mut tensors, &model)?;
+    let tensors = weights.tensors;
     let params = draw_backbone(&model, 0, device)?;
     let fits = params.load_part(&tensors, "backbone.");
     fits.map_err(|error| match arch {
