@@ -1,7 +1,7 @@
 //! Three stages: tables merged (defaults, preset, file, `--set`), one deserialisation, one check.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use selfsame_train::RunConfig;
@@ -9,6 +9,7 @@ use toml::{Table, Value};
 
 use crate::cli::Settings;
 use crate::exit::usage;
+use crate::scores::printable;
 
 /// Every preset by name; the text's head comment says what it is for.
 pub(crate) const PRESETS: [(&str, &str); 9] = [
@@ -91,17 +92,20 @@ impl Merged {
                 .map_err(|error| usage(format!("--config {}: {error}", path.display())))?;
             merged.overlay(&text, &path.display().to_string())?;
         }
+        let as_text = |dir: &PathBuf| {
+            dir.to_str().map(str::to_owned).ok_or_else(|| {
+                usage(format!(
+                    "--images-root {}: a path that is no UTF-8 cannot be kept in a configuration",
+                    dir.display()
+                ))
+            })
+        };
+        let images_root = settings.images_root.as_ref().map(as_text).transpose()?;
         let flags = [
             ("data.train", settings.data.clone()),
             ("data.val", settings.val.clone()),
             ("data.layout", settings.layout.clone()),
-            (
-                "data.images_root",
-                settings
-                    .images_root
-                    .as_ref()
-                    .map(|dir| dir.to_string_lossy().into_owned()),
-            ),
+            ("data.images_root", images_root),
             ("train.device", settings.device.clone()),
             ("train.precision", settings.precision.clone()),
         ];
@@ -122,7 +126,7 @@ impl Merged {
             merged.put("data.allow_outside", Value::Boolean(true), "flag")?;
         }
         merged.set_all(&settings.set)?;
-        merged.make_absolute();
+        merged.make_absolute()?;
         Ok(merged)
     }
 
@@ -130,27 +134,37 @@ impl Merged {
     pub(crate) fn begin_with(&mut self, init: Option<&str>) -> anyhow::Result<()> {
         if let Some(spec) = init {
             self.put("train.init", Value::String(spec.to_owned()), "--init")?;
-            self.make_absolute();
+            self.make_absolute()?;
         }
         Ok(())
     }
 
     /// Makes paths to pictures and weights absolute, wherever they were said, so that a run does not depend on
     /// where it was started.
-    fn make_absolute(&mut self) {
-        for key in PATHS {
-            let (table, key) = key.split_once('.').expect("keys of a table");
+    ///
+    /// # Errors
+    /// A usage error if the path from the root is no UTF-8.
+    fn make_absolute(&mut self) -> anyhow::Result<()> {
+        for whole_key in PATHS {
+            let (table, key) = whole_key.split_once('.').expect("keys of a table");
             let value = self
                 .table
                 .get_mut(table)
                 .and_then(|table| table.get_mut(key));
             if let Some(Value::String(spec)) = value {
-                *spec = match key {
+                let absolute = match key {
                     "init" => absolute_weights(spec),
                     _ => absolute(spec),
                 };
+                *spec = absolute.ok_or_else(|| {
+                    usage(format!(
+                        "{whole_key} {spec}: the working directory is no UTF-8, so that its path \
+                         cannot be kept in a configuration"
+                    ))
+                })?;
             }
         }
+        Ok(())
     }
 
     /// Applies `--set key=value` texts.
@@ -272,10 +286,15 @@ impl Merged {
             text.push_str(line);
             if let Some(origin) = key.and_then(|key| self.origin(&key).map(str::to_owned)) {
                 text.push_str(COMMENT);
-                text.push_str(&origin);
+                text.push_str(&printable(&origin));
             }
             text.push('\n');
         }
+        let again = Self::from_text(&text, "what would be written")?;
+        anyhow::ensure!(
+            again.typed()? == *config,
+            "the configuration cannot be written: it does not read back the same"
+        );
         Ok(text)
     }
 }
@@ -305,9 +324,29 @@ fn keyed_lines(text: &str) -> Vec<(&str, Option<String>)> {
     keyed.collect()
 }
 
-/// A configuration as TOML text, the form kept in run directories and checkpoints.
+/// A configuration as TOML text, the form kept in run directories and checkpoints: a line a value.
 pub(crate) fn to_toml(config: &RunConfig) -> anyhow::Result<String> {
-    toml::to_string(config).context("writing the configuration as TOML")
+    const WRITING: &str = "writing the configuration as TOML";
+    let text = toml::to_string(config).context(WRITING)?;
+    let (mut lines, mut line) = (String::new(), String::new());
+    for part in text.split_inclusive('\n') {
+        line.push_str(part);
+        // A text with ends of lines is written over several, none of which is TOML alone.
+        let Ok(table) = line.parse::<Table>() else {
+            continue;
+        };
+        match table.iter().next() {
+            Some((key, Value::String(text))) if text.contains('\n') => {
+                // JSON escapes what TOML wants escaped, but for one character.
+                let text = serde_json::to_string(text)?.replace('\u{7f}', "\\u007f");
+                lines.push_str(&format!("{key} = {text}\n"));
+            }
+            _ => lines.push_str(&line),
+        }
+        line.clear();
+    }
+    anyhow::ensure!(line.is_empty(), "{WRITING}: {line:?} is none");
+    Ok(lines)
 }
 
 /// Refuses changes to a run's configuration that would change its bits.
@@ -337,9 +376,10 @@ pub(crate) fn refuse_changes(before: &RunConfig, after: &RunConfig) -> anyhow::R
 
 /// Whether both are the same value, or the same path as earlier versions kept it.
 fn is_same(key: &str, old: Option<&Value>, new: &Value) -> bool {
-    let as_path = |value: &Value| value.as_str().map(absolute);
+    let as_path = |value: &Value| value.as_str().and_then(absolute);
     let is_path = PATHS.contains(&key);
-    old == Some(new) || is_path && old.is_some_and(|old| as_path(old) == as_path(new))
+    let old_path = old.and_then(as_path);
+    old == Some(new) || is_path && old_path.is_some() && old_path == as_path(new)
 }
 
 /// A mistake of type in one line, without names of Rust's types.
@@ -379,22 +419,22 @@ fn preset(name: &str) -> anyhow::Result<&'static str> {
 }
 
 /// A path to weights from the root; a baseline or a hub's name as it is.
-fn absolute_weights(spec: &str) -> String {
+fn absolute_weights(spec: &str) -> Option<String> {
     match Path::new(spec).exists() {
         true => absolute(spec),
-        false => spec.to_owned(),
+        false => Some(spec.to_owned()),
     }
 }
 
-/// A path specification made absolute, from the working directory.
-fn absolute(spec: &str) -> String {
+/// A path specification made absolute, from the working directory; `None` if that is no UTF-8.
+fn absolute(spec: &str) -> Option<String> {
     if spec.starts_with("synthetic:") || spec.is_empty() {
-        return spec.to_owned();
+        return Some(spec.to_owned());
     }
-    std::path::absolute(Path::new(spec)).map_or_else(
-        |_| spec.to_owned(),
-        |path| path.to_string_lossy().into_owned(),
-    )
+    match std::path::absolute(Path::new(spec)) {
+        Ok(path) => path.into_os_string().into_string().ok(),
+        Err(_) => Some(spec.to_owned()),
+    }
 }
 
 fn collect_leaves(table: &Table, prefix: &str, leaves: &mut Vec<(String, Value)>) {

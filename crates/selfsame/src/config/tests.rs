@@ -83,7 +83,7 @@ fn a_resumed_run_may_change_its_log_interval_but_not_its_learning_rate() {
     let mut before = before;
     // As earlier versions kept it, and now.
     before.data.val = "pictures".to_owned();
-    after.data.val = absolute("pictures");
+    after.data.val = absolute("pictures").unwrap();
     let error = refuse_changes(&before, &after).unwrap_err().to_string();
     assert!(
         error.contains("optim.lr: 0.0005 in the run, 1.0 asked for"),
@@ -131,6 +131,24 @@ fn a_run_keeps_where_its_values_came_from() {
     let broken = Merged::from_text(&broken, "run/config.toml").unwrap();
     let error = broken.resolve().unwrap_err().to_string();
     assert!(error.contains("(from run/config.toml)"), "{error}");
+}
+
+#[test]
+fn a_text_of_several_lines_is_kept_on_one() {
+    let mut merged = Merged::defaults();
+    let odd = "a \"b\" \\ 'c'\n[d]\n\t\"\"\"\u{7f}\u{1b}é\n";
+    merged
+        .put("data.train", Value::String(odd.to_owned()), "flag")
+        .unwrap();
+    merged.put("seed", Value::Integer(7), "two\nlines").unwrap();
+    let config = merged.typed().unwrap();
+    let text = merged.annotated(&config).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("  # ")).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0] == "seed = 7  # two\\nlines" && lines[1].ends_with("  # flag"));
+    let again = Merged::from_text(&text, "file").unwrap();
+    assert_eq!(again.typed().unwrap(), config);
+    assert_eq!(again.annotated(&config).unwrap(), text);
 }
 
 /// Damages configuration files and `--set` texts until `enough` says so; how many were taken.
