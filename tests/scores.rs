@@ -481,3 +481,29 @@ fn numbers_that_cannot_be_are_named_by_their_flag() {
         assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);
     }
 }
+
+#[test]
+fn a_side_without_the_label_is_refused_before_work() {
+    let dir = scratch("scores-none");
+    let some = annotations(&dir, "some.csv", &[("a.bmp", "cat"), ("b.bmp", "dog")]);
+    let none = annotations(&dir, "none.csv", &[("c.bmp", ""), ("d.bmp", "")]);
+    for (flag, train, test) in [("--test", &some, &none), ("--train", &none, &some)] {
+        for command in ["knn", "linear"] {
+            let answer = score(command, train, test, &["--label", "class"]);
+            assert_eq!(answer.code, 2, "{}", answer.stderr);
+            let told = format!("{flag} {none}: not one of the 2 pictures has a value");
+            assert!(answer.stderr.contains(&told), "{}", answer.stderr);
+        }
+    }
+}
+
+#[test]
+fn numbers_are_not_compared_with_other_weights() {
+    let data = "synthetic:portraits?count=16";
+    let flags = ["--label", "age", "--regress", "--against", "pixels"];
+    let answer = score("knn", data, data, &flags);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    for flag in ["--regress", "--against"] {
+        assert!(answer.stderr.contains(flag), "{}", answer.stderr);
+    }
+}

@@ -340,8 +340,9 @@ pub(crate) struct Knn {
     /// Predict a number: mean absolute error and R².
     #[arg(long)]
     pub(crate) regress: bool,
-    /// Compare with a second set of weights on the same pictures (paired bootstrap).
-    #[arg(long, value_name = "W")]
+    /// Compare with a second set of weights on the same pictures (paired bootstrap); not with
+    /// --regress.
+    #[arg(long, value_name = "W", conflicts_with = "regress")]
     pub(crate) against: Option<String>,
 }
 

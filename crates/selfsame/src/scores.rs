@@ -69,7 +69,8 @@ impl Sets {
     /// Opens both sides and finds the label.
     ///
     /// # Errors
-    /// A usage error if a specification or the label does not exist.
+    /// A usage error if a specification or the label does not exist, or a side has no picture with
+    /// the label.
     pub(crate) fn open(args: &Labelled) -> anyhow::Result<Self> {
         device::set_threads(args.weights.threads)?;
         let device = device::open(&args.weights.device)?;
@@ -81,6 +82,12 @@ impl Sets {
             let labels: BTreeMap<usize, String> = (0..set.len())
                 .filter_map(|i| Some((i, set.label(i, &label)?)))
                 .collect();
+            if labels.is_empty() {
+                return Err(usage(format!(
+                    "{flag} {spec}: not one of the {} pictures has a value of the label {label}",
+                    set.len()
+                )));
+            }
             let without = set.len() - labels.len();
             if without > 0 {
                 tell!(
@@ -425,6 +432,12 @@ pub(crate) fn printable(text: &str) -> String {
         false => c.to_string(),
     };
     text.chars().map(shown).collect()
+}
+
+/// Text of several lines for a terminal, each as [`printable`] gives it.
+pub(crate) fn printable_lines(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(printable).collect();
+    lines.join("\n")
 }
 
 /// Prints text for people.
