@@ -69,7 +69,7 @@ fn print_report(report: &CheckReport, passed: &PassedOver, crop_size: u32) {
         report.unusable.len()
     ));
     for (reason, count) in &report.reasons {
-        print_text(&format!("  {count} × {reason}"));
+        print_text(&format!("  {count} × {}", printable(reason)));
     }
     if *passed != PassedOver::default() {
         print_text(&format!("passed over: {passed}"));

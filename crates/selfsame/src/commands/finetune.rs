@@ -20,7 +20,7 @@ use crate::cli::Finetune;
 use crate::exit::{Done, usage};
 use crate::memory::Evaluation;
 use crate::progress::CountProgress;
-use crate::scores::{Sets, print_json, print_text};
+use crate::scores::{Sets, print_json, print_text, printable_lines};
 use crate::stderr::tell;
 use crate::weights::{Loaded, Weights, refuse_reference};
 use crate::{run_dir, signals};
@@ -220,7 +220,7 @@ fn again(args: &Finetune, settings: &Map<String, Value>) -> anyhow::Result<Done>
         }
         print_json(&kept);
     } else {
-        print_text(&read(&report)?);
+        print_text(&printable_lines(&read(&report)?));
     }
     Ok(Done::Well)
 }
@@ -361,7 +361,7 @@ impl Work<'_> {
         // A full disk is no reason not to tell.
         match args.data.json {
             true => print_json(&result),
-            false => print_text(&text),
+            false => print_text(&printable_lines(&text)),
         }
         written?;
         let checkpoints = args.run.join("checkpoints");

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::cli::{Cli, Inspect};
 use crate::exit::Done;
-use crate::scores::{print_json, print_text};
+use crate::scores::{print_json, print_text, printable};
 use crate::weights::{Loaded, Weights};
 
 pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
     if !not_finite.is_empty() {
         print_text(&format!(
             "NOT FINITE, and so of no use: {}",
-            not_finite.join(", ")
+            printable(&not_finite.join(", "))
         ));
     }
     let usable_by = usable_by(loaded, &not_finite);
@@ -77,16 +77,16 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
         print_text(&format!("usable by: {}", usable_by.join(", ")));
     }
     for (key, value) in &loaded.file_metadata {
-        print_text(&format!("metadata {key}: {value}"));
+        print_text(&printable(&format!("metadata {key}: {value}")));
     }
     for (name, dims) in shapes {
-        print_text(&format!("  {name} {dims:?}"));
+        print_text(&printable(&format!("  {name} {dims:?}")));
     }
     if !loaded.others.is_empty() {
         print_text("beside the backbone:");
     }
     for (name, dims) in &loaded.others {
-        print_text(&format!("  {name} {dims:?}"));
+        print_text(&printable(&format!("  {name} {dims:?}")));
     }
     Ok(Done::Well)
 }

@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use crate::cli::{Linear, Method, Protocol, WeightsArgs};
 use crate::exit::{Done, usage};
 use crate::progress::CountProgress;
-use crate::scores::{Kind, NumberScore, Sets, TOP, print_json, print_text, top_in_words};
+use crate::scores::{
+    Kind, NumberScore, Sets, TOP, print_json, print_text, printable_lines, top_in_words,
+};
 use crate::stderr::tell;
 use crate::weights::Weights;
 
@@ -187,7 +189,8 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
         print_json(&result);
     } else {
         print_text(&format!(
-            "{report}\naccuracy {percent:.1} %  (95 % interval {:.1} to {:.1}){}; {}",
+            "{}\naccuracy {percent:.1} %  (95 % interval {:.1} to {:.1}){}; {}",
+            printable_lines(&report.to_string()),
             100.0 * interval.low,
             100.0 * interval.high,
             top_in_words(among),

@@ -14,6 +14,7 @@ use crate::cli::{Pictures, WeightsArgs};
 use crate::data;
 use crate::exit::usage;
 use crate::overwriting::refuse_overwriting_pictures;
+use crate::scores::printable;
 use crate::stderr::tell;
 
 /// Side and pixels of the largest sheet drawn: few programs show what is longer, and its bytes
@@ -133,7 +134,7 @@ impl<'a> Chosen<'a> {
                     use_it(set.name(sample).to_owned(), picture)?;
                     used += 1;
                 }
-                Err(error) => tell!("left out: {}: {error}", set.name(sample)),
+                Err(error) => tell!("left out: {}: {error}", printable(set.name(sample))),
             }
         }
         anyhow::ensure!(used > 0, "{spec}: not one picture could be used");
