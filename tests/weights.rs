@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use candle_core::{Device, Tensor};
 use common::{Answer, checkpoints, done, scratch, selfsame, text, tiny_run};
-use selfsame_checkpoint::read_tensor_file;
+use selfsame_checkpoint::{read_tensor_file, write_tensors};
 
 const DATA: &str = "synthetic:portraits?count=12&seed=1";
 
@@ -270,12 +270,15 @@ fn an_export_replaces_only_one_of_the_same_kind() {
         }
     }
     let before = std::fs::read(dir.join("timm/model.safetensors")).unwrap();
-    refused(
-        &export("random:vit_tiny/8@32", "timm", "timm"),
-        2,
-        &["--out", "model.safetensors"],
-    );
-    refused(&export(run(), "dino", "timm"), 2, &["--out", "config.json"]);
+    let other = "random:vit_tiny/8@32";
+    refused(&export(other, "timm", "timm"), 2, &["--out"]);
+    refused(&export(run(), "dino", "timm"), 2, &["--out"]);
+    refused(&export(run(), "hf", "timm"), 2, &["--out"]);
+    refused(&export(run(), "dino", "onnx"), 2, &["--out", "model.onnx"]);
+    // Somebody's own file of a name that an export has too.
+    std::fs::create_dir(dir.join("mine")).unwrap();
+    std::fs::write(dir.join("mine/config.json"), "{}").unwrap();
+    refused(&export(run(), "timm", "mine"), 2, &["--out", "config.json"]);
     refused(&export(run(), "onnx", "hf"), 2, &["--out"]);
     std::fs::write(dir.join("onnx/notes.md"), "mine").unwrap();
     refused(
@@ -480,4 +483,55 @@ fn an_export_without_room_leaves_no_empty_folder() {
     refused(&export(&given), 1, &["model.safetensors"]);
     assert!(given.exists());
     assert_eq!(std::fs::read_dir(&given).unwrap().count(), 0);
+}
+
+/// The run's export for timm with other tensors and more metadata.
+fn changed(dir: &Path, of: impl Fn(&str, &Tensor) -> Tensor, metadata: &[(&str, &str)]) -> String {
+    let folder = dir.join("timm");
+    let out = text(&folder);
+    done(&["export", "--weights", run(), "--format=timm", "--out", &out]);
+    let path = folder.join("model.safetensors");
+    let mut file = read_tensor_file(&path, &Device::Cpu).unwrap();
+    for (name, tensor) in &mut file.tensors {
+        *tensor = of(name, tensor);
+    }
+    let metadata = metadata.iter();
+    file.metadata
+        .extend(metadata.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    write_tensors(&path, &file.tensors, &file.metadata).unwrap();
+    text(&path)
+}
+
+#[test]
+fn features_that_are_no_numbers_are_not_written() {
+    let dir = scratch("weights-huge");
+    let huge = |name: &str, tensor: &Tensor| match name {
+        "norm.weight" => (tensor.ones_like().unwrap() * 3e38).unwrap(),
+        _ => tensor.clone(),
+    };
+    let file = changed(&dir, huge, &[]);
+    for out in ["f.npy", "f.csv", "f.safetensors"] {
+        let answer = embed(&dir.join(out), &file, &[]);
+        refused(&answer, 1, &["of its 48 features are not finite"]);
+        assert!(!dir.join(out).exists());
+    }
+}
+
+#[test]
+fn what_a_file_says_of_itself_gives_a_terminal_no_orders() {
+    let dir = scratch("weights-escapes");
+    let odd = "\u{1b}[2J\n";
+    let file = changed(&dir, |_, tensor| tensor.clone(), &[("note", odd)]);
+    let told = done(&["inspect", &file]);
+    assert!(told.contains("metadata note: \\u{1b}[2J\\n\n"), "{told:?}");
+
+    let mut tensors = read_tensor_file(Path::new(&file), &Device::Cpu).unwrap();
+    let name = format!("blocks.0.{odd}");
+    tensors
+        .tensors
+        .insert(name, Tensor::new(1f32, &Device::Cpu).unwrap());
+    write_tensors(Path::new(&file), &tensors.tensors, &tensors.metadata).unwrap();
+    let answer = selfsame(&["inspect", &file]);
+    refused(&answer, 1, &["\\u{1b}[2J"]);
+    assert!(!answer.stderr.contains('\u{1b}'), "{:?}", answer.stderr);
 }

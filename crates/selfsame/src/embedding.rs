@@ -16,7 +16,8 @@ use crate::weights::Weights;
 /// Features of some pictures of `set`; those that cannot be used are named on stderr.
 ///
 /// # Errors
-/// As [`Weights::embed_options`] and [`Evaluation::check`]; if not one of the pictures could be used, naming `spec`.
+/// As [`Weights::embed_options`] and [`Evaluation::check`]; if not one of the pictures could be used,
+/// naming `spec`; if features are not finite, naming the first such picture.
 pub(crate) fn embed_all(
     set: &Arc<dyn Dataset>,
     spec: &str,
@@ -48,7 +49,25 @@ pub(crate) fn embed_all(
     let done = embedder.embed(set, samples, |n| progress.set(n))?;
     name_left_out(&embedder.ledger);
     anyhow::ensure!(done.features.n > 0, "{spec}: not one picture could be used");
+    check_finite(&done, set.as_ref())?;
     Ok(done)
+}
+
+/// Refuses features that are no numbers, as weights of huge values give.
+fn check_finite(done: &Embedded, set: &dyn Dataset) -> anyhow::Result<()> {
+    let rows = done.features.rows().zip(&done.samples);
+    let mut bad = rows.filter(|(row, _)| row.iter().any(|value| !value.is_finite()));
+    let Some((row, sample)) = bad.next() else {
+        return Ok(());
+    };
+    let count = row.iter().filter(|value| !value.is_finite()).count();
+    anyhow::bail!(
+        "{}: {count} of its {} features are not finite, and so it is with {} other pictures: the \
+         weights cannot be used",
+        printable(set.name(*sample)),
+        row.len(),
+        bad.count()
+    )
 }
 
 /// Names on stderr what could not be used.

@@ -9,12 +9,13 @@ use std::path::Path;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use selfsame_checkpoint::{read_tensor_file, write_bytes, write_tensors};
-use selfsame_models::{MODEL_KEY, ModelConfig};
+use selfsame_checkpoint::{write_bytes, write_tensors};
+use selfsame_models::interop::Layout;
+use selfsame_models::{MODEL_KEY, ModelConfig, read_weights};
 
 pub(super) use timm::timm;
 
-use crate::cli::{Export, Format};
+use crate::cli::{Export, Format, Which};
 use crate::exit::{Done, usage};
 use crate::overwriting::refuse_overwriting;
 use crate::stderr::tell;
@@ -36,7 +37,7 @@ pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
         Format::Hf => hf::metadata(loaded)?,
         _ => loaded.metadata()?,
     };
-    refuse_others(&args.out, files(args.format), &metadata)?;
+    refuse_others(&args.out, args.format, &metadata)?;
     let is_new = !args.out.exists();
     let written = match args.format {
         Format::Timm => timm(loaded, &args.out),
@@ -73,11 +74,11 @@ fn fit_to_pictures(weights: &mut Weights, format: Format) -> anyhow::Result<()> 
     weights.fit_to(&fitted, &Device::Cpu)
 }
 
-/// What each format writes.
+/// What each format writes, the weights first.
 fn files(format: Format) -> &'static [&'static str] {
     match format {
-        Format::Timm => &["config.json", WEIGHTS],
-        Format::Hf => &["config.json", WEIGHTS, "preprocessor_config.json"],
+        Format::Timm => &[WEIGHTS, "config.json"],
+        Format::Hf => &[WEIGHTS, "config.json", "preprocessor_config.json"],
         Format::Dino => &[WEIGHTS],
         Format::Onnx => &["model.onnx"],
     }
@@ -90,19 +91,20 @@ fn files(format: Format) -> &'static [&'static str] {
 /// A usage error that names what is in the way.
 fn refuse_others(
     out: &Path,
-    files: &[&str],
+    format: Format,
     metadata: &BTreeMap<String, String>,
 ) -> anyhow::Result<()> {
     let Ok(entries) = std::fs::read_dir(out) else {
         return Ok(());
     };
+    let files = files(format);
+    let is_earlier = is_export(&out.join(files[0]), format, metadata)?;
     for entry in entries {
         let path = entry
             .with_context(|| format!("reading {}", out.display()))?
             .path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let ours = files.contains(&&*name) && (name.ends_with(".json") || says(&path, metadata)?);
-        if !ours {
+        if !(is_earlier && files.contains(&&*name)) {
             return Err(usage(format!(
                 "--out {}: {name} is in it, which is not from an earlier export of these weights in \
                  this format; name a new folder, or empty this one",
@@ -113,22 +115,33 @@ fn refuse_others(
     Ok(())
 }
 
-/// Whether a file of weights was written by this program for the same architecture.
-fn says(path: &Path, metadata: &BTreeMap<String, String>) -> anyhow::Result<bool> {
-    let Some(model) = metadata.get(MODEL_KEY) else {
+/// Whether a file of weights is there, written by this program for the same architecture in the
+/// same format.
+fn is_export(
+    path: &Path,
+    format: Format,
+    metadata: &BTreeMap<String, String>,
+) -> anyhow::Result<bool> {
+    let Some(model) = metadata.get(MODEL_KEY).filter(|_| path.is_file()) else {
         return Ok(false);
     };
-    if path.extension().is_some_and(|kind| kind == "onnx") {
-        let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-        let found = |text: &str| {
-            bytes
-                .windows(text.len())
-                .any(|part| part == text.as_bytes())
-        };
-        return Ok(found(MODEL_KEY) && found(model));
-    }
-    let file = read_tensor_file(path, &Device::Cpu);
-    Ok(file.is_ok_and(|file| file.metadata.get(MODEL_KEY) == Some(model)))
+    let layout = match format {
+        Format::Timm => Layout::Timm,
+        Format::Hf => Layout::HuggingFace,
+        Format::Dino => Layout::Selfsame,
+        Format::Onnx => {
+            let bytes =
+                std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+            let found = |text: &str| {
+                bytes
+                    .windows(text.len())
+                    .any(|part| part == text.as_bytes())
+            };
+            return Ok(found(MODEL_KEY) && found(model));
+        }
+    };
+    let file = read_weights(path, Which::Teacher.into());
+    Ok(file.is_ok_and(|file| file.layout == layout && file.metadata.get(MODEL_KEY) == Some(model)))
 }
 
 /// Writes backbone and head under the names of the official DINO code.
