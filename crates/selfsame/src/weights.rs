@@ -3,19 +3,20 @@
 mod arch;
 mod hub;
 mod kind;
+mod loaded;
 mod told;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use selfsame_data::EvalTransform;
 use selfsame_data::augment::EvalCrop;
 use selfsame_models::interop::{Difference, Layout, fit_patches, fit_positions, is_pth};
 use selfsame_models::{
-    BackboneModel, INPUT_KEY, InputConfig, MODEL_KEY, ModelConfig, ModelError, NamedArch,
-    ParamStore, build_backbone, draw_backbone, infer, read_weights, reference_backbone,
+    InputConfig, ModelConfig, ModelError, NamedArch, ParamStore, build_backbone, draw_backbone,
+    infer, read_weights, reference_backbone,
 };
 use selfsame_train::{EmbedOptions, Extractor};
 
@@ -25,6 +26,7 @@ use crate::run_dir;
 use crate::stderr::tell;
 use arch::asked;
 use kind::refuse_other_kinds;
+pub(crate) use loaded::Loaded;
 use told::told;
 
 /// Side in pixels of the `pixels` baseline.
@@ -44,95 +46,6 @@ pub(crate) enum Weights {
     Backbone(Box<Loaded>),
 }
 
-/// A backbone and what it was trained with.
-pub(crate) struct Loaded {
-    /// Its architecture.
-    pub(crate) model: ModelConfig,
-    /// Its parameters, under `backbone.`.
-    pub(crate) params: ParamStore,
-    /// The network over them, without gradients.
-    pub(crate) backbone: BackboneModel,
-    /// Size and normalisation of its training pictures, if known.
-    pub(crate) input: InputConfig,
-    /// Whose names the tensors had where they came from.
-    pub(crate) layout: &'static str,
-    /// What came with the backbone and is not used, such as a head: name and shape.
-    pub(crate) others: BTreeMap<String, Vec<usize>>,
-    /// The projection head's tensors, under `head.`, if there is one.
-    pub(crate) head: BTreeMap<String, Tensor>,
-    /// How many tensors of the backbone's file have which element type; empty for a drawn one.
-    pub(crate) dtypes: BTreeMap<String, usize>,
-    /// The text metadata of the file.
-    pub(crate) file_metadata: BTreeMap<String, String>,
-}
-
-impl Loaded {
-    /// What a weights file says about itself, so that it opens without flags.
-    pub(crate) fn metadata(&self) -> anyhow::Result<BTreeMap<String, String>> {
-        self.metadata_for(&self.input)
-    }
-
-    /// The same of weights that were then trained on other pictures.
-    pub(crate) fn metadata_for(
-        &self,
-        input: &InputConfig,
-    ) -> anyhow::Result<BTreeMap<String, String>> {
-        Ok(BTreeMap::from([
-            (MODEL_KEY.to_owned(), serde_json::to_string(&self.model)?),
-            (INPUT_KEY.to_owned(), serde_json::to_string(input)?),
-        ]))
-    }
-
-    /// Whether both are the same numbers under the same names.
-    pub(crate) fn same_weights(&self, other: &Self) -> anyhow::Result<bool> {
-        let (ours, theirs) = (self.params.tensors(), other.params.tensors());
-        if !ours.keys().eq(theirs.keys()) {
-            return Ok(false);
-        }
-        for (tensor, other) in ours.values().zip(theirs.values()) {
-            if tensor.dims() != other.dims() {
-                return Ok(false);
-            }
-            let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
-            if values(tensor)? != values(other)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Tensors of the backbone with a value that is NaN or infinite.
-    pub(crate) fn not_finite(&self) -> anyhow::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for (name, tensor) in self.params.tensors() {
-            if !name.starts_with("backbone.") {
-                continue;
-            }
-            // Zero times a number is zero, of which a sum cannot overflow; all others stay NaN.
-            let sum = (tensor.to_dtype(DType::F32)? * 0.0)?.sum_all()?;
-            if !sum.to_scalar::<f32>()?.is_finite() {
-                names.push(name);
-            }
-        }
-        Ok(names)
-    }
-
-    /// Counts element types, keeps the head of what was read with the backbone, lists the rest.
-    fn take_rest(&mut self, tensors: BTreeMap<String, Tensor>) {
-        for (name, tensor) in tensors {
-            if name.starts_with("backbone.") {
-                let dtype = tensor.dtype().as_str().to_owned();
-                *self.dtypes.entry(dtype).or_default() += 1;
-            } else {
-                self.others.insert(name.clone(), tensor.dims().to_vec());
-                if name.starts_with("head.") {
-                    self.head.insert(name, tensor);
-                }
-            }
-        }
-    }
-}
-
 impl Weights {
     /// Opens what `spec` names, for use.
     ///
@@ -144,8 +57,25 @@ impl Weights {
         arch: Option<&str>,
         device: &Device,
     ) -> anyhow::Result<Self> {
-        let weights = Self::read(spec, which, arch, device)?;
-        if let Self::Backbone(loaded) = &weights
+        Self::read(spec, which, arch, device)?.finite(spec)
+    }
+
+    /// Opens a run or a file for use, wherever it lies: what is no UTF-8 has no specification.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub(crate) fn open_at(
+        path: &Path,
+        which: Which,
+        arch: Option<&str>,
+        device: &Device,
+    ) -> anyhow::Result<Self> {
+        Self::read_at(path, which, arch, device)?.finite(&path.to_string_lossy())
+    }
+
+    /// The same weights, if every value is finite.
+    fn finite(self, spec: &str) -> anyhow::Result<Self> {
+        if let Self::Backbone(loaded) = &self
             && let [first, others @ ..] = loaded.not_finite()?.as_slice()
         {
             let others = match others.len() {
@@ -157,7 +87,7 @@ impl Weights {
                  such a network"
             );
         }
-        Ok(weights)
+        Ok(self)
     }
 
     /// Opens what `spec` names, whatever its values are.
@@ -186,29 +116,37 @@ impl Weights {
                 .with_context(|| format!("reading weights from {spec}"));
         }
         if let Some(name) = spec.strip_prefix(HUB) {
-            let folder = hub::folder(name)?;
-            return Self::read(&folder.to_string_lossy(), which, arch, device);
+            return Self::read_at(&hub::folder(name)?, which, arch, device);
         }
-        let loaded = if let Some(text) = drawn {
-            random(text, device)?
+        match drawn {
+            Some(text) => Ok(Self::Backbone(Box::new(random(text, device)?))),
+            None => Self::read_at(Path::new(spec), which, arch, device),
+        }
+    }
+
+    /// Opens a run, a folder or a file, whatever its values are.
+    fn read_at(
+        path: &Path,
+        which: Which,
+        arch: Option<&str>,
+        device: &Device,
+    ) -> anyhow::Result<Self> {
+        let loaded = if let Some(file) = file_in_folder(path, which) {
+            of_file(&file, which, arch, device)
+        } else if path.is_dir() {
+            of_run(path, which, arch, device)
+        } else if path.exists() {
+            of_file(path, which, arch, device)
         } else {
-            let path = Path::new(spec);
-            let loaded = if let Some(file) = file_in_folder(path, which) {
-                of_file(&file, which, arch, device)
-            } else if path.is_dir() {
-                of_run(path, which, arch, device)
-            } else if path.exists() {
-                of_file(path, which, arch, device)
-            } else {
-                return Err(usage_of(
-                    "--weights",
-                    format!(
-                        "{spec}: no such run, file, folder or baseline (pixels, random:vit_small/16@128)"
-                    ),
-                ));
-            };
-            loaded.with_context(|| format!("reading weights from {spec}"))?
+            let spec = path.display();
+            return Err(usage_of(
+                "--weights",
+                format!(
+                    "{spec}: no such run, file, folder or baseline (pixels, random:vit_small/16@128)"
+                ),
+            ));
         };
+        let loaded = loaded.with_context(|| format!("reading weights from {}", path.display()))?;
         Ok(Self::Backbone(Box::new(loaded)))
     }
 

@@ -89,8 +89,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
         return Ok(outcome.into());
     }
 
-    let spec = dir.to_string_lossy();
-    let trained = Weights::open(&spec, Which::Teacher, None, &device)?;
+    let trained = Weights::open_at(dir, Which::Teacher, None, &device)?;
     let untrained = selfsame_train::Learner::new(&config, &device)?;
     let crop = EvalCrop {
         image_size: config.augment.global_size,

@@ -121,7 +121,7 @@ fn attention_of(
         note += " They are one cell even so, of which there is nothing to show.";
     }
     let grown = Grown::open(facts.dir, MAX_SNAPSHOTS, loaded, |path| {
-        Weights::open(&path.to_string_lossy(), Which::Teacher, None, facts.device)
+        Weights::open_at(path, Which::Teacher, None, facts.device)
     })?;
     let (snapshots, newest) = match &grown {
         Some(grown) => (grown.before.as_slice(), grown.newest.as_str()),
