@@ -1,5 +1,5 @@
 //! What is drawn of which pictures, and what is refused: `attention`, `neighbors`, `pca`, `tsne`,
-//! `preview`, and the page of a small ResNet.
+//! `preview`, and the pages of a small ResNet and of odd runs.
 
 #![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
 
@@ -246,7 +246,9 @@ fn values_are_counted_where_pictures_are_and_small_resnets_shown_larger() {
     };
     let (train, val) = (folder("train", 0), folder("val", 12));
     let run = dir.join("run");
-    let mut args = tiny_run(&run, &["model.arch=resnet18", "train.max_steps=1"]);
+    // The last weights are those of the snapshot too.
+    let sets = ["model.arch=resnet18", "train.snapshot_every_epochs=1"];
+    let mut args = tiny_run(&run, &[&sets[..], &["train.epochs=1"]].concat());
     args.retain(|arg| arg != "--no-report");
     // A ResNet has none of these.
     for key in ["model.embed_dim", "model.depth", "model.num_heads"] {
@@ -260,4 +262,87 @@ fn values_are_counted_where_pictures_are_and_small_resnets_shown_larger() {
     let page = std::fs::read_to_string(run.join("report.html")).unwrap();
     assert!(page.contains("12 values among 12 pictures to learn from: too many"));
     assert!(page.contains("with 64 pixels, twice what it was trained at"));
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_refused_before_work() {
+    let dir = scratch("looking-out");
+    let data = text(&pictures(&dir, 3));
+    // Which would be told after them.
+    for i in 0..3 {
+        std::fs::write(format!("{data}/{i}.png"), "no picture").unwrap();
+    }
+    let out = |kind: &str| text(&dir.join("none").join(format!("out.{kind}")));
+    for (command, kind) in [
+        (&["embed"][..], "npy"),
+        (&["tsne"], "svg"),
+        (&["pca"], "csv"),
+        (&["pca", "--patches"], "png"),
+        (&["attention"], "png"),
+        (&["neighbors", "--index", "0"], "png"),
+    ] {
+        let args = [command, &["--weights", WEIGHTS, "--data", &data]].concat();
+        refused(&with(&args, &out(kind)), &["--out", "looking-out/none: "]);
+    }
+    let preview = ["preview", "--data", &data];
+    refused(
+        &with(&preview, &out("png")),
+        &["--out", "looking-out/none: "],
+    );
+
+    let tsne = ["tsne", "--weights", WEIGHTS, "--data", &data];
+    let there = text(&dir.join("map.svg"));
+    let mut args = with(&tsne, &there);
+    args.extend(["--perplexity", "0"]);
+    refused(&args, &["--perplexity: 0 is not"]);
+}
+
+#[test]
+fn a_side_of_one_picture_costs_a_page_its_scores_and_no_more() {
+    let dir = scratch("looking-few");
+    let run = dir.join("run");
+    done(&tiny_run(&run, &["train.max_steps=1"]));
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    let report = |from: &str, to: &str| {
+        assert!(config.contains(from), "{config}");
+        std::fs::write(run.join("config.toml"), config.replace(from, to)).unwrap();
+        let told = drawn(&["report", &text(&run)]).stderr;
+        let page = std::fs::read_to_string(run.join("report.html")).unwrap();
+        assert!(page.contains("Training loss"));
+        (told, page)
+    };
+    let one = "synthetic:portraits?count=1";
+    let (_, page) = report("synthetic:portraits?count=40&seed=3", one);
+    let words = format!("fewer than two pictures of {one} can be used");
+    assert!(page.contains(&words), "{page}");
+    let (told, page) = report("val = \"\"", &format!("val = \"{one}\""));
+    let words = format!("without pictures of {one}: fewer than two can be used");
+    assert!(told.contains(&words), "{told}");
+    assert!(page.contains("40 pictures, each by the others"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_path_that_is_no_text_is_followed_or_refused() {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
+    let dir = scratch("looking-bytes");
+    let plain = dir.join("plain");
+    let sets = ["train.max_steps=1", "train.snapshot_every_epochs=1"];
+    done(&tiny_run(&plain, &sets));
+    let run = dir.join(OsString::from_vec(b"run-\xff".to_vec()));
+    std::fs::rename(plain, &run).unwrap();
+    let told = |args: &[&str], path: &Path| {
+        Answer::from(common::command(args).arg(path).output().unwrap())
+    };
+    let answer = told(&["report", "--json"], &run);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    let value: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert!(value["scores"].is_object(), "{value} {}", answer.stderr);
+    assert!(value["out"].is_string(), "{value}");
+
+    let answer = told(&["config", "--images-root"], &run);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains("--images-root"), "{}", answer.stderr);
 }

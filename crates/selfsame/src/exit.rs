@@ -118,25 +118,6 @@ fn is_usage(error: &anyhow::Error) -> bool {
     })
 }
 
-/// What the name of `--out` ends in, one of `allowed`.
-///
-/// # Errors
-/// A usage error that lists them.
-pub(crate) fn extension(out: &Path, allowed: &[&'static str]) -> anyhow::Result<&'static str> {
-    let kind = out.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    allowed
-        .iter()
-        .find(|a| **a == kind)
-        .copied()
-        .ok_or_else(|| {
-            let allowed = allowed.join(", .");
-            usage(format!(
-                "--out {}: the name must end in .{allowed}",
-                out.display()
-            ))
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

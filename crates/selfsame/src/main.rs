@@ -11,6 +11,7 @@ mod embedding;
 mod exit;
 mod figures;
 mod memory;
+mod out;
 mod overwriting;
 mod progress;
 mod run_dir;

@@ -12,12 +12,13 @@ use serde_json::json;
 
 use crate::cli::{Attention, WeightsArgs};
 use crate::device;
-use crate::exit::{Done, extension, usage};
+use crate::exit::{Done, usage};
 use crate::figures::attention::{Prepared, SIDE, heads, key, nothing_to_show};
 use crate::figures::grown::Grown;
 use crate::figures::pictures::{Chosen, check_rows, check_sheet};
 use crate::figures::{cell, remark, whose};
 use crate::memory::{Evaluation, check_whole};
+use crate::out;
 use crate::overwriting::refuse_overwriting;
 use crate::scores::print_json;
 use crate::stderr::tell;
@@ -30,7 +31,7 @@ const MAX_SNAPSHOTS: usize = 6;
 
 pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     let flags = &args.weights;
-    extension(&args.out, &["png"])?;
+    out::kind(&args.out, &["png"])?;
     let out = ("--out", args.out.as_path());
     let mut inputs = vec![("--weights", Path::new(&flags.weights))];
     let pictures_of = &args.pictures;
@@ -51,7 +52,7 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     let chosen = Chosen::open(&args.pictures, flags, out)?;
     device::set_threads(flags.threads)?;
     let device = device::open(&flags.device)?;
-    let newest = open(&flags.weights, flags, &device)?;
+    let newest = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
     let loaded = newest.backbone()?;
     let mut columns: Vec<(String, &Loaded)> = Vec::new();
     let grown = match args.snapshots {
@@ -156,7 +157,7 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
             "block": args.block.or(blocks.checked_sub(1)),
             "mass": args.mass,
             "weights": newest.describe(),
-            "out": args.out,
+            "out": args.out.to_string_lossy(),
         }));
     }
     Ok(Done::Well)
@@ -188,7 +189,7 @@ fn told_of(maps: &CellMaps, mass: Option<f64>) -> serde_json::Value {
 fn snapshots(flags: &WeightsArgs, newest: &Loaded, device: &Device) -> anyhow::Result<Grown> {
     let dir = Path::new(&flags.weights);
     let grown = Grown::open(dir, MAX_SNAPSHOTS, newest, |path| {
-        open(&path.to_string_lossy(), flags, device)
+        Weights::open_at(path, flags.which, flags.arch.as_deref(), device)
     })?;
     grown.ok_or_else(|| {
         usage(format!(
@@ -196,10 +197,6 @@ fn snapshots(flags: &WeightsArgs, newest: &Loaded, device: &Device) -> anyhow::R
             dir.display()
         ))
     })
-}
-
-fn open(spec: &str, flags: &WeightsArgs, device: &Device) -> anyhow::Result<Weights> {
-    Weights::open(spec, flags.which, flags.arch.as_deref(), device)
 }
 
 /// What it takes to prepare pictures and to run them one by one; they are not loaded in batches.

@@ -10,7 +10,8 @@ use selfsame_eval::Features;
 
 use crate::cli::Embed;
 use crate::embedding::embed_all;
-use crate::exit::{Done, extension};
+use crate::exit::Done;
+use crate::out;
 use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::stderr::tell;
 use crate::weights::Weights;
@@ -18,7 +19,7 @@ use crate::{data, device};
 
 pub(crate) fn run(args: &Embed) -> anyhow::Result<Done> {
     let flags = &args.weights;
-    let kind = extension(&args.out, &["safetensors", "npy", "csv"])?;
+    let kind = out::kind(&args.out, &["safetensors", "npy", "csv"])?;
     let out = ("--out", args.out.as_path());
     refuse_overwriting(
         out,

@@ -14,11 +14,12 @@ use super::attention::evaluation;
 use super::embed::quoted;
 use crate::cli::{MapArgs, Pca, Pictures, Tsne};
 use crate::embedding::embed_all;
-use crate::exit::{Done, extension, usage};
+use crate::exit::{Done, usage};
 use crate::figures::attention::{Prepared, SIDE, patch_components};
 use crate::figures::map::{coloring, tsne_chart};
 use crate::figures::pictures::{Chosen, check_sheet};
 use crate::figures::{remark, whose};
+use crate::out;
 use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::progress::CountProgress;
 use crate::scores::{label_or_usage, print_json};
@@ -50,23 +51,25 @@ impl Embedded {
             "skipped": self.skipped,
             "weights": self.described,
             "label": args.label,
-            "out": args.out,
+            "out": args.out.to_string_lossy(),
         })
     }
 }
 
 pub(crate) fn tsne(args: &Tsne) -> anyhow::Result<Done> {
-    let kind = extension(&args.map.out, &["svg", "png", "csv"])?;
-    let embedded = embedded(&args.map)?;
+    let kind = out::kind(&args.map.out, &["svg", "png", "csv"])?;
     let config = TsneConfig {
         perplexity: args.perplexity,
         iterations: args.iterations.get(),
         seed: args.map.seed,
         ..TsneConfig::default()
     };
-    if let [problem, ..] = config.check(embedded.features.n).as_slice() {
-        return Err(usage(problem.clone()));
-    }
+    let check = |points| match config.check(points).as_slice() {
+        [problem, ..] => Err(usage(problem.clone())),
+        [] => Ok(()),
+    };
+    let embedded = embedded(&args.map, check)?;
+    check(embedded.features.n)?;
     let mut progress = CountProgress::new("t-SNE iterations", config.iterations);
     let map = descend(&embedded.features, &config, &mut |done| progress.set(done))?;
     let title = format!("t-SNE of {} pictures", embedded.features.n);
@@ -104,8 +107,8 @@ pub(crate) fn pca(args: &Pca) -> anyhow::Result<Done> {
     if args.patches {
         return patches(args);
     }
-    let kind = extension(&args.map.out, &["svg", "png", "csv"])?;
-    let embedded = embedded(&args.map)?;
+    let kind = out::kind(&args.map.out, &["svg", "png", "csv"])?;
+    let embedded = embedded(&args.map, |_| Ok(()))?;
     let pca = selfsame_eval::Pca::fit(&embedded.features, 2, args.map.seed)?;
     let places = pca.transform(&embedded.features)?;
     let k = pca.variances.len();
@@ -143,7 +146,7 @@ pub(crate) fn pca(args: &Pca) -> anyhow::Result<Done> {
 fn patches(args: &Pca) -> anyhow::Result<Done> {
     let map = &args.map;
     let flags = &map.weights;
-    extension(&map.out, &["png"])?;
+    out::kind(&map.out, &["png"])?;
     let out = ("--out", map.out.as_path());
     refuse_overwriting(out, &inputs(map))?;
     let pictures = Pictures {
@@ -193,7 +196,7 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
             "pca": {"of": "patches", "variances": pca.variances, "shares": pca.shares},
             "files": files,
             "weights": weights.describe(),
-            "out": map.out,
+            "out": map.out.to_string_lossy(),
         }));
     }
     Ok(Done::Well)
@@ -207,7 +210,11 @@ fn inputs(args: &MapArgs) -> [(&str, &Path); 2] {
     ]
 }
 
-fn embedded(args: &MapArgs) -> anyhow::Result<Embedded> {
+/// Embeds all pictures, if `check` has nothing against their number.
+fn embedded(
+    args: &MapArgs,
+    check: impl Fn(usize) -> anyhow::Result<()>,
+) -> anyhow::Result<Embedded> {
     let flags = &args.weights;
     let out = ("--out", args.out.as_path());
     refuse_overwriting(out, &inputs(args))?;
@@ -215,6 +222,7 @@ fn embedded(args: &MapArgs) -> anyhow::Result<Embedded> {
     let device = device::open(&flags.device)?;
     let set: Arc<dyn Dataset> = data::of_flags(&args.data, flags)?;
     refuse_overwriting_pictures(out, ("--data", set.as_ref()))?;
+    check(set.len())?;
     let label = match &args.label {
         Some(label) => Some(label_or_usage("--data", &args.data, set.as_ref(), label)?),
         None => None,

@@ -12,10 +12,11 @@ use serde_json::json;
 
 use crate::cli::Neighbors;
 use crate::embedding::embed_all;
-use crate::exit::{Done, extension, usage};
+use crate::exit::{Done, usage};
 use crate::figures::neighbors::{SIDE, found, labels, query};
 use crate::figures::pictures::{check_image, check_sheet, of_image, told};
 use crate::figures::{remark, whose};
+use crate::out;
 use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::scores::print_json;
 use crate::stderr::tell;
@@ -27,7 +28,7 @@ const COLUMNS: usize = 5;
 
 pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
     let flags = &args.weights;
-    extension(&args.out, &["png"])?;
+    out::kind(&args.out, &["png"])?;
     let out = ("--out", args.out.as_path());
     let mut inputs = vec![
         ("--weights", Path::new(&flags.weights)),
@@ -127,7 +128,7 @@ pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
             "n": bank.samples.len(),
             "skipped": samples.len() - bank.samples.len(),
             "weights": weights.describe(),
-            "out": args.out,
+            "out": args.out.to_string_lossy(),
         }));
     }
     Ok(Done::Well)

@@ -16,9 +16,10 @@ use selfsame_train::RunConfig;
 use crate::cli::Preview;
 use crate::config::Merged;
 use crate::data;
-use crate::exit::{Done, extension, usage};
+use crate::exit::{Done, usage};
 use crate::figures::pictures::of_image;
 use crate::memory::check_preview;
+use crate::out;
 use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::stderr::tell;
 
@@ -39,7 +40,7 @@ const JITTER: [DrawnOp; 4] = [
 ];
 
 pub(crate) fn run(args: &Preview) -> anyhow::Result<Done> {
-    extension(&args.out, &["png"])?;
+    out::kind(&args.out, &["png"])?;
     let out = ("--out", args.out.as_path());
     let named = [
         ("--image", &args.image),

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Report, Which};
 use crate::exit::{Done, usage};
+use crate::out::check_writable;
 use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::scores::print_json;
 use crate::stderr::tell;
@@ -38,6 +39,7 @@ pub(crate) fn run(args: &Report) -> anyhow::Result<Done> {
         ("data.val", Path::new(&config.data.val)),
     ];
     refuse_overwriting(("--out", &out), &inputs)?;
+    check_writable("--out", &out)?;
     let device = device::open("cpu")?;
     // Pictures that have moved since are no reason to show nothing.
     let open = |spec: &str| match spec {
@@ -67,7 +69,7 @@ pub(crate) fn run(args: &Report) -> anyhow::Result<Done> {
     let mut told = write(&facts, &out)?;
     tell!("wrote {}", out.display());
     if args.json {
-        told["out"] = json!(out);
+        told["out"] = json!(out.to_string_lossy());
         print_json(&told);
     }
     Ok(Done::Well)
@@ -94,7 +96,7 @@ pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<Value> {
     let mut told = verdict(&mut page, facts, &log);
     let weights = newest_weights(facts);
     let subjects = match (&weights, &facts.train) {
-        (Ok(weights), Some(train)) => Some(Subjects::embed(facts, train, weights)?),
+        (Ok(weights), Some(train)) => Subjects::embed(facts, train, weights)?,
         _ => None,
     };
     match &subjects {
@@ -116,8 +118,7 @@ pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<Value> {
 
 /// The weights of a run, of its newest checkpoint if it goes on.
 fn newest_weights(facts: &Facts<'_>) -> anyhow::Result<Weights> {
-    let spec = facts.dir.to_string_lossy();
-    let weights = Weights::open(&spec, Which::Teacher, None, facts.device);
+    let weights = Weights::open_at(facts.dir, Which::Teacher, None, facts.device);
     if let Err(error) = &weights
         && has_checkpoint(facts)
     {
@@ -138,10 +139,15 @@ fn why_none(facts: &Facts<'_>, of_weights: Option<&anyhow::Error>) -> String {
             format!("There are none, since the weights cannot be used: {error:#}")
         }
         Some(_) => "There are none yet: they need a checkpoint and the pictures.".to_owned(),
-        None => format!(
-            "There are none, since the pictures of {} cannot be opened.",
-            facts.config.data.train
-        ),
+        None => {
+            let spec = &facts.config.data.train;
+            match facts.train {
+                None => format!("There are none, since the pictures of {spec} cannot be opened."),
+                Some(_) => {
+                    format!("There are none, since fewer than two pictures of {spec} can be used.")
+                }
+            }
+        }
     }
 }
 

@@ -53,11 +53,16 @@ pub(super) struct Subjects {
 }
 
 impl Subjects {
+    /// Embeds both sides; `None` if fewer than two training pictures can be used. Held-out pictures
+    /// of which that is so are told and left out.
+    ///
+    /// # Errors
+    /// From the loader or a network.
     pub(super) fn embed(
         facts: &Facts<'_>,
         train: &Arc<dyn Dataset>,
         weights: &Weights,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Option<Self>> {
         let config = facts.config;
         let crop = EvalCrop {
             image_size: config.augment.global_size,
@@ -85,28 +90,32 @@ impl Subjects {
             ("random weights", drawn, &crop),
             (PIXELS, Extractor::Pixels, &raw),
         ]);
+        let mut val = facts.val.clone();
         let mut all = Vec::new();
         for (name, extractor, crop) in compared {
             let side =
                 |set: &Arc<dyn Dataset>, max| rows(set, max, extractor, crop, facts.device, name);
-            all.push(Subject {
-                name,
-                bank: side(train, MAX_BANK)?,
-                test: facts
-                    .val
-                    .as_ref()
-                    .map(|val| side(val, MAX_TEST))
-                    .transpose()?,
-            });
+            let Some(bank) = side(train, MAX_BANK)? else {
+                return Ok(None);
+            };
+            let test = match &val {
+                Some(val) => side(val, MAX_TEST)?,
+                None => None,
+            };
+            if test.is_none() && val.take().is_some() {
+                let spec = &config.data.val;
+                tell!("warning: without pictures of {spec}: fewer than two can be used");
+            }
+            all.push(Subject { name, bank, test });
         }
-        Ok(Self {
+        Ok(Some(Self {
             all,
             train: train.clone(),
-            val: facts.val.clone(),
+            val,
             untrained,
             given,
             crop,
-        })
+        }))
     }
 
     /// The network as it was at the first step.
@@ -138,6 +147,7 @@ fn given(config: &RunConfig, device: &Device) -> Option<Weights> {
         .ok()
 }
 
+/// Features of some pictures of a side; `None` if fewer than two can be used.
 fn rows(
     set: &Arc<dyn Dataset>,
     max: usize,
@@ -145,7 +155,7 @@ fn rows(
     crop: &EvalCrop,
     device: &Device,
     name: &'static str,
-) -> anyhow::Result<Rows> {
+) -> anyhow::Result<Option<Rows>> {
     let options = EmbedOptions {
         batch_size: 64,
         workers: 2,
@@ -161,14 +171,10 @@ fn rows(
     };
     let mut progress = CountProgress::new(name, samples.len());
     let done = embedder.embed(set, &samples, |n| progress.set(n))?;
-    anyhow::ensure!(
-        done.features.n > 1,
-        "the report needs two usable pictures at least"
-    );
-    Ok(Rows {
+    Ok((done.features.n > 1).then(|| Rows {
         features: done.features.l2_normalized(),
         samples: done.samples,
-    })
+    }))
 }
 
 /// The rows of a side that have a label, and its texts.
