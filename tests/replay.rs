@@ -255,6 +255,60 @@ fn local_crops_of_other_pictures_than_the_global_ones_are_refused() {
     refused(dir.path(), 1, "local has shape");
 }
 
+/// Runs `selfsame replay` of a capture with these flags.
+fn replayed(capture: &Path, flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_selfsame"));
+    command.args(["replay", "--device", "cpu", "--threads", "1"]);
+    command.arg(capture).args(flags);
+    command
+}
+
+#[test]
+fn figures_that_were_there_stay_where_a_capture_cannot_be_replayed() {
+    let dir = copy_of("official-tiny-s7");
+    let results = tempfile::tempdir().unwrap();
+    let out = results.path().join("figures.jsonl");
+    std::fs::write(&out, "earlier").unwrap();
+    std::fs::write(dir.path().join("state.safetensors"), "damaged").unwrap();
+    let output = replayed(dir.path(), &["--out", out.to_str().unwrap()]).output();
+    assert_eq!(output.unwrap().status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "earlier");
+}
+
+#[test]
+fn figures_and_state_in_one_file_are_refused() {
+    let results = tempfile::tempdir().unwrap();
+    let folder = results.path();
+    let roundabout = folder.join("..").join(folder.file_name().unwrap());
+    let [out, save] = [folder.join("one"), roundabout.join("one")];
+    let flags = [
+        "--out",
+        out.to_str().unwrap(),
+        "--save",
+        save.to_str().unwrap(),
+    ];
+    let output = replayed(&captures().join("official-tiny-s7"), &flags).output();
+    let output = output.unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("--save") && told.contains("--out"), "{told}");
+    assert_eq!(std::fs::read_dir(results.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_state_is_saved_although_nobody_reads_the_figures() {
+    let results = tempfile::tempdir().unwrap();
+    let save = results.path().join("end.safetensors");
+    let flags = ["--steps", "1", "--save", save.to_str().unwrap()];
+    let mut child = replayed(&captures().join("official-tiny-s7"), &flags)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(save.exists());
+}
+
 #[test]
 fn figures_and_states_never_go_over_the_capture() {
     let dir = copy_of("official-tiny-s7");

@@ -1,17 +1,19 @@
 //! `selfsame replay`
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use selfsame_train::{Capture, TrainError, replay, write_state};
+use selfsame_checkpoint::write_bytes;
+use selfsame_train::{Capture, replay, write_state};
 
 use crate::cli::Replay;
 use crate::config::Merged;
 use crate::device;
 use crate::exit::{Done, usage};
+use crate::out::{check_writable, is_same_file};
 use crate::overwriting::refuse_overwriting;
 use crate::run_dir::CONFIG_FILE;
+use crate::scores::print_text;
 
 /// What every capture holds.
 const DESCRIPTION: &str = "capture.json";
@@ -32,7 +34,16 @@ pub(crate) fn run(args: &Replay) -> anyhow::Result<Done> {
     for (flag, out) in [("--out", &args.out), ("--save", &args.save)] {
         if let Some(out) = out {
             refuse_overwriting((flag, out), &inputs)?;
+            check_writable(flag, out)?;
         }
+    }
+    if let (Some(out), Some(save)) = (&args.out, &args.save)
+        && is_same_file(out, save)
+    {
+        return Err(usage(format!(
+            "--save {}: --out names the same file; the figures and the state need one each",
+            save.display()
+        )));
     }
     device::set_threads(args.threads)?;
     let capture = Capture::open(&args.capture)?;
@@ -45,20 +56,22 @@ pub(crate) fn run(args: &Replay) -> anyhow::Result<Done> {
     merged.put("train.device", device, "--device")?;
     let config = merged.resolve()?;
     let device = device::open_for_training(&config)?;
-    let mut out: Box<dyn Write> = match &args.out {
-        Some(path) => Box::new(
-            std::fs::File::create(path).with_context(|| format!("creating {}", path.display()))?,
-        ),
-        None => Box::new(std::io::stdout()),
-    };
-    let learner = replay(&capture, &config, args.steps, &device, |line| {
-        let text = serde_json::to_string(line).expect("figures always serialise");
-        writeln!(out, "{text}").map_err(|source| TrainError::Io {
-            path: args.out.clone().unwrap_or_else(|| "standard output".into()),
-            what: "cannot be written",
-            source,
-        })
-    })?;
+    let mut lines = String::new();
+    let replayed = replay(&capture, &config, args.steps, &device, |line| {
+        let line = serde_json::to_string(line).expect("figures always serialise");
+        match args.out {
+            Some(_) => lines.extend([line.as_str(), "\n"]),
+            None => print_text(&line),
+        }
+        Ok(())
+    });
+    // The figures of the steps before one that failed tell what led to it.
+    if let Some(path) = &args.out
+        && !lines.is_empty()
+    {
+        write_bytes(path, lines.as_bytes())?;
+    }
+    let learner = replayed?;
     if let Some(path) = &args.save {
         write_state(path, &learner)?;
     }
