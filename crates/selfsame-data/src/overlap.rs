@@ -42,17 +42,30 @@ impl Overlap {
     }
 }
 
+/// Those of the samples whose picture is that of a sample before them, told as [`Overlap::of`] tells
+/// pictures.
+pub fn repeated(set: &dyn Dataset, samples: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let (mut folders, mut before) = (RealFolders::default(), HashSet::new());
+    let samples = samples.into_iter();
+    samples
+        .filter(|index| !before.insert(picture(set, *index, &mut folders)))
+        .collect()
+}
+
 /// A number for the picture of each sample.
 fn pictures(set: &dyn Dataset, folders: &mut RealFolders) -> Vec<u64> {
-    let number = |index| {
-        let mut hasher = DefaultHasher::new();
-        match set.path(index) {
-            Some(path) => folders.real_path(path).hash(&mut hasher),
-            None => (set.name(index), set.labels(index)).hash(&mut hasher),
-        }
-        hasher.finish()
-    };
-    (0..set.len()).map(number).collect()
+    (0..set.len())
+        .map(|index| picture(set, index, folders))
+        .collect()
+}
+
+fn picture(set: &dyn Dataset, index: usize, folders: &mut RealFolders) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match set.path(index) {
+        Some(path) => folders.real_path(path).hash(&mut hasher),
+        None => (set.name(index), set.labels(index)).hash(&mut hasher),
+    }
+    hasher.finish()
 }
 
 /// Folders that were asked about, so that a million files of one cost one question each.
@@ -126,6 +139,31 @@ mod tests {
         ] {
             assert_eq!(overlap(&spec(first), &spec(second)), expected, "{second}");
         }
+    }
+
+    #[test]
+    fn pictures_that_stand_twice_are_found_behind_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.png", "b.png", "c.png"] {
+            std::fs::write(dir.path().join(name), name).unwrap();
+        }
+        let csv = dir.path().join("some.csv");
+        std::fs::write(
+            &csv,
+            "Images
+b.png
+a.png
+b.png
+c.png
+a.png
+",
+        )
+        .unwrap();
+        let set = open(csv.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        assert_eq!(repeated(set.as_ref(), 0..5), [1, 3]);
+        assert_eq!(repeated(set.as_ref(), [1, 3, 4]), []);
+        let drawn = open("synthetic:portraits?count=9", &OpenOptions::default()).unwrap();
+        assert_eq!(repeated(drawn.as_ref(), 0..9), []);
     }
 
     #[cfg(unix)]

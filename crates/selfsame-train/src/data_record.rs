@@ -92,10 +92,11 @@ impl DataRecord {
             vec!["the run kept no list of its pictures".to_owned()]
         };
         if differences.is_empty() {
-            // As where a picture is listed twice, or the list is of a later set than the checkpoint.
+            // As where a picture is listed twice.
             differences.push(
-                "no picture has another name or size; their number, their order or their content \
-                 has changed"
+                "no picture has another name or size than in pictures.csv; their number, their \
+                 order or their content has changed, or that list is of a later checkpoint, which \
+                 was damaged"
                     .to_owned(),
             );
         }

@@ -98,7 +98,8 @@ impl Embedder<'_> {
     /// `progress` is told how many samples are done.
     ///
     /// # Errors
-    /// [`TrainError::Data`] from the loader, [`TrainError::Tensor`] from the network.
+    /// [`TrainError::Unusable`] if there are samples and none can be decoded, [`TrainError::Data`]
+    /// from the loader, [`TrainError::Tensor`] from the network.
     pub fn embed(
         &self,
         dataset: &Arc<dyn Dataset>,
@@ -138,6 +139,12 @@ impl Embedder<'_> {
             data.extend(rows.flatten_all()?.to_vec1::<f32>()?);
             done.extend(batch.samples);
             progress(done.len());
+        }
+        if done.is_empty() && !samples.is_empty() {
+            let (dataset, ledger) = (dataset.as_ref(), &self.ledger);
+            return Err(TrainError::unusable(
+                "pictures", 0, dataset, samples, ledger,
+            ));
         }
         Ok(Some(Embedded {
             features: Features {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::capture::BadFigure;
 use selfsame_checkpoint::CheckpointError;
-use selfsame_data::DataError;
+use selfsame_data::{DataError, Dataset, Ledger};
 use selfsame_eval::EvalError;
 use selfsame_models::ModelError;
 use selfsame_objectives::ScheduleError;
@@ -40,6 +40,18 @@ pub enum TrainError {
         what: BadFigure,
         /// The value met.
         value: f64,
+    },
+    /// Too many of the pictures asked for cannot be decoded.
+    #[error("{usable} of {of} {what} could be used; the first that could not: {first}")]
+    Unusable {
+        /// Of what.
+        what: String,
+        /// How many were used.
+        usable: usize,
+        /// How many were asked for.
+        of: usize,
+        /// File and reason of the first one.
+        first: String,
     },
     /// The pictures are not those that the run began with.
     #[error(
@@ -108,6 +120,34 @@ impl TrainError {
             self,
             Self::Config(_) | Self::TooFewImages { .. } | Self::Label(_) | Self::DataChanged(_)
         ) || matches!(self, Self::Data(error) if error.is_usage())
+    }
+
+    /// Of `what` only `usable` of these samples could be used, the others are in the ledger.
+    pub(crate) fn unusable(
+        what: impl Into<String>,
+        usable: usize,
+        dataset: &dyn Dataset,
+        samples: &[usize],
+        ledger: &Ledger,
+    ) -> Self {
+        let bad = samples.iter().find(|i| ledger.has(dataset, **i));
+        let first = bad.map(|i| {
+            let name = dataset.name(*i);
+            let file = dataset
+                .path(*i)
+                .map_or_else(|| name.to_owned(), |path| path.display().to_string());
+            let entries = ledger.entries().into_iter();
+            let mut reason = entries
+                .filter(|entry| entry.file == name)
+                .map(|entry| entry.reason);
+            format!("{file}: {}", reason.next_back().unwrap_or_default())
+        });
+        Self::Unusable {
+            what: what.into(),
+            usable,
+            of: samples.len(),
+            first: first.unwrap_or_else(|| "it is not known".to_owned()),
+        }
     }
 
     pub(crate) fn io(

@@ -24,6 +24,10 @@ use crate::error::TrainError;
 const BACKBONE: &str = "backbone.";
 const HEAD: &str = "new_head.";
 
+/// Share of an epoch's pictures without which it does not count: a folder that has moved away must
+/// not pass for training.
+const MOST_LEFT_OUT: f64 = 0.5;
+
 /// Settings of [`Finetuning`]; the defaults are the notebook's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FinetuneConfig {
@@ -292,6 +296,7 @@ impl Finetuning {
     ///
     /// # Errors
     /// [`TrainError::Config`] for a class that is not below the number of classes;
+    /// [`TrainError::Unusable`] if more than half of an epoch's pictures cannot be decoded;
     /// [`TrainError::Data`], [`TrainError::Tensor`], and [`TrainError::NonFinite`] for a loss that is
     /// not finite.
     pub fn train(
@@ -332,6 +337,16 @@ impl Finetuning {
                 if tell(FinetuneEvent::Pictures(self.progress.pictures)).is_break() {
                     return Ok(());
                 }
+            }
+            let usable = self.progress.seen;
+            let least = (1.0 - MOST_LEFT_OUT) * samples.len() as f64;
+            // A single picture that is left over is not one that cannot be used.
+            if ((usable + 1) as f64) < least || usable == 0 {
+                let what = format!("pictures of epoch {}", epoch + 1);
+                let dataset = set.dataset.as_ref();
+                return Err(TrainError::unusable(
+                    what, usable, dataset, &samples, ledger,
+                ));
             }
             if self.end_epoch(&mut tell).is_break() {
                 return Ok(());
@@ -419,7 +434,7 @@ impl Finetuning {
     /// `tell`, which hears after every batch how many are done, breaks.
     ///
     /// # Errors
-    /// As [`Finetuning::train`].
+    /// As [`Finetuning::train`]; [`TrainError::Unusable`] if no picture can be decoded.
     pub fn predict(
         &self,
         set: &LabelledSamples<'_>,
@@ -448,6 +463,11 @@ impl Finetuning {
             if tell(found.truth.len()).is_break() {
                 return Ok(None);
             }
+        }
+        if found.truth.is_empty() && !set.classes.is_empty() {
+            let samples: Vec<usize> = set.classes.keys().copied().collect();
+            let (what, dataset) = ("pictures to test on", set.dataset.as_ref());
+            return Err(TrainError::unusable(what, 0, dataset, &samples, ledger));
         }
         Ok(Some(found))
     }

@@ -89,7 +89,9 @@ impl MetricsLine {
 pub struct MetricsFile {
     path: PathBuf,
     file: File,
-    events: EventFile,
+    /// Until it cannot be written.
+    events: Option<EventFile>,
+    lost_events: Option<TrainError>,
     set_aside: usize,
 }
 
@@ -124,11 +126,12 @@ impl MetricsFile {
             .append(true)
             .open(&path)
             .map_err(TrainError::io(&path, "cannot be opened for writing"))?;
-        let events = EventFile::create(run_dir)?;
+        let events = EventFile::create(run_dir, steps_done)?;
         Ok(Self {
             path,
             file,
-            events,
+            events: Some(events),
+            lost_events: None,
             set_aside,
         })
     }
@@ -138,7 +141,8 @@ impl MetricsFile {
         self.set_aside
     }
 
-    /// Writes one line.
+    /// Writes one line. A copy for TensorBoard that cannot be written ends that file, not the run:
+    /// [`Self::take_lost_events`] tells once.
     ///
     /// # Errors
     /// [`TrainError::Io`] with the path, for example on a full disk.
@@ -148,7 +152,18 @@ impl MetricsFile {
         self.file
             .write_all(text.as_bytes())
             .map_err(TrainError::io(&self.path, "cannot be written"))?;
-        self.events.write(line)
+        if let Some(events) = &mut self.events
+            && let Err(error) = events.write(line)
+        {
+            self.lost_events = Some(error);
+            self.events = None;
+        }
+        Ok(())
+    }
+
+    /// Why nothing more is written for TensorBoard, once.
+    pub(crate) fn take_lost_events(&mut self) -> Option<TrainError> {
+        self.lost_events.take()
     }
 }
 
@@ -166,6 +181,36 @@ pub fn read_metrics(run_dir: &Path) -> Result<Vec<MetricsLine>, TrainError> {
         .into_iter()
         .map(|(_, line)| line)
         .collect())
+}
+
+/// Renames the log of a run that begins anew, if steps are in it: how many had been done, and the new
+/// name.
+///
+/// # Errors
+/// [`TrainError::Io`] with the path.
+pub(crate) fn set_log_aside(run_dir: &Path) -> Result<Option<(u64, String)>, TrainError> {
+    let path = run_dir.join(METRICS_FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let lines = read_metrics(run_dir)?;
+    let Some(steps) = lines
+        .iter()
+        .map(MetricsLine::steps_done)
+        .max()
+        .filter(|n| *n > 0)
+    else {
+        return Ok(None);
+    };
+    let name = |n: usize| match n {
+        1 => "metrics-before.jsonl".to_owned(),
+        n => format!("metrics-before-{n}.jsonl"),
+    };
+    let free = (1..).map(name).find(|name| !run_dir.join(name).exists());
+    let name = free.expect("a folder has room for another name");
+    std::fs::rename(&path, run_dir.join(&name))
+        .map_err(TrainError::io(&path, "cannot be renamed"))?;
+    Ok(Some((steps, name)))
 }
 
 /// The finished lines of a file, with their line ends.
@@ -269,6 +314,37 @@ mod tests {
         let mut file = MetricsFile::open(dir.path(), 0).unwrap();
         file.write(&before_the_first_step).unwrap();
         assert_eq!(read_metrics(dir.path()).unwrap(), [before_the_first_step]);
+    }
+
+    #[test]
+    fn the_log_of_a_run_that_begins_anew_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(set_log_aside(dir.path()).unwrap(), None);
+        for (steps, kept_as) in [(3, "metrics-before.jsonl"), (2, "metrics-before-2.jsonl")] {
+            let mut file = MetricsFile::open(dir.path(), 0).unwrap();
+            assert_eq!(set_log_aside(dir.path()).unwrap(), None, "no step is lost");
+            (0..steps).for_each(|step| file.write(&step_line(step)).unwrap());
+            let kept = set_log_aside(dir.path()).unwrap();
+            assert_eq!(kept, Some((steps, kept_as.to_owned())));
+            assert!(!file.path.exists());
+            let text = std::fs::read_to_string(dir.path().join(kept_as)).unwrap();
+            assert_eq!(text.lines().count() as u64, steps);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn without_room_for_tensorboard_the_log_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = MetricsFile::open(dir.path(), 0).unwrap();
+        file.events.as_mut().unwrap().fill_up();
+        for step in 0..3 {
+            file.write(&step_line(step)).unwrap();
+        }
+        let lost = file.take_lost_events().unwrap().to_string();
+        assert!(lost.contains("/dev/full"), "{lost}");
+        assert!(file.take_lost_events().is_none());
+        assert_eq!(read_metrics(dir.path()).unwrap().len(), 3);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! k-NN on the teacher while it trains: the earliest honest sign of whether features improve.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::Device;
@@ -51,7 +51,12 @@ impl Labelled {
             .collect();
         // Pictures often stand in the order of their classes.
         let chosen = choose(all.len(), most, 0);
-        let labels: BTreeMap<usize, String> = chosen.into_iter().map(|i| all[i].clone()).collect();
+        let mut labels: BTreeMap<usize, String> =
+            chosen.into_iter().map(|i| all[i].clone()).collect();
+        // A picture that is listed twice would vote on itself.
+        for again in selfsame_data::repeated(dataset.as_ref(), labels.keys().copied()) {
+            labels.remove(&again);
+        }
         Self {
             dataset: dataset.clone(),
             samples: labels.keys().copied().collect(),
@@ -112,6 +117,12 @@ impl Monitor {
                 "k-NN is off: too few images carry the label {label}"
             )));
         }
+        let values: BTreeSet<&String> = bank.labels.values().collect();
+        if values.len() < 2 {
+            return Ok(Err(format!(
+                "k-NN is off: all pictures have the same {label}"
+            )));
+        }
         let crop = EvalCrop {
             image_size: config.augment.global_size,
             mean: config.augment.mean,
@@ -146,7 +157,8 @@ impl Monitor {
     /// a stop was requested meanwhile.
     ///
     /// # Errors
-    /// [`TrainError::Data`] and [`TrainError::Tensor`].
+    /// [`TrainError::Unusable`] if no picture of a side can be decoded, [`TrainError::Data`] and
+    /// [`TrainError::Tensor`].
     pub fn evaluate(
         &self,
         backbone: &dyn Backbone,
@@ -234,5 +246,30 @@ mod tests {
         assert!(few.samples.is_sorted());
         let all = Labelled::new(&dataset, "gender", 1000);
         assert!(all.samples.into_iter().eq(0..100));
+    }
+
+    #[test]
+    fn a_picture_that_is_listed_twice_counts_once_and_one_class_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut csv = "Images,Gender\n".to_owned();
+        for (name, label) in [("a", "f"), ("b", "m"), ("a", "f"), ("c", "m")] {
+            std::fs::write(dir.path().join(format!("{name}.png")), name).unwrap();
+            csv.push_str(&format!("{name}.png,{label}\n"));
+        }
+        let path = dir.path().join("faces.csv");
+        let open = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            selfsame_data::open(path.to_str().unwrap(), &Default::default()).unwrap()
+        };
+        let dataset = open(&csv);
+        assert_eq!(dataset.len(), 4);
+        let labelled = Labelled::new(&dataset, "gender", 1000);
+        assert_eq!(labelled.samples, [0, 2, 3]);
+
+        let config = RunConfig::default();
+        assert!(Monitor::new(&config, &dataset, None).unwrap().is_ok());
+        let dataset = open(&csv.replace(",m", ",f"));
+        let why = Monitor::new(&config, &dataset, None).unwrap().unwrap_err();
+        assert!(why.contains("all pictures have the same gender"), "{why}");
     }
 }

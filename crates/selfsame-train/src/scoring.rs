@@ -80,7 +80,9 @@ impl<'a> Scoring<'a> {
         let knn = match monitor.evaluate(backbone, device, self.ledger, stop) {
             Ok(Some(knn)) => knn,
             Ok(None) => return Ok(()),
-            Err(error @ (TrainError::Data(_) | TrainError::Eval(_))) => {
+            Err(
+                error @ (TrainError::Data(_) | TrainError::Eval(_) | TrainError::Unusable { .. }),
+            ) => {
                 observer.note(&format!(
                     "warning: after {steps_done} steps the k-NN score could not be taken: {error}"
                 ));

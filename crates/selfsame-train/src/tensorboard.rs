@@ -31,10 +31,11 @@ pub struct Scalar {
 
 impl EventFile {
     /// Begins `events.out.tfevents.SECONDS.selfsame` in a run directory; a resumed run has several.
+    /// Readers drop what earlier files have of steps from `steps_done` on, which are done again.
     ///
     /// # Errors
     /// [`TrainError::Io`] with the path.
-    pub fn create(run_dir: &Path) -> Result<Self, TrainError> {
+    pub fn create(run_dir: &Path, steps_done: u64) -> Result<Self, TrainError> {
         let mut seconds = now() as u64;
         let name = |seconds| run_dir.join(format!("events.out.tfevents.{seconds:010}.selfsame"));
         while name(seconds).exists() {
@@ -46,7 +47,20 @@ impl EventFile {
         let mut event = time_field();
         bytes_field(&mut event, 3, b"brain.Event:2");
         events.record(&event)?;
+        // A SessionLog (field 7) whose status (its field 1) is START.
+        let mut event = time_field();
+        varint_field(&mut event, 2, steps_done);
+        bytes_field(&mut event, 7, &[1 << 3, 1]);
+        events.record(&event)?;
         Ok(events)
+    }
+
+    /// Writes to a device that is full from now on.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(crate) fn fill_up(&mut self) {
+        self.path = "/dev/full".into();
+        let file = File::options().write(true).open(&self.path);
+        self.file = file.expect("Linux has such a device");
     }
 
     /// Writes the numbers of a metrics line: `train/…` of a step, `knn/LABEL/k…` of an evaluation.
@@ -310,7 +324,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
-        let mut file = EventFile::create(dir.path()).unwrap();
+        let mut file = EventFile::create(dir.path(), 0).unwrap();
         lines().iter().for_each(|line| file.write(line).unwrap());
         let found = read_events(&file.path).unwrap();
         let expected: Vec<Scalar> = lines().iter().flat_map(scalars).collect();
@@ -321,13 +335,13 @@ mod tests {
                 .iter()
                 .any(|s| s.tag == "train/loss" && s.value == 5.25 && s.step == 300)
         );
-        assert_ne!(EventFile::create(dir.path()).unwrap().path, file.path);
+        assert_ne!(EventFile::create(dir.path(), 0).unwrap().path, file.path);
     }
 
     #[test]
     fn a_damaged_file_is_named_and_a_torn_one_read_as_far_as_it_goes() {
         let dir = tempfile::tempdir().unwrap();
-        let mut file = EventFile::create(dir.path()).unwrap();
+        let mut file = EventFile::create(dir.path(), 0).unwrap();
         lines().iter().for_each(|line| file.write(line).unwrap());
         let whole = std::fs::read(&file.path).unwrap();
         std::fs::write(&file.path, &whole[..whole.len() - 3]).unwrap();

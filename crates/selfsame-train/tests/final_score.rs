@@ -1,11 +1,12 @@
-//! A score that is due at the end is taken, now or when the run goes on; one that cannot be taken
-//! ends nothing.
+//! What comes at the end of a run: a score that is due is taken, now or when the run goes on; one that
+//! cannot be taken ends nothing; a run that loses its pictures keeps its steps.
 
 #![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
 use selfsame_data::augment::image::RgbImage;
@@ -115,8 +116,14 @@ fn a_stop_in_between_is_no_end() {
     assert_eq!(scores(dir.path()).last().unwrap().step, Some(7));
 }
 
-/// Pictures that were there when the run began.
-struct Gone(Arc<dyn Dataset>);
+/// Pictures that were there when the run began, and are not where the flag is set.
+struct Gone(Arc<dyn Dataset>, Arc<AtomicBool>);
+
+impl Gone {
+    fn from_the_start(pictures: Arc<dyn Dataset>) -> Self {
+        Self(pictures, Arc::new(AtomicBool::new(true)))
+    }
+}
 
 impl Dataset for Gone {
     fn len(&self) -> usize {
@@ -131,8 +138,11 @@ impl Dataset for Gone {
     fn label_names(&self) -> Vec<String> {
         self.0.label_names()
     }
-    fn decode(&self, _: usize) -> Result<RgbImage, DecodeError> {
-        Err(DecodeError::Missing)
+    fn decode(&self, index: usize) -> Result<RgbImage, DecodeError> {
+        match self.1.load(Ordering::Relaxed) {
+            true => Err(DecodeError::Missing),
+            false => self.0.decode(index),
+        }
     }
     fn path(&self, index: usize) -> Option<PathBuf> {
         self.0.path(index)
@@ -145,10 +155,14 @@ impl Dataset for Gone {
 #[test]
 fn a_score_that_cannot_be_taken_does_not_end_the_run() {
     let dir = tempfile::tempdir().unwrap();
-    let val = Arc::new(Gone(portraits(8)));
+    let val = Arc::new(Gone::from_the_start(portraits(8)));
     let (outcome, said) = run(dir.path(), 0, Some(val));
     assert_eq!(outcome, Outcome::Finished);
-    assert!(said.contains("could not be taken"), "{said}");
+    assert!(
+        said.contains("could not be taken: 0 of 8 pictures"),
+        "{said}"
+    );
+    assert!(said.contains("no such file"), "{said}");
     assert!(scores(dir.path()).is_empty());
 }
 
@@ -163,11 +177,77 @@ fn what_the_last_score_could_not_use_is_listed() {
         1
     );
 
-    let (outcome, said) = run(dir.path(), 0, Some(Arc::new(Gone(portraits(8)))));
+    let (outcome, said) = run(
+        dir.path(),
+        0,
+        Some(Arc::new(Gone::from_the_start(portraits(8)))),
+    );
     assert_eq!(outcome, Outcome::Finished);
     assert!(said.contains("8 pictures could not be used"), "{said}");
     assert_eq!(
         std::fs::read_to_string(&skipped).unwrap().lines().count(),
         9
     );
+}
+
+/// Sets a flag after two steps.
+struct Thief {
+    flag: Arc<AtomicBool>,
+    steps: u64,
+    said: String,
+}
+
+impl Observer for Thief {
+    fn started(&mut self, _: &RunFacts) {}
+    fn stepped(&mut self, progress: &Progress) {
+        self.steps = progress.steps_done;
+        self.flag.store(self.steps >= 2, Ordering::Relaxed);
+    }
+    fn logged(&mut self, _: &MetricsLine) {}
+    fn note(&mut self, text: &str) {
+        self.said.push_str(text);
+    }
+}
+
+#[test]
+fn a_run_that_loses_its_pictures_keeps_its_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    (config.train.epochs, config.train.knn_every_epochs) = (50, 0);
+    let flag = Arc::new(AtomicBool::new(false));
+    let mut thief = Thief {
+        flag: flag.clone(),
+        steps: 0,
+        said: String::new(),
+    };
+    let begin = |observer: &mut Thief| {
+        let run = Run {
+            config: &config,
+            config_text: "",
+            run_dir: dir.path(),
+            device: &Device::Cpu,
+            train: Arc::new(Gone(portraits(32), flag.clone())),
+            val: None,
+            capture_step: None,
+            accept_data_change: false,
+            init: None,
+            stop: &StopFlag::default(),
+        };
+        train(&run, observer)
+    };
+    let error = begin(&mut thief).unwrap_err().to_string();
+    assert!(error.contains("cannot be decoded"), "{error}");
+    let kept = format!("the {} steps done are kept in a checkpoint", thief.steps);
+    assert!(
+        thief.steps >= 2 && thief.said.contains(&kept),
+        "{}",
+        thief.said
+    );
+
+    // The flag is still set: what goes on from there ends at its first batch.
+    let (steps, before) = (thief.steps, std::mem::take(&mut thief.said));
+    assert!(begin(&mut thief).is_err());
+    let goes_on = format!("continuing after {steps} steps");
+    assert!(thief.said.contains(&goes_on), "{before} {}", thief.said);
+    assert!(!thief.said.contains("are kept"), "{}", thief.said);
 }

@@ -1,3 +1,7 @@
+use std::path::PathBuf;
+
+use selfsame_data::DecodeError;
+use selfsame_data::augment::image::RgbImage;
 use selfsame_models::{Arch, draw_backbone};
 
 use super::*;
@@ -197,4 +201,72 @@ fn an_image_left_over_alone_is_not_learned_from_where_batch_norm_is() {
     let mut tuning = bench.begin(CLASSES, &one_by_one).unwrap();
     bench.train(&mut tuning, usize::MAX).unwrap();
     assert_eq!(tuning.pictures(), 8);
+}
+
+/// Of eight pictures the first so many cannot be decoded.
+struct Lost(Arc<dyn Dataset>, usize);
+
+impl Dataset for Lost {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn name(&self, index: usize) -> &str {
+        self.0.name(index)
+    }
+    fn labels(&self, index: usize) -> BTreeMap<String, String> {
+        self.0.labels(index)
+    }
+    fn label_names(&self) -> Vec<String> {
+        self.0.label_names()
+    }
+    fn decode(&self, index: usize) -> Result<RgbImage, DecodeError> {
+        match index < self.1 {
+            true => Err(DecodeError::Missing),
+            false => self.0.decode(index),
+        }
+    }
+    fn path(&self, index: usize) -> Option<PathBuf> {
+        self.0.path(index)
+    }
+    fn fingerprint(&self) -> String {
+        self.0.fingerprint()
+    }
+}
+
+#[test]
+fn an_epoch_without_half_of_its_pictures_does_not_count() {
+    for (lost, counts) in [(8, false), (6, false), (4, true)] {
+        let mut bench = Bench::new();
+        let mut tuning = bench.begin(CLASSES, &quick()).unwrap();
+        bench.train(&mut tuning, 4).unwrap();
+        assert_eq!(tuning.epochs().len(), 1, "three batches and the epoch");
+        bench.dataset = Arc::new(Lost(bench.dataset, lost));
+        let trained = bench.train(&mut tuning, usize::MAX);
+        assert_eq!(tuning.epochs().len(), if counts { 2 } else { 1 });
+        if counts {
+            trained.unwrap();
+            continue;
+        }
+        let error = trained.unwrap_err();
+        let text = error.to_string();
+        let expected = format!("{} of 8 pictures of epoch 2 could be used", 8 - lost);
+        assert!(text.contains(&expected), "{text}");
+        assert!(text.contains("no such file"), "{text}");
+        assert!(!error.is_usage());
+    }
+}
+
+#[test]
+fn without_a_picture_to_test_on_there_is_no_answer() {
+    let mut bench = Bench::new();
+    let tuning = bench.begin(CLASSES, &quick()).unwrap();
+    bench.dataset = Arc::new(Lost(bench.dataset, 8));
+    let crop = EvalCrop {
+        image_size: 16,
+        ..EvalCrop::default()
+    };
+    let go_on = |_| ControlFlow::Continue(());
+    let found = tuning.predict(&bench.set(), &crop, &Arc::default(), go_on);
+    let text = found.unwrap_err().to_string();
+    assert!(text.contains("0 of 8 pictures to test on"), "{text}");
 }

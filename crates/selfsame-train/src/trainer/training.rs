@@ -19,7 +19,9 @@ use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
 use crate::feed::Feed;
 use crate::learner::{Learner, Pending, StepFigures};
-use crate::metrics::{MetricsFile, MetricsLine, StepLine, UNREADABLE_FILE, read_metrics};
+use crate::metrics::{
+    MetricsFile, MetricsLine, StepLine, UNREADABLE_FILE, read_metrics, set_log_aside,
+};
 use crate::pace::Pace;
 use crate::run_length::RunLength;
 use crate::scoring::Scoring;
@@ -82,6 +84,13 @@ impl<'a> Training<'a> {
             return Err(TrainError::Config(vec![format!(
                 "step {wanted} cannot be captured: {step} steps are done"
             )]));
+        }
+        if saved.is_none()
+            && let Some((steps, kept_as)) = set_log_aside(run.run_dir)?
+        {
+            observer.note(&format!(
+                "there is no checkpoint, so the run begins anew; the log of its {steps} steps is kept                  as {kept_as}"
+            ));
         }
         let metrics = MetricsFile::open(run.run_dir, step)?;
         let logged = read_metrics(run.run_dir)?;
@@ -170,7 +179,7 @@ impl<'a> Training<'a> {
 
     /// Batches of the coming step.
     pub(super) fn next_batches(&mut self, feed: &mut Feed) -> Result<Vec<DeviceBatch>, TrainError> {
-        let (batches, waited) = feed.take()?;
+        let (batches, waited) = feed.take().or_else(|error| self.rescue(error))?;
         self.pace.waited(waited);
         if self.run.capture_step == Some(self.step) {
             self.capture(&batches, None)?;
@@ -250,6 +259,7 @@ impl<'a> Training<'a> {
         now: &Now,
         began: Instant,
     ) -> Result<(), TrainError> {
+        let mut written = Ok(());
         self.pace.stepped(self.length.images_per_step);
         let (images_per_s, data_wait_frac) = (self.pace.images_per_s(), self.pace.data_wait_frac());
         let (step, epoch) = (self.step, self.epochs_done());
@@ -277,7 +287,11 @@ impl<'a> Training<'a> {
                 self.observer.note(&skipped(self.ledger.len()));
             }
             let line = MetricsLine::Step(line);
-            self.metrics.write(&line)?;
+            written = self.metrics.write(&line);
+            if let Some(error) = self.metrics.take_lost_events() {
+                let note = format!("warning: no more is written for TensorBoard: {error}");
+                self.observer.note(&note);
+            }
             self.observer.logged(&line);
             self.pace = Pace::start();
         }
@@ -291,7 +305,20 @@ impl<'a> Training<'a> {
             data_wait_frac,
             step_time: began.elapsed(),
         });
-        Ok(())
+        written.or_else(|error| self.rescue(error))
+    }
+
+    /// Keeps the steps done in a checkpoint where the run has to end for want of pictures or of a
+    /// file, and gives back why it ends.
+    fn rescue<T>(&mut self, error: TrainError) -> Result<T, TrainError> {
+        if self.step > 0 && self.saved.0 != Some(self.step) {
+            let note = match self.save() {
+                Ok(()) => format!("the {} steps done are kept in a checkpoint", self.step),
+                Err(error) => format!("the steps since the last checkpoint are lost: {error}"),
+            };
+            self.observer.note(&note);
+        }
+        Err(error)
     }
 
     /// Writes what is due after a step: a snapshot, a checkpoint, and after that, for it does not
@@ -319,7 +346,7 @@ impl<'a> Training<'a> {
         if by_time || by_epoch || self.step == self.length.steps {
             self.save()?;
         }
-        self.score()
+        self.score().or_else(|error| self.rescue(error))
     }
 
     /// Takes the k-NN score if it is due, unless the run is to stop.
