@@ -108,9 +108,10 @@ fn a_step_with_a_gradient_that_is_not_finite_moves_nothing() {
 #[test]
 #[ignore = "needs cuda"]
 fn a_step_that_is_not_allowed_moves_nothing() {
+    let device = gpu();
     for rule in RULES {
-        let flag = |value: f32| Tensor::new(&[value], &gpu()).unwrap();
-        let (still, moved, plain) = (states(&gpu()), states(&gpu()), states(&gpu()));
+        let flag = |value: f32| Tensor::new(&[value], &device).unwrap();
+        let [still, moved, plain] = [0, 1, 2].map(|_| states(&device));
         let figures = step_if(Some(&flag(0.0)), rule, &still, Clip::Global(1.0));
         assert!(figures[0] > 1.0 && figures[1] == 0.0, "{figures:?}");
         for (index, state) in still.iter().enumerate() {
