@@ -150,8 +150,10 @@ fn on_driver(library: &Path, folder: &Path) -> anyhow::Result<()> {
     let runner = format!("env LD_PRELOAD={library} LD_LIBRARY_PATH={libraries}:{paths}");
     let variable = runner_variable()?;
     let tested = Command::new(env!("CARGO"))
-        .args(["test", "--release", "--package", "selfsame-kernels"])
-        .args(["--features", "cuda", "--test", "cuda", "--", "--ignored"])
+        // With the program's features, so that candle's kernels are those that it was built with.
+        .args(["test", "--release", "--package", "selfsame"])
+        .args(["--package", "selfsame-kernels", "--features", "selfsame/cuda"])
+        .args(["--test", "cuda", "--", "--ignored"])
         // One device, one thread.
         .arg("--test-threads=1")
         .env(&variable, &runner)
