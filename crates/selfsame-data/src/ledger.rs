@@ -1,11 +1,12 @@
 //! Every image that could not be used, once, with the reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::annotations::write_whole;
 use crate::dataset::Dataset;
+use crate::decode::DecodeError;
 use crate::error::DataError;
 
 /// An entry: which image, and why not.
@@ -25,7 +26,7 @@ pub struct LedgerEntry {
 
 impl LedgerEntry {
     /// An entry for an image that failed to decode, of the only data set or of one without files.
-    pub fn new(file: &str, error: &crate::DecodeError) -> Self {
+    pub fn new(file: &str, error: &DecodeError) -> Self {
         let (reason, kind) = (reason_text(error), error.reason().to_owned());
         Self {
             file: file.to_owned(),
@@ -36,7 +37,7 @@ impl LedgerEntry {
     }
 
     /// An entry for an image of a data set that failed to decode.
-    pub fn of(dataset: &dyn Dataset, index: usize, error: &crate::DecodeError) -> Self {
+    pub fn of(dataset: &dyn Dataset, index: usize, error: &DecodeError) -> Self {
         Self {
             path: path_of(dataset, index),
             ..Self::new(dataset.name(index), error)
@@ -64,7 +65,7 @@ impl Ledger {
     }
 
     /// Enters an image; true if it was not there yet. The first reason stays.
-    pub fn record(&self, file: &str, error: &crate::DecodeError) -> bool {
+    pub fn record(&self, file: &str, error: &DecodeError) -> bool {
         self.enter(LedgerEntry::new(file, error))
     }
 
@@ -199,6 +200,29 @@ impl Ledger {
         }
     }
 
+    /// Forgets images of this data set that were missing and are there again, as after a share of the
+    /// network came back.
+    pub fn forget_returned(&self, dataset: &dyn Dataset) {
+        let missing = DecodeError::Missing.to_string();
+        let names: BTreeSet<String> = {
+            let entries = self.lock();
+            let missing = entries.values().filter(|entry| entry.reason == missing);
+            missing.map(|entry| entry.file.clone()).collect()
+        };
+        if names.is_empty() {
+            return;
+        }
+        let listed = (0..dataset.len()).filter(|i| names.contains(dataset.name(*i)));
+        for index in listed {
+            if dataset.path(index).is_some_and(|path| path.exists()) {
+                let name = dataset.name(index).to_owned();
+                let mut entries = self.lock();
+                entries.remove(&(name.clone(), None));
+                entries.remove(&(name, path_of(dataset, index)));
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, LedgerEntry>> {
         // A thread that panicked while holding it left a map that is still whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -212,7 +236,7 @@ fn path_of(dataset: &dyn Dataset, index: usize) -> Option<PathBuf> {
 }
 
 /// The error with its causes, on one line.
-fn reason_text(error: &crate::DecodeError) -> String {
+fn reason_text(error: &DecodeError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(now) = cause {
@@ -225,7 +249,6 @@ fn reason_text(error: &crate::DecodeError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DecodeError;
 
     #[test]
     fn an_image_is_entered_once_and_keeps_its_first_reason() {
@@ -319,6 +342,34 @@ mod tests {
         placed.read_csv(&path).unwrap();
         placed.place(train.as_ref());
         assert!(placed.has(train.as_ref(), 0) && !placed.has(val.as_ref(), 0));
+    }
+
+    #[test]
+    fn what_was_missing_and_is_there_again_is_forgotten() {
+        let (folder, [train, _]) = twins();
+        let ledger = Ledger::new();
+        let enter = |index, error: &DecodeError| {
+            ledger.enter(LedgerEntry::of(train.as_ref(), index, error));
+        };
+        let first = folder.path().join("train/cat/1.jpg");
+        std::fs::remove_file(&first).unwrap();
+        enter(0, &DecodeError::Missing);
+        enter(1, &DecodeError::UnknownFormat);
+        // As the next part of the run reads it.
+        let path = folder.path().join("skipped.csv");
+        ledger.write_csv(&path).unwrap();
+        let read = Ledger::new();
+        read.read_csv(&path).unwrap();
+        for ledger in [&ledger, &read] {
+            ledger.forget_returned(train.as_ref());
+            assert_eq!(ledger.len(), 2, "it is still missing");
+        }
+        std::fs::write(&first, "text").unwrap();
+        for ledger in [&ledger, &read] {
+            ledger.forget_returned(train.as_ref());
+            assert_eq!(ledger.entries().len(), 1);
+            assert_eq!(ledger.entries()[0].file, "cat/2.jpg");
+        }
     }
 
     #[test]

@@ -69,6 +69,7 @@ impl<'a> Training<'a> {
         observer: &'a mut dyn Observer,
     ) -> Result<Self, TrainError> {
         ledger.read_csv(&run.run_dir.join(SKIPPED_FILE))?;
+        ledger.forget_returned(run.train.as_ref());
         let mut learner = Learner::new(run.config, run.device)?;
         let mut data = DataRecord::of(run.train.as_ref());
         let restored = restore(run, length, &mut learner, &mut data, observer)?;
