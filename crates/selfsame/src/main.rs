@@ -22,11 +22,13 @@ mod weights;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 
 fn main() -> ExitCode {
     let command = std::env::args_os().nth(1);
     let command = command.as_ref().and_then(|name| name.to_str());
     let cli = cli::Cli::try_parse().unwrap_or_else(|error| cli::with_key(error, command).exit());
-    exit::code(commands::run(cli))
+    let result = signals::survive_file_limit().context("installing a handler of signals");
+    exit::code(result.and_then(|()| commands::run(cli)))
 }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use selfsame_train::StopFlag;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 /// Whether a signal ends the process at once: after the first, or where nothing can be lost.
@@ -44,6 +44,15 @@ pub(crate) fn stop_flag() -> std::io::Result<Arc<StopFlag>> {
         }
     });
     Ok(stop)
+}
+
+/// From now on a file that reaches the limit on file sizes (`ulimit -f`) is an error of the write,
+/// which names it, where the system would end the process without a word.
+///
+/// # Errors
+/// If the handler cannot be installed.
+pub(crate) fn survive_file_limit() -> std::io::Result<()> {
+    flag::register(SIGXFSZ, Arc::default()).map(|_| ())
 }
 
 /// Whether the process was started with a signal ignored. Where that cannot be read (there is no
