@@ -50,7 +50,10 @@ pub use lock::RunLock;
 pub use manifest::{FORMAT, FileEntry, Manifest};
 pub use run_dir::{checkpoint_dir, clean_stale, is_empty_run_dir, list};
 pub use save::{Checkpoint, make_dir, refuse_non_finite, save};
-pub use tensors::{TensorFile, read_tensor_file, read_tensors, write_bytes, write_tensors};
+pub use tensors::{
+    TensorFile, read_tensor_file, read_tensors, remove_unfinished, unfinished_name, write_bytes,
+    write_tensors,
+};
 
 /// What every fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, CheckpointError>;

@@ -156,7 +156,7 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
 }
 
 /// Names in a folder, sorted; none if there is no folder. Names that are not UTF-8 are not ours.
-fn names_in(dir: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn names_in(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,

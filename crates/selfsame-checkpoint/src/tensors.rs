@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 
 use crate::error::OnPath;
 use crate::manifest::FileEntry;
-use crate::run_dir::{TEMP_PREFIX, remove, sync_dir};
+use crate::run_dir::{TEMP_PREFIX, names_in, remove, sync_dir};
 use crate::{CheckpointError, Result};
 
 /// What a safetensors file holds.
@@ -213,6 +213,34 @@ fn stored_type(dtype: DType) -> Option<&'static str> {
     })
 }
 
+/// The name of a file that this process writes, until it is whole: no other process's.
+pub fn unfinished_name(name: &str) -> String {
+    format!("{TEMP_PREFIX}{}-{name}", std::process::id())
+}
+
+/// Removes what killed processes left of writing `path`. What another process is writing stays, and
+/// so does what cannot be removed, which harms nothing.
+pub fn remove_unfinished(path: &Path) {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return;
+    };
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    for found in names_in(folder).unwrap_or_default() {
+        // Earlier versions wrote no process number.
+        let is_of_it = found.strip_prefix(TEMP_PREFIX).is_some_and(|rest| {
+            let number = rest.strip_suffix(name).and_then(|n| n.strip_suffix('-'));
+            rest == name || number.is_some_and(|n| n.parse::<u32>().is_ok())
+        });
+        let found = folder.join(found);
+        if is_of_it && found.is_file() && File::open(&found).is_ok_and(|f| f.try_lock().is_ok()) {
+            let _ = remove(&found);
+        }
+    }
+}
+
 /// Lets `write` fill a hidden sibling of `path` and renames it when it is on the disk; removes it
 /// if anything fails.
 fn write_beside(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
@@ -220,8 +248,10 @@ fn write_beside(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<
         let name = path.display().to_string();
         return Err(CheckpointError::BadName { name, what: "file" });
     };
-    let temp: PathBuf = path.with_file_name(format!("{TEMP_PREFIX}{}", name.to_string_lossy()));
+    let temp = path.with_file_name(unfinished_name(&name.to_string_lossy()));
     let result = File::create(&temp).on("create", &temp).and_then(|file| {
+        // Tells `remove_unfinished` that somebody writes it; not every file system can.
+        let _ = file.try_lock();
         write(&file)?;
         // A network file system tells only now that there is no room.
         file.sync_all()
@@ -278,6 +308,27 @@ mod tests {
 
     fn bytes_of(tensor: &Tensor) -> Vec<u8> {
         safetensors::View::data(tensor).into_owned()
+    }
+
+    #[test]
+    fn an_unfinished_file_is_its_processes_own_and_cleared_when_that_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x-1.csv");
+        let at = |name: &str| dir.path().join(name);
+        let left = [".tmp-x-1.csv", ".tmp-4000000-x-1.csv"].map(at);
+        let others = [".tmp-7-1-x-1.csv", ".tmp-y.csv", ".tmp-7-other-x-1.csv"].map(at);
+        for file in left.iter().chain(&others) {
+            fs::write(file, "half").unwrap();
+        }
+        write_beside(&path, |_| {
+            remove_unfinished(&path);
+            let own = at(&format!(".tmp-{}-x-1.csv", std::process::id()));
+            assert!(own.exists(), "{:?}", names_in(dir.path()));
+            Ok(())
+        })
+        .unwrap();
+        assert!(path.exists() && !left.iter().any(|file| file.exists()));
+        assert!(others.iter().all(|file| file.exists()));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::fs::{File, remove_file};
 use std::path::{Path, PathBuf};
 
+use selfsame_checkpoint::{remove_unfinished, unfinished_name};
+
 use crate::exit::usage;
 
 /// What the name of `--out` ends in, one of `allowed`, if a file can be made there.
@@ -36,14 +38,15 @@ pub(crate) fn check_writable(flag: &str, out: &Path) -> anyhow::Result<()> {
     if out.exists() && !out.is_file() {
         return refusal("that is no regular file; name another".to_owned());
     }
+    remove_unfinished(out);
     // What is written has this name until it is whole.
-    let trial = out.with_file_name(format!(".tmp-{name}"));
+    let trial = out.with_file_name(unfinished_name(&name));
     match File::options().write(true).create_new(true).open(&trial) {
         Ok(_) => {
             let _ = remove_file(&trial);
             Ok(())
         }
-        // Left by a program that was killed, and written over.
+        // Left by a killed program whose number this process has, and written over.
         Err(_) if trial.is_file() => Ok(()),
         Err(error) => refusal(format!(
             "no file can be made in {}: {error}; make that folder or name another file",
@@ -92,7 +95,6 @@ mod tests {
         }
         std::fs::write(at(".tmp-new.npy"), "x").unwrap();
         check_writable("--out", &at("new.npy")).unwrap();
-        std::fs::remove_file(at(".tmp-new.npy")).unwrap();
         let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use selfsame_checkpoint::{write_bytes, write_tensors};
+use selfsame_checkpoint::{remove_unfinished, write_bytes, write_tensors};
 use selfsame_models::interop::Layout;
 use selfsame_models::{MODEL_KEY, ModelConfig, read_weights};
 
@@ -85,7 +85,7 @@ fn files(format: Format) -> &'static [&'static str] {
 }
 
 /// Refuses a folder with anything in it but an earlier export of the same architecture, in the same
-/// format, which this one replaces file by file.
+/// format, which this one replaces file by file. What a killed export left of them is removed.
 ///
 /// # Errors
 /// A usage error that names what is in the way.
@@ -98,6 +98,9 @@ fn refuse_others(
         return Ok(());
     };
     let files = files(format);
+    for file in files {
+        remove_unfinished(&out.join(file));
+    }
     let is_earlier = is_export(&out.join(files[0]), format, metadata)?;
     for entry in entries {
         let path = entry
