@@ -360,6 +360,33 @@ fn a_captured_step_replays_to_the_bits_of_the_run() {
     assert!(answer.stderr.contains("step 6"), "{}", answer.stderr);
 }
 
+/// `config.toml` of a run with a checkpoint, edited by hand and taken away.
+fn edits_are_refused(run: &Path) {
+    let file = run.join("config.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    assert!(config.contains("batch_size = 8"), "{config}");
+    std::fs::write(&file, config.replace("batch_size = 8", "batch_size = 4")).unwrap();
+    let mut train = tiny_run(run, &["train.max_steps=3"]);
+    train.push("--resume".to_owned());
+    for answer in [resume(run, &["train.max_steps=3"]), selfsame(&train)] {
+        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        let words = "train.batch_size: 8 in the newest checkpoint, 4 in the file";
+        for words in ["config.toml", words, "data.images_root"] {
+            assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);
+        }
+    }
+    std::fs::remove_file(&file).unwrap();
+    let answer = resume(run, &[]);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains("manifest.json"), "{}", answer.stderr);
+    std::fs::write(
+        &file,
+        config.replace("log_every_steps = 5", "log_every_steps = 2"),
+    )
+    .unwrap();
+    assert_eq!(resume(run, &["train.max_steps=3"]).code, 0);
+}
+
 #[test]
 fn a_resumed_run_refuses_other_settings_with_the_differences() {
     let run = scratch("refused").join("run");
@@ -402,6 +429,7 @@ fn a_resumed_run_refuses_other_settings_with_the_differences() {
         resume(&run, &["train.max_steps=2", "train.log_every_steps=5"]).code,
         0
     );
+    edits_are_refused(&run);
     assert_eq!(resume(&scratch("no-run"), &[]).code, 2);
 }
 

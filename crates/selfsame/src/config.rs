@@ -351,6 +351,53 @@ pub(crate) fn to_toml(config: &RunConfig) -> anyhow::Result<String> {
 
 /// Refuses changes to a run's configuration that would change its bits.
 pub(crate) fn refuse_changes(before: &RunConfig, after: &RunConfig) -> anyhow::Result<()> {
+    let differences = differences(before, after, ["in the run", "asked for"])?;
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "a run that has begun keeps its configuration; refused:{differences}\n  these may change: {}",
+        MAY_CHANGE.join(", ")
+    )))
+}
+
+/// Refuses a run's `config.toml` that was edited since `checkpoint` was written, but for what may
+/// change and for where the pictures are.
+pub(crate) fn refuse_edits(
+    checkpoint: &RunConfig,
+    edited: &RunConfig,
+    file: &Path,
+) -> anyhow::Result<()> {
+    let mut edited = edited.clone();
+    // Whether they are the same pictures is asked of the pictures.
+    edited.data.train.clone_from(&checkpoint.data.train);
+    edited.data.val.clone_from(&checkpoint.data.val);
+    edited
+        .data
+        .images_root
+        .clone_from(&checkpoint.data.images_root);
+    let differences = differences(
+        checkpoint,
+        &edited,
+        ["in the newest checkpoint", "in the file"],
+    )?;
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "{} is not what the run began with, which it keeps; write back:{differences}\n  these may \
+         change: {}, data.train, data.val, data.images_root",
+        file.display(),
+        MAY_CHANGE.join(", ")
+    )))
+}
+
+/// The keys that may not change and do, a line each, with the values of both.
+fn differences(
+    before: &RunConfig,
+    after: &RunConfig,
+    [of_before, of_after]: [&str; 2],
+) -> anyhow::Result<String> {
     let leaves = |config: &RunConfig| -> anyhow::Result<BTreeMap<String, Value>> {
         let mut leaves = Vec::new();
         collect_leaves(&Table::try_from(config)?, "", &mut leaves);
@@ -362,16 +409,10 @@ pub(crate) fn refuse_changes(before: &RunConfig, after: &RunConfig) -> anyhow::R
         let old = before.get(key);
         if !is_same(key, old, new) && !MAY_CHANGE.contains(&key.as_str()) {
             let old = old.map_or("nothing".to_owned(), Value::to_string);
-            differences.push_str(&format!("\n  {key}: {old} in the run, {new} asked for"));
+            differences.push_str(&format!("\n  {key}: {old} {of_before}, {new} {of_after}"));
         }
     }
-    if differences.is_empty() {
-        return Ok(());
-    }
-    Err(usage(format!(
-        "a run that has begun keeps its configuration; refused:{differences}\n  these may change: {}",
-        MAY_CHANGE.join(", ")
-    )))
+    Ok(differences)
 }
 
 /// Whether both are the same value, or the same path as earlier versions kept it.

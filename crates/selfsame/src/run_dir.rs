@@ -1,17 +1,21 @@
 //! A run directory from the program's side: claimed, described, drawn.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use selfsame_checkpoint::{RunLock, is_empty_run_dir, write_bytes};
+use selfsame_checkpoint::{Manifest, RunLock, is_empty_run_dir, list, write_bytes};
 use selfsame_report::{LossPoint, curves, render_png};
 use selfsame_train::{MetricsLine, RunConfig, read_metrics};
 
-use crate::config::Merged;
+use crate::config::{Merged, refuse_edits};
 use crate::exit::{pasteable, usage};
 
 /// Name of the resolved configuration in a run directory.
 pub(crate) const CONFIG_FILE: &str = "config.toml";
+
+/// Name of what tells of a checkpoint, in its folder.
+const MANIFEST_FILE: &str = "manifest.json";
 
 /// Claims a new or empty directory for a run.
 ///
@@ -51,22 +55,45 @@ pub(crate) fn claim(dir: &Path) -> anyhow::Result<RunLock> {
 /// A usage error if the directory holds none.
 pub(crate) fn read_config(dir: &Path) -> anyhow::Result<Merged> {
     let path = dir.join(CONFIG_FILE);
-    let text = std::fs::read_to_string(&path).map_err(|error| {
+    let lost = |how: &str| {
         usage(format!(
-            "{} is not a run: {}: {error}",
-            dir.display(),
-            path.display()
-        ))
-    })?;
-    if text.trim().is_empty() {
-        return Err(usage(format!(
-            "{} is empty; what stood in it is the value of \"config\" in manifest.json of every \
+            "{} {how}; what stood in it is the value of \"config\" in {MANIFEST_FILE} of every \
              checkpoint of {}",
             path.display(),
             dir.display()
-        )));
+        ))
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| match list(dir) {
+        Ok(checkpoints) if error.kind() == ErrorKind::NotFound && !checkpoints.is_empty() => {
+            lost("is not there")
+        }
+        _ => usage(format!(
+            "{} is not a run: {}: {error}",
+            dir.display(),
+            path.display()
+        )),
+    })?;
+    if text.trim().is_empty() {
+        return Err(lost("is empty"));
     }
     Merged::from_text(&text, &path.display().to_string())
+}
+
+/// Reads the configuration of a run that is to go on, which must be that of its checkpoints.
+///
+/// # Errors
+/// As [`read_config`]; a usage error with what was edited and may not change.
+pub(crate) fn read_config_to_go_on(dir: &Path) -> anyhow::Result<Merged> {
+    let merged = read_config(dir)?;
+    let checkpoints = list(dir)?.into_iter().rev();
+    // A damaged one is passed over when the state is loaded too.
+    let mut manifests = checkpoints.filter_map(|(_, dir)| Some((Manifest::read(&dir).ok()?, dir)));
+    if let Some((manifest, checkpoint)) = manifests.next() {
+        let name = format!("\"config\" in {}", checkpoint.join(MANIFEST_FILE).display());
+        let began = Merged::from_text(&manifest.config, &name)?.typed()?;
+        refuse_edits(&began, &merged.typed()?, &dir.join(CONFIG_FILE))?;
+    }
+    Ok(merged)
 }
 
 /// The snapshots of a run with the epochs they were taken after, evenly thinned to `max`.

@@ -12,7 +12,7 @@ use crate::exit::{Done, usage};
 use crate::{data, device, run_dir, signals};
 
 pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
-    let mut merged = run_dir::read_config(&args.run)?;
+    let mut merged = run_dir::read_config_to_go_on(&args.run)?;
     let before = merged.typed()?;
     merged.set_all(&args.set)?;
     if let Some(device) = &args.device {

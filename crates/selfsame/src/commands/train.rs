@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     }
     let continues = args.resume && args.run.join(run_dir::CONFIG_FILE).exists();
     if continues {
-        let before = run_dir::read_config(&args.run)?.typed()?;
+        let before = run_dir::read_config_to_go_on(&args.run)?.typed()?;
         refuse_changes(&before, &config)?;
     }
     device::set_threads(config.train.threads)?;
