@@ -72,6 +72,20 @@ fn a_checkpoint_and_its_files_open_like_the_run() {
     assert_eq!(features("student-file", &student, &[]), of_student);
     let flags = ["--which", "student"];
     assert_eq!(features("folder", &text(&newest()), &flags), of_student);
+    assert_eq!(features("of-file", &student, &flags), of_student);
+    let words = ["--which student", "one network"];
+    let out = scratch("weights-which").join("f.npy");
+    refused(&embed(&out, &teacher, &flags), 2, &words);
+    let mut args = vec![
+        "attention",
+        "--weights",
+        run(),
+        "--data",
+        DATA,
+        "--snapshots",
+    ];
+    args.extend(["--which", "student", "--out", "weights-grown.png"]);
+    refused(&selfsame(&args), 2, &["--snapshots", "--which student"]);
     let told = done(&["inspect", &teacher]);
     assert!(told.contains("width 48, depth 2, heads 3"), "{told}");
 }

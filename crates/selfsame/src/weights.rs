@@ -414,8 +414,15 @@ fn of_file(
     arch: Option<&str>,
     device: &Device,
 ) -> anyhow::Result<Loaded> {
-    selfsame_checkpoint::verify_file(path)?;
+    let is_of_checkpoint = selfsame_checkpoint::verify_file(path)?;
     refuse_other_kinds(path)?;
+    let is_students = is_of_checkpoint && path.file_stem().is_some_and(|stem| stem == "student");
+    if which == Which::Student && !is_students && !names_student(path) {
+        return Err(usage(
+            "--which student: the file holds one network and does not call it a student; without \
+             --which that one is taken",
+        ));
+    }
     let mut weights = read_weights(path, which.into()).map_err(|error| match error {
         ModelError::OtherNetwork { there, .. } => anyhow::Error::new(error)
             .context(format!("--which {there} takes the one that is there")),
@@ -469,6 +476,17 @@ fn of_file(
     loaded.file_metadata = weights.metadata;
     loaded.take_rest(tensors);
     Ok(loaded)
+}
+
+/// Whether a file calls some of its tensors a student's; what cannot be read is told elsewhere.
+fn names_student(path: &Path) -> bool {
+    match read_weights(path, Which::Teacher.into()) {
+        Ok(teacher) => {
+            let mut others = teacher.left_out.keys();
+            others.any(|name| name.split('.').any(|part| part == "student"))
+        }
+        Err(_) => true,
+    }
 }
 
 /// What a folder that is no run holds instead, with what to write.

@@ -10,7 +10,7 @@ use selfsame_report::{CellMap, Sheet, SheetCell, encode_png};
 use selfsame_train::{CellMaps, MapKind};
 use serde_json::json;
 
-use crate::cli::{Attention, WeightsArgs};
+use crate::cli::{Attention, WeightsArgs, Which};
 use crate::device;
 use crate::exit::{Done, usage};
 use crate::figures::attention::{Prepared, SIDE, heads, key, nothing_to_show};
@@ -187,6 +187,11 @@ fn told_of(maps: &CellMaps, mass: Option<f64>) -> serde_json::Value {
 
 /// The snapshots of the run that `--weights` names.
 fn snapshots(flags: &WeightsArgs, newest: &Loaded, device: &Device) -> anyhow::Result<Grown> {
+    if flags.which == Which::Student {
+        return Err(usage(
+            "--snapshots: they are of the teacher; leave out --which student",
+        ));
+    }
     let dir = Path::new(&flags.weights);
     let grown = Grown::open(dir, MAX_SNAPSHOTS, newest, |path| {
         Weights::open_at(path, flags.which, flags.arch.as_deref(), device)
