@@ -298,6 +298,18 @@ fn a_result_that_cannot_be_written_is_refused_before_work() {
 }
 
 #[test]
+fn a_command_without_a_picture_names_every_flag_that_gives_one() {
+    let data = "synthetic:portraits?count=3";
+    let attention = ["attention", "--weights", WEIGHTS];
+    let neighbors = ["neighbors", "--weights", WEIGHTS, "--data", data];
+    let out = "looking-none.png";
+    refused(&with(&attention, out), &["--image", "--data"]);
+    refused(&with(&neighbors, out), &["--image", "--index"]);
+    let both = [&attention[..], &["--image", "a.png", "--data", data]].concat();
+    refused(&with(&both, out), &["cannot be used with"]);
+}
+
+#[test]
 fn a_side_of_one_picture_costs_a_page_its_scores_and_no_more() {
     let dir = scratch("looking-few");
     let run = dir.join("run");

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Arg, Args};
+use clap::{Arg, ArgGroup, Args};
 
 use super::{Settings, WeightsArgs};
 
@@ -27,6 +27,11 @@ fn of_batches(flag: Arg) -> Arg {
     }
 }
 
+/// Flags of which one must be given; an error names them all.
+fn one_of(name: &'static str, flags: [&'static str; 2]) -> ArgGroup {
+    ArgGroup::new(name).args(flags).required(true)
+}
+
 #[derive(Debug, Args)]
 #[command(mut_args(of_train))]
 pub(crate) struct Preview {
@@ -48,14 +53,10 @@ pub(crate) struct Preview {
 
 /// One picture, or some of a data set.
 #[derive(Debug, Args)]
+#[command(group(one_of("picture", ["image", "data"])))]
 pub(crate) struct Pictures {
     /// A picture.
-    #[arg(
-        long,
-        value_name = "FILE",
-        required_unless_present = "data",
-        conflicts_with = "data"
-    )]
+    #[arg(long, value_name = "FILE")]
     pub(crate) image: Option<PathBuf>,
     /// Pictures, some of which are chosen at random: a folder, a .csv file with a column of paths, or drawn
     /// ones, synthetic:portraits?count=2000&seed=0.
@@ -145,6 +146,7 @@ pub(crate) struct Pca {
 }
 
 #[derive(Debug, Args)]
+#[command(group(one_of("picture", ["image", "index"])))]
 pub(crate) struct Neighbors {
     #[command(flatten)]
     pub(crate) weights: WeightsArgs,
@@ -153,12 +155,7 @@ pub(crate) struct Neighbors {
     #[arg(long, value_name = "SPEC")]
     pub(crate) data: String,
     /// The picture whose neighbours are shown; one of --data is not its own neighbour.
-    #[arg(
-        long,
-        value_name = "FILE",
-        required_unless_present = "index",
-        conflicts_with = "index"
-    )]
+    #[arg(long, value_name = "FILE")]
     pub(crate) image: Option<PathBuf>,
     /// The same, as a picture of --data, from 0; it is not its own neighbour.
     #[arg(long, value_name = "N")]
