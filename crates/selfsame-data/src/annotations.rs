@@ -235,6 +235,8 @@ impl Root {
         } else if root_file.exists() {
             let bytes =
                 fs::read(&root_file).map_err(|e| DataError::io("reading", &root_file, e))?;
+            // Some editors write a byte order mark first.
+            let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
             let named = path_from_bytes(bytes.trim_ascii());
             if named.as_os_str().is_empty() {
                 return Err(DataError::Annotation {

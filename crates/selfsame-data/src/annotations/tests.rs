@@ -206,7 +206,7 @@ fn blanks_around_a_cell_are_no_part_of_it() {
 fn root_txt_names_the_folder_and_images_root_overrides_it() {
     let folder = folder_with(&[
         ("lists/annot.csv", "Images\nx.jpg\n"),
-        ("lists/root.txt", "../pictures\n"),
+        ("lists/root.txt", "\u{feff}../pictures\n"),
         ("pictures/x.jpg", "1"),
         ("other/x.jpg", "2"),
     ]);
