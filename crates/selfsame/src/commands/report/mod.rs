@@ -214,22 +214,8 @@ fn verdict(page: &mut Page, facts: &Facts<'_>, log: &Log) -> Value {
             last.loss
         ));
     }
-    if let (Some(first), Some(last)) = (log.evals.first(), log.evals.last()) {
-        let text = |line: &EvalLine| {
-            let scores = line.knn.iter();
-            let scores: Vec<String> = scores
-                .map(|(k, percent)| format!("{percent:.1} % (k = {k})"))
-                .collect();
-            scores.join(", ")
-        };
-        page.text(&format!(
-            "k-NN on {} while it trained: {} after {} epochs, {} after {}.",
-            last.label,
-            text(first),
-            first.epoch,
-            text(last),
-            last.epoch
-        ));
+    if let Some(text) = while_it_trained(&log.evals) {
+        page.text(&text);
     }
     let last = log.steps.last();
     let knn = |line: &EvalLine| json!({"label": line.label, "epoch": line.epoch, "knn": line.knn});
@@ -242,4 +228,51 @@ fn verdict(page: &mut Page, facts: &Facts<'_>, log: &Log) -> Value {
         "knn_while_training": log.evals.iter().map(knn).collect::<Vec<_>>(),
         "scores": Value::Null,
     })
+}
+
+/// The first and the last score of a run, of which there may be but one.
+fn while_it_trained(evals: &[EvalLine]) -> Option<String> {
+    let (first, last) = (evals.first()?, evals.last()?);
+    let text = |line: &EvalLine| {
+        let scores = line.knn.iter();
+        let scores: Vec<String> = scores
+            .map(|(k, percent)| format!("{percent:.1} % (k = {k})"))
+            .collect();
+        scores.join(", ")
+    };
+    let then = match evals.len() {
+        1 => String::new(),
+        _ => format!(", {} after {}", text(last), last.epoch),
+    };
+    Some(format!(
+        "k-NN on {} while it trained: {} after {} epochs{then}.",
+        last.label,
+        text(first),
+        first.epoch,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_score_is_told_once() {
+        let line = |epoch: usize, percent: f64| EvalLine {
+            step: None,
+            epoch,
+            knn: [("20".to_owned(), percent)].into(),
+            label: "gender".to_owned(),
+        };
+        let told = |evals: &[EvalLine]| while_it_trained(evals).unwrap();
+        assert_eq!(
+            told(&[line(0, 20.0)]),
+            "k-NN on gender while it trained: 20.0 % (k = 20) after 0 epochs."
+        );
+        assert_eq!(
+            told(&[line(0, 20.0), line(3, 61.5), line(5, 70.0)]),
+            "k-NN on gender while it trained: 20.0 % (k = 20) after 0 epochs, 70.0 % (k = 20) after \
+             5."
+        );
+    }
 }
