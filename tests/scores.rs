@@ -82,6 +82,43 @@ fn other_labels_for_the_same_pictures_are_not_left_out_one_by_one() {
 }
 
 #[test]
+fn a_picture_that_is_listed_twice_counts_once() {
+    let dir = scratch("scores-repeated");
+    let rows = [
+        ("a.bmp", "x"),
+        ("b.bmp", "y"),
+        ("c.bmp", "x"),
+        ("d.bmp", "y"),
+    ];
+    let once = annotations(&dir, "once.csv", &rows);
+    let twice = annotations(&dir, "twice.csv", &[rows, rows].concat());
+    for (command, extra) in [("knn", ["--k", "1"]), ("linear", ["--epochs", "2"])] {
+        let flags = [&["--label", "class", "--json"], &extra[..]].concat();
+        let [once, twice] = [&once, &twice].map(|set| score(command, set, set, &flags));
+        assert_eq!(value(&once), value(&twice), "{command}");
+        let told = "4 of 8 pictures with the label are listed before";
+        assert_eq!(twice.stderr.matches(told).count(), 1, "{}", twice.stderr);
+        assert!(!once.stderr.contains("listed"), "{}", once.stderr);
+    }
+    let out = text(&dir.join("near.png"));
+    let mut args = vec![
+        "neighbors",
+        "--weights",
+        "pixels",
+        "--data",
+        &twice,
+        "--json",
+    ];
+    args.extend(["--index", "5", "--out", &out]);
+    let near = value(&selfsame(&args));
+    assert_eq!(
+        (&near["n"], &near["index"]),
+        (&3.into(), &5.into()),
+        "{near}"
+    );
+}
+
+#[test]
 fn classes_that_training_never_saw_are_told_and_refused_if_all_are() {
     let dir = scratch("scores-classes");
     let [a, b] = [("a.bmp", "cat"), ("b.bmp", "dog")];
@@ -254,8 +291,8 @@ fn the_official_protocol_says_what_it_took() {
     for words in ["lr 0.001,", "resize 1.142857", "batch size 256"] {
         assert!(last.contains(words), "{last}");
     }
-    let best = last.split("best epoch accuracy ").nth(1).unwrap();
-    let best = best.split(',').next().unwrap();
+    let best = last.split("best epoch 1 on --test: ").nth(1).unwrap();
+    let best = best.split(" %").next().unwrap();
     assert_eq!(best.split('.').nth(1).map(str::len), Some(1), "{last}");
 
     let dir = scratch("scores-official");

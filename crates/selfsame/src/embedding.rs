@@ -1,10 +1,11 @@
 //! Features of many pictures, with progress and the list of what could not be used.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
 use selfsame_data::{Dataset, Ledger};
-use selfsame_train::{Embedded, Embedder};
+use selfsame_train::{Embedded, Embedder, TrainError};
 
 use crate::cli::WeightsArgs;
 use crate::memory::Evaluation;
@@ -13,7 +14,7 @@ use crate::scores::printable;
 use crate::stderr::tell;
 use crate::weights::Weights;
 
-/// Features of some pictures of `set`; those that cannot be used are named on stderr.
+/// Features of some pictures of `set`, which `--data` names as `spec`; those that cannot be used are named on stderr.
 ///
 /// # Errors
 /// As [`Weights::embed_options`] and [`Evaluation::check`]; if not one of the pictures could be used,
@@ -46,9 +47,9 @@ pub(crate) fn embed_all(
         ledger: Arc::default(),
     };
     let mut progress = CountProgress::new("pictures", samples.len());
-    let done = embedder.embed(set, samples, |n| progress.set(n))?;
+    let done = embedder.embed(set, samples, |n| progress.set(n));
+    let done = done.map_err(|error| explain(error, "--data", spec))?;
     name_left_out(&embedder.ledger);
-    anyhow::ensure!(done.features.n > 0, "{spec}: not one picture could be used");
     check_finite(&done, set.as_ref())?;
     Ok(done)
 }
@@ -68,6 +69,21 @@ fn check_finite(done: &Embedded, set: &dyn Dataset) -> anyhow::Result<()> {
         row.len(),
         bad.count()
     )
+}
+
+/// Of pictures that cannot be used, the flag that names them, and what to do where a file of
+/// annotations leads to none; any other error as it is.
+pub(crate) fn explain(error: TrainError, flag: &str, spec: &str) -> anyhow::Error {
+    let TrainError::Unusable { first, .. } = &error else {
+        return error.into();
+    };
+    let hint = match first.ends_with("no such file") && Path::new(spec).is_file() {
+        true => {
+            "; --images-root, or root.txt beside it, names the folder that its paths start from"
+        }
+        false => "",
+    };
+    anyhow::anyhow!("{flag} {spec}: {error}{hint}")
 }
 
 /// Names on stderr what could not be used.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use candle_core::Device;
-use selfsame_data::{Dataset, Ledger, Overlap};
+use selfsame_data::{Dataset, Ledger, Overlap, repeated};
 use selfsame_eval::metrics::{BootstrapConfig, Interval, bootstrap, bootstrap_mean, r2};
 use selfsame_eval::{Features, LabelEncoder, number};
-use selfsame_train::{Embedder, Extractor};
+use selfsame_train::{Embedder, Extractor, TrainError};
 use serde_json::{Value, json};
 
 use crate::cli::{Labelled, WeightsArgs};
-use crate::embedding::name_left_out;
+use crate::embedding::{explain, name_left_out};
 use crate::exit::usage;
 use crate::memory::Evaluation;
 use crate::progress::CountProgress;
@@ -126,6 +126,69 @@ impl Sets {
         })
     }
 
+    /// Leaves out of each side what lists a picture again: it would vote on itself, or be held out
+    /// and learned from.
+    pub(crate) fn each_once(mut self, args: &Labelled) -> Self {
+        let sides = [
+            (&args.train, &self.train, &mut self.train_labels),
+            (&args.test, &self.test, &mut self.test_labels),
+        ];
+        let mut told = None;
+        for (spec, set, labels) in sides {
+            let again = repeated(set.as_ref(), labels.keys().copied());
+            if !again.is_empty() && told != Some(spec) {
+                let rows = labels.len();
+                tell!(
+                    "{spec}: {} of {rows} pictures with the label are listed before; each counts once",
+                    again.len()
+                );
+                told = Some(spec);
+            }
+            for sample in again {
+                labels.remove(&sample);
+            }
+        }
+        let labels = self.train_labels.values().chain(self.test_labels.values());
+        self.encoder = LabelEncoder::fit(labels);
+        self
+    }
+
+    /// Refuses a test side of which no picture can be used, before anything is learned for it.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub(crate) fn need_test_pictures(&self, args: &Labelled) -> anyhow::Result<()> {
+        let mut first = None;
+        for sample in self.test_labels.keys() {
+            match self.test.decode(*sample) {
+                Ok(_) => return Ok(()),
+                Err(error) => first.get_or_insert_with(|| {
+                    let path = self.test.path(*sample);
+                    let name = path.map_or_else(
+                        || self.test.name(*sample).to_owned(),
+                        |path| path.display().to_string(),
+                    );
+                    format!("{name}: {error}")
+                }),
+            };
+        }
+        let unusable = TrainError::Unusable {
+            what: "pictures to test on".to_owned(),
+            usable: 0,
+            of: self.test_labels.len(),
+            first: first.unwrap_or_default(),
+        };
+        Err(explain(unusable, "--test", &args.test))
+    }
+
+    /// The side that has no picture that could be used, as its flag and specification.
+    pub(crate) fn unusable<'a>(&self, args: &'a Labelled) -> (&'static str, &'a str) {
+        match self.left_out(&self.test, &self.test_labels) == self.test_labels.len() {
+            true => ("--test", &args.test),
+            false => ("--train", &args.train),
+        }
+    }
+
     /// Features and labels of the training and the test side, of which so many copies will be made.
     ///
     /// # Errors
@@ -140,25 +203,27 @@ impl Sets {
         let embedder = self.embedder(weights, extractor, &args.weights)?;
         self.evaluation(weights, &args.weights, copies)?
             .check(&self.device)?;
-        let run = |set: &Arc<dyn Dataset>, labels: &BTreeMap<usize, String>, what| {
+        let run = |set: &Arc<dyn Dataset>, labels: &BTreeMap<usize, String>, what, flag, spec| {
             let samples: Vec<usize> = labels.keys().copied().collect();
             let mut progress = CountProgress::new(what, samples.len());
-            let done = embedder.embed(set, &samples, |n| progress.set(n))?;
-            anyhow::ensure!(done.features.n > 0, "{what}: not one picture could be used");
+            let done = embedder.embed(set, &samples, |n| progress.set(n));
+            let done = done.map_err(|error| explain(error, flag, spec))?;
             let labels = done.samples.iter().map(|i| labels[i].clone()).collect();
-            Ok(Side {
+            Ok::<_, anyhow::Error>(Side {
                 features: done.features,
                 labels,
             })
         };
-        let train = run(&self.train, &self.train_labels, "train features")?;
+        let (set, labels) = (&self.train, &self.train_labels);
+        let train = run(set, labels, "train features", "--train", &args.train)?;
         let test = if self.same {
             Side {
                 features: train.features.clone(),
                 labels: train.labels.clone(),
             }
         } else {
-            run(&self.test, &self.test_labels, "test features")?
+            let (set, labels) = (&self.test, &self.test_labels);
+            run(set, labels, "test features", "--test", &args.test)?
         };
         Ok((train, test))
     }

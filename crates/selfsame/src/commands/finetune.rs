@@ -17,6 +17,7 @@ use selfsame_train::{
 use serde_json::{Map, Value, json};
 
 use crate::cli::Finetune;
+use crate::embedding::explain;
 use crate::exit::{Done, usage};
 use crate::memory::Evaluation;
 use crate::progress::CountProgress;
@@ -110,6 +111,9 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         go_on(&mut tuning, &checkpoint, &settings, &args.run)?;
         sets.ledger.read_csv(&args.run.join(SKIPPED_FILE))?;
         sets.ledger.place(sets.train.as_ref());
+    }
+    if !tuning.is_done() {
+        sets.need_test_pictures(&args.data)?;
     }
     let stop = signals::stop_flag()?;
     let work = Work {
@@ -274,10 +278,10 @@ impl Work<'_> {
                 let pause = over || self.is_stopped() || saved.elapsed() >= CHECKPOINT_EVERY;
                 flow(pause)
             });
-            done.map_err(|error| self.explain(error))?;
+            done.map_err(|error| self.explain(error, ("--train", &args.data.train)))?;
             let settings = serde_json::to_string_pretty(self.settings)?;
             let saved_at = selfsame_checkpoint::save(&args.run, &tuning.checkpoint(settings)?, 1);
-            saved_at.map_err(|error| self.explain(error.into()))?;
+            saved_at.map_err(|error| self.explain(error.into(), ("--run", "")))?;
             // What goes on in the middle of the last epoch does not meet them again.
             if !sets.ledger.is_empty() {
                 sets.ledger.write_csv(&args.run.join(SKIPPED_FILE))?;
@@ -292,7 +296,7 @@ impl Work<'_> {
             progress.set(trained + n);
             flow(self.is_stopped())
         });
-        found.map_err(|error| self.explain(error))
+        found.map_err(|error| self.explain(error, ("--test", &args.data.test)))
     }
 
     /// Whether an epoch is over.
@@ -322,7 +326,7 @@ impl Work<'_> {
         Done::Interrupted(self.stop.requested().unwrap_or_default())
     }
 
-    fn explain(&self, error: TrainError) -> anyhow::Error {
+    fn explain(&self, error: TrainError, (flag, spec): (&str, &str)) -> anyhow::Error {
         match error {
             TrainError::NonFinite { step, what, value } => anyhow::anyhow!(
                 "step {step}: the {what} is {value}; a --lr below {:e} may help",
@@ -332,7 +336,7 @@ impl Work<'_> {
                 let help = format!("a --lr below {:e} may help", self.args.lr);
                 anyhow::Error::new(not_finite).context(help)
             }
-            other => other.into(),
+            other => explain(other, flag, spec),
         }
     }
 

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
         VoteArg::Weighted => Vote::Weighted,
         VoteArg::Majority => Vote::Majority,
     };
-    let sets = Sets::open(&args.data)?;
+    let sets = Sets::open(&args.data)?.each_once(&args.data);
     let config = KnnConfig {
         ks: args.k.clone(),
         temperature: args.temperature,

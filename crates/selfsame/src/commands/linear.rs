@@ -13,6 +13,7 @@ use selfsame_train::{Extractor, LabelledSamples, official_linear};
 use serde_json::{Value, json};
 
 use crate::cli::{Linear, Method, Protocol, WeightsArgs};
+use crate::embedding::explain;
 use crate::exit::{Done, usage};
 use crate::progress::CountProgress;
 use crate::scores::{
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
         flags.resize = flags.resize.or(Some(OFFICIAL_RESIZE));
     }
     let flags = &flags;
-    let sets = Sets::open(&args.data)?;
+    let sets = Sets::open(&args.data)?.each_once(&args.data);
     if args.regress {
         sets.need_numbers(&args.data.label)?;
     } else {
@@ -109,7 +110,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
             )?;
             let details = json!({
                 "method": "sgd", "protocol": "notebook", "epochs": epochs,
-                "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch,
+                "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch + 1,
             });
             let ranked = done.classifier.predict_ranked(&test.features, TOP)?;
             (truth, done.predictions, Some(ranked), details)
@@ -149,13 +150,17 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 &standard,
                 &config,
                 |epoch, _| progress.set(epoch + 1),
-            )?;
+            )
+            .map_err(|error| {
+                let (flag, spec) = sets.unusable(&args.data);
+                explain(error, flag, spec)
+            })?;
             let details = json!({
                 "method": "sgd", "protocol": "official", "epochs": epochs,
                 "features": features, "image_size": crop.image_size, "resize": crop.resize_ratio,
                 "interpolation": flags.interpolation,
                 "batch_size": OFFICIAL_BATCH, "lr": config.lr,
-                "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch,
+                "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch + 1,
             });
             (done.truth, done.predicted, Some(done.ranked), details)
         }
@@ -308,6 +313,12 @@ fn in_words(details: &Value) -> String {
         let value = match value {
             Value::Null => return None,
             Value::String(text) => text.clone(),
+            // Said together with the epoch.
+            _ if name == "best_epoch_accuracy" => return None,
+            Value::Number(epoch) if name == "best_epoch" => {
+                let percent = details["best_epoch_accuracy"].as_f64()?;
+                format!("{epoch} on --test: {percent:.1} %")
+            }
             Value::Number(percent) if name.ends_with("accuracy") => {
                 format!("{:.1}", percent.as_f64()?)
             }
@@ -317,4 +328,19 @@ fn in_words(details: &Value) -> String {
         Some(format!("{} {value}", name.replace('_', " ")))
     });
     words.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_epoch_is_told_with_its_accuracy() {
+        let details = json!({
+            "method": "sgd", "epochs": 100, "best_epoch": 1, "best_epoch_accuracy": 47.54,
+        });
+        let told = in_words(&details);
+        let words = "best epoch 1 on --test: 47.5 %, epochs 100, method sgd";
+        assert_eq!(told, words);
+    }
 }

@@ -1,10 +1,11 @@
 //! `selfsame neighbors`
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Context;
 use selfsame_checkpoint::write_bytes;
-use selfsame_data::Dataset;
+use selfsame_data::{Dataset, repeated};
 use selfsame_eval::{Features, Own, neighbors};
 use selfsame_report::{Sheet, SheetCell, encode_png};
 use selfsame_train::embed_picture;
@@ -74,7 +75,19 @@ pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
             path.display()
         );
     }
-    let samples: Vec<usize> = (0..set.len()).filter(|i| !own.contains(i)).collect();
+    // What is listed again would be found twice, and a copy of the picture itself before all others.
+    let in_turn = own.iter().copied().chain(0..set.len());
+    let again: BTreeSet<usize> = repeated(set.as_ref(), in_turn).into_iter().collect();
+    let samples: Vec<usize> = (0..set.len())
+        .filter(|i| !own.contains(i) && !again.contains(i))
+        .collect();
+    let copies = set.len() - samples.len() - own.len();
+    if copies > 0 {
+        tell!(
+            "--data {}: {copies} pictures are listed before; each counts once",
+            args.data
+        );
+    }
     if samples.is_empty() {
         return Err(usage(format!(
             "--data {}: there is no picture beside the one asked about",

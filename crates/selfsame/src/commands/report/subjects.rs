@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use selfsame_data::augment::EvalCrop;
-use selfsame_data::{Dataset, EvalTransform};
+use selfsame_data::{Dataset, EvalTransform, repeated};
 use selfsame_eval::{Features, choose};
 use selfsame_models::{Backbone, Network};
-use selfsame_train::{EmbedOptions, Embedder, Extractor, RunConfig};
+use selfsame_train::{EmbedOptions, Embedder, Extractor, RunConfig, TrainError};
 
 use super::super::train::start_weights;
 use super::Facts;
@@ -91,15 +91,20 @@ impl Subjects {
             (PIXELS, Extractor::Pixels, &raw),
         ]);
         let mut val = facts.val.clone();
+        let learned_from = each_once(train, &config.data.train, MAX_BANK);
+        let tested_on = val
+            .as_ref()
+            .map_or(Vec::new(), |val| each_once(val, &config.data.val, MAX_TEST));
         let mut all = Vec::new();
         for (name, extractor, crop) in compared {
-            let side =
-                |set: &Arc<dyn Dataset>, max| rows(set, max, extractor, crop, facts.device, name);
-            let Some(bank) = side(train, MAX_BANK)? else {
+            let side = |set: &Arc<dyn Dataset>, samples: &[usize]| {
+                rows(set, samples, extractor, crop, facts.device, name)
+            };
+            let Some(bank) = side(train, &learned_from)? else {
                 return Ok(None);
             };
             let test = match &val {
-                Some(val) => side(val, MAX_TEST)?,
+                Some(val) => side(val, &tested_on)?,
                 None => None,
             };
             if test.is_none() && val.take().is_some() {
@@ -147,10 +152,23 @@ fn given(config: &RunConfig, device: &Device) -> Option<Weights> {
         .ok()
 }
 
+/// Some pictures of a side, without those that are listed again, which would vote on themselves.
+fn each_once(set: &Arc<dyn Dataset>, spec: &str, max: usize) -> Vec<usize> {
+    let mut samples = choose(set.len(), max, 0);
+    samples.sort_unstable();
+    let again = repeated(set.as_ref(), samples.iter().copied());
+    if !again.is_empty() {
+        let (copies, of) = (again.len(), samples.len());
+        tell!("note: {copies} of {of} pictures of {spec} are listed before; each counts once");
+    }
+    samples.retain(|sample| again.binary_search(sample).is_err());
+    samples
+}
+
 /// Features of some pictures of a side; `None` if fewer than two can be used.
 fn rows(
     set: &Arc<dyn Dataset>,
-    max: usize,
+    samples: &[usize],
     extractor: Extractor<'_>,
     crop: &EvalCrop,
     device: &Device,
@@ -161,8 +179,6 @@ fn rows(
         workers: 2,
         transform: EvalTransform::Center(crop.clone()),
     };
-    let mut samples = choose(set.len(), max, 0);
-    samples.sort_unstable();
     let embedder = Embedder {
         extractor,
         options,
@@ -170,7 +186,10 @@ fn rows(
         ledger: Arc::default(),
     };
     let mut progress = CountProgress::new(name, samples.len());
-    let done = embedder.embed(set, &samples, |n| progress.set(n))?;
+    let done = match embedder.embed(set, samples, |n| progress.set(n)) {
+        Err(TrainError::Unusable { .. }) => return Ok(None),
+        done => done?,
+    };
     Ok((done.features.n > 1).then(|| Rows {
         features: done.features.l2_normalized(),
         samples: done.samples,
