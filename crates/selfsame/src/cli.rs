@@ -126,7 +126,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "SPEC")]
     pub(crate) val: Option<String>,
     /// A named set of values: notebook, official, official-boost, official-resnet50,
-    /// no-multicrop, small, cpu, cpu-hour, demo; default: notebook.
+    /// no-multicrop, small, cpu, cpu-hour, gpu-minutes, demo; default: notebook.
     #[arg(long, value_name = "NAME", value_parser = lower_case)]
     pub(crate) preset: Option<String>,
     /// A TOML file that overrides the preset; `selfsame config` shows every key.

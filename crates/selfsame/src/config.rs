@@ -12,7 +12,7 @@ use crate::exit::usage;
 use crate::scores::printable;
 
 /// Every preset by name; the text's head comment says what it is for.
-pub(crate) const PRESETS: [(&str, &str); 9] = [
+pub(crate) const PRESETS: [(&str, &str); 10] = [
     ("notebook", include_str!("presets/notebook.toml")),
     ("official", include_str!("presets/official.toml")),
     (
@@ -27,6 +27,7 @@ pub(crate) const PRESETS: [(&str, &str); 9] = [
     ("small", include_str!("presets/small.toml")),
     ("cpu", include_str!("presets/cpu.toml")),
     ("cpu-hour", include_str!("presets/cpu-hour.toml")),
+    ("gpu-minutes", include_str!("presets/gpu-minutes.toml")),
     ("demo", include_str!("presets/demo.toml")),
 ];
 
