@@ -152,7 +152,12 @@ fn on_driver(library: &Path, folder: &Path) -> anyhow::Result<()> {
     let tested = Command::new(env!("CARGO"))
         // With the program's features, so that candle's kernels are those that it was built with.
         .args(["test", "--release", "--package", "selfsame"])
-        .args(["--package", "selfsame-kernels", "--features", "selfsame/cuda"])
+        .args([
+            "--package",
+            "selfsame-kernels",
+            "--features",
+            "selfsame/cuda",
+        ])
         .args(["--test", "cuda", "--", "--ignored"])
         // One device, one thread.
         .arg("--test-threads=1")
