@@ -276,7 +276,7 @@ fn read_error(error: io::Error) -> DecodeError {
 }
 
 fn image_error(error: ImageError, format: &'static str) -> DecodeError {
-    let problem = error.to_string();
+    let problem = chunks_by_name(&error.to_string());
     // The decoders wrap this in errors of their own, not all of which can be taken apart.
     if problem.to_lowercase().contains("unexpected end of file") {
         return DecodeError::Truncated { format, problem };
@@ -288,11 +288,20 @@ fn image_error(error: ImageError, format: &'static str) -> DecodeError {
         ImageError::Unsupported(error) => DecodeError::Unsupported {
             what: error.to_string(),
         },
-        other => DecodeError::Corrupt {
-            format,
-            problem: other.to_string(),
-        },
+        _ => DecodeError::Corrupt { format, problem },
     }
+}
+
+/// The PNG decoder's text with `IDAT` for its `ChunkType { type: IDAT, … }`.
+fn chunks_by_name(problem: &str) -> String {
+    let mut parts = problem.split("ChunkType { type: ");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (chunk, rest) = part.split_once(" }").unwrap_or((part, ""));
+        text.push_str(chunk.split(',').next().unwrap_or_default());
+        text.push_str(rest);
+    }
+    text
 }
 
 /// The text of a caught panic.

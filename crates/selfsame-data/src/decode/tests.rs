@@ -316,3 +316,14 @@ fn files_are_read_by_content_and_odd_ones_have_their_reason() {
         "too large"
     );
 }
+
+#[test]
+fn a_damaged_chunk_of_a_png_is_told_by_its_name() {
+    let mut png = encoded(&DynamicImage::ImageRgb8(quarters()), ImageFormat::Png);
+    // The last byte of IDAT's checksum; IEND has twelve.
+    let at = png.len() - 13;
+    png[at] ^= 1;
+    let error = decode(&png).unwrap_err().to_string();
+    assert!(error.contains(" IDAT chunk"), "{error}");
+    assert!(!error.contains('{'), "{error}");
+}
