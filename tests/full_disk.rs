@@ -21,6 +21,11 @@ fn limited(blocks: u64, args: &[String]) -> Answer {
     shell.output().unwrap().into()
 }
 
+fn program() -> String {
+    let command = command::<&str>(&[]);
+    command.get_program().to_str().unwrap().to_owned()
+}
+
 fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     let mut names: Vec<String> = entries
@@ -106,19 +111,17 @@ fn a_full_file_system_costs_nothing() {
         "train.checkpoint_every_epochs=1",
         "train.keep_checkpoints=100",
     ];
-    let mut args = vec![
-        text(&kept),
-        command::<&str>(&[])
-            .get_program()
-            .to_str()
-            .unwrap()
-            .to_owned(),
-    ];
+    let mut args = vec![text(&kept), program()];
     args.extend(tiny_run(&run, &sets));
     let script =
         format!("{mount} kept=$1; shift; \"$@\"; code=$?; cp -a \"$0/run\" \"$kept\"; exit $code");
     let answer: Answer = mounts(&script, &args).unwrap().into();
     assert_eq!(answer.code, 1, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("warning: --run ") && answer.stderr.contains("keep_checkpoints"),
+        "{}",
+        answer.stderr
+    );
     assert!(
         answer.stderr.contains("no room left to write"),
         "{}",
@@ -139,4 +142,16 @@ fn a_full_file_system_costs_nothing() {
     args.extend(["--set".to_owned(), format!("train.max_steps={}", last + 5)]);
     done(&args);
     assert!(checkpoint_bytes(&kept, last + 5) == checkpoint_bytes(&whole, last + 5));
+
+    let mut args = vec![program()];
+    args.extend(tiny_run(&run, &[]));
+    let script = "mount -t tmpfs -o size=200k none \"$0\" || exit 77; \"$@\"";
+    for (command, code) in [("train", 2), ("plan", 1)] {
+        args[1] = command.to_owned();
+        args.retain(|arg| command == "train" || arg != "--no-report");
+        let answer: Answer = mounts(script, &args).unwrap().into();
+        assert_eq!(answer.code, code, "{}", answer.stderr);
+        let told = answer.stderr + &answer.stdout;
+        assert!(told.contains("a checkpoint takes"), "{told}");
+    }
 }

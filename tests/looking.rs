@@ -307,6 +307,9 @@ fn a_command_without_a_picture_names_every_flag_that_gives_one() {
     refused(&with(&neighbors, out), &["--image", "--index"]);
     let both = [&attention[..], &["--image", "a.png", "--data", data]].concat();
     refused(&with(&both, out), &["cannot be used with"]);
+    let one = ["--data", "synthetic:portraits?count=1"];
+    let pca = [&["pca", "--weights", WEIGHTS], &one[..]].concat();
+    refused(&with(&pca, "looking-one.svg"), &["--data", "two pictures"]);
 }
 
 #[test]

@@ -348,3 +348,32 @@ fn a_preset_may_be_spelled_with_capitals_and_help_names_all() {
         assert!(help.contains(words), "{words} is not in: {help}");
     }
 }
+
+#[test]
+fn a_run_directory_that_is_a_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("small.csv");
+    std::fs::write(&file, "Images\n").unwrap();
+    let file = file.to_str().unwrap();
+    let data = "synthetic:portraits?count=64";
+    let scored = ["--train", data, "--test", data, "--label", "gender"];
+    let tuned = [
+        &["finetune", "--weights", "random:vit_tiny/8@16"],
+        &scored[..],
+    ]
+    .concat();
+    for args in [&["train", "--data", data][..], &["demo"], &tuned] {
+        let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+            .args(args)
+            .args(["--run", file])
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(
+            told.contains(&format!("--run {file}: that is a file")),
+            "{told}"
+        );
+    }
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "Images\n");
+}

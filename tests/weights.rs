@@ -91,6 +91,34 @@ fn a_checkpoint_and_its_files_open_like_the_run() {
 }
 
 #[test]
+fn what_are_no_weights_of_the_network_is_told_in_few_lines() {
+    let out = scratch("weights-misfit").join("f.npy");
+    for file in ["optimizer", "state"] {
+        let path = text(&newest().join(format!("{file}.safetensors")));
+        let words = [&*path, "state of training"];
+        refused(&embed(&out, &path, &[]), 2, &words);
+    }
+    let init = [
+        "--init",
+        run(),
+        "--data",
+        DATA,
+        "--set",
+        "train.batch_size=4",
+    ];
+    let init = [&init[..], &["--set", "model.arch=vit_tiny"]].concat();
+    let answer = selfsame(&[&["plan", "--no-trial"], &init[..]].concat());
+    let words = [
+        "--init",
+        "they are of vit_tiny/8 (width 48",
+        "not those of vit_tiny/16",
+        "2 of them: the model",
+    ];
+    refused(&answer, 2, &words);
+    assert!(answer.stderr.lines().count() < 50, "{}", answer.stderr);
+}
+
+#[test]
 fn arch_gives_a_run_another_patch_or_image_size_and_nothing_else() {
     let own = features("own", run(), &[]);
     assert_eq!(features("same", run(), &["--arch", "vit_tiny/8@32"]), own);

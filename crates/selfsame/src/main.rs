@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod data;
 mod device;
+mod disk;
 mod embedding;
 mod exit;
 mod figures;

@@ -45,11 +45,20 @@ fn of_machine() -> Budget {
     }
 }
 
+/// Whether a run has begun; from then on it keeps most of its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Everything may still be set.
+    New,
+    /// Only what does not change its bits may be set.
+    Begun,
+}
+
 /// Refuses a run on the CPU that will not fit, before anything of it exists.
 ///
 /// # Errors
 /// A usage error with the largest parts and the keys that make them smaller.
-pub(crate) fn check(config: &RunConfig, device: &Device) -> anyhow::Result<()> {
+pub(crate) fn check(config: &RunConfig, device: &Device, stage: Stage) -> anyhow::Result<()> {
     if !device.is_cpu() {
         return Ok(());
     }
@@ -67,7 +76,7 @@ pub(crate) fn check(config: &RunConfig, device: &Device) -> anyhow::Result<()> {
         budget.whose,
         in_words(budget.bytes),
         largest[..3].join(", "),
-        remedy(config, device)
+        remedy(config, device, stage, Some(budget.bytes))
     )))
 }
 
@@ -91,47 +100,97 @@ pub(crate) fn hint(error: &anyhow::Error) -> &'static str {
 }
 
 /// Where a device refused memory, the keys that make the run smaller; any other error as it is.
-pub(crate) fn explain(error: TrainError, config: &RunConfig, device: &Device) -> anyhow::Error {
+pub(crate) fn explain(
+    error: TrainError,
+    config: &RunConfig,
+    device: &Device,
+    stage: Stage,
+) -> anyhow::Error {
     let error = anyhow::Error::from(error);
     if !is_exhausted(&format!("{error:#}")) {
         return error;
     }
     let total = device_memory(device).ok().flatten();
     let total = total.map_or(String::new(), |bytes| format!(" ({})", in_words(bytes)));
-    error.context(format!("{USED_UP}{total}. {}", remedy(config, device)))
+    let remedy = remedy(config, device, stage, None);
+    error.context(format!("{USED_UP}{total}. {remedy}"))
 }
 
-/// The keys that make a run smaller.
-pub(crate) fn remedy(config: &RunConfig, device: &Device) -> String {
+/// The keys that make a run smaller and may be set, or that none makes it fit into `limit` bytes.
+pub(crate) fn remedy(
+    config: &RunConfig,
+    device: &Device,
+    stage: Stage,
+    limit: Option<u64>,
+) -> String {
+    let least = MemoryEstimate::of(&smallest(config, stage));
+    let least = least.map_or(0, |estimate| estimate.total() as u64);
+    let ways = ways(config, device, stage);
+    if ways.is_empty() || limit.is_some_and(|limit| limit < least) {
+        let whatever = match stage {
+            Stage::New => "Whatever the size of a batch, it needs",
+            Stage::Begun => "With all that may be set of a run that has begun, it needs",
+        };
+        let smaller = match stage {
+            Stage::New => ", or take a smaller model.arch, model.patch_size or head.out_dim",
+            Stage::Begun => "",
+        };
+        return format!(
+            "{whatever} {}: go where there is more memory, or raise --max-memory if it is set{smaller}",
+            in_words(least)
+        );
+    }
+    format!("Set {}", ways.join(", or "))
+}
+
+fn ways(config: &RunConfig, device: &Device, stage: Stage) -> Vec<String> {
     let batch = config.train.batch_size;
     let mut ways = Vec::new();
-    if config.model.arch.is_vit() && !config.head.use_bn {
-        let part = config.part_bytes_on(device);
-        let mib = part.unwrap_or_else(|_| config.part_bytes()) >> 20;
-        // 0 leaves the choice to the program.
-        if mib > 1 {
-            ways.push(format!("train.part_mib below {mib} (slower)"));
+    if stage == Stage::New {
+        if config.model.arch.is_vit() && !config.head.use_bn {
+            let part = config.part_bytes_on(device);
+            let mib = part.unwrap_or_else(|_| config.part_bytes()) >> 20;
+            // 0 leaves the choice to the program.
+            if mib > 1 {
+                ways.push(format!("train.part_mib below {mib} (slower)"));
+            }
+            if batch > 1 {
+                ways.push(format!(
+                    "train.batch_size={} with train.accumulate={} (the same steps)",
+                    batch.div_ceil(2),
+                    2 * config.train.accumulate
+                ));
+            }
+        } else if batch > 1 {
+            ways.push(format!("train.batch_size below {batch}"));
         }
-        if batch > 1 {
-            ways.push(format!(
-                "train.batch_size={} with train.accumulate={} (the same steps)",
-                batch.div_ceil(2),
-                2 * config.train.accumulate
-            ));
-        }
-    } else {
-        ways.push(format!("train.batch_size below {batch}"));
     }
     if device.is_cpu() {
-        ways.push(format!(
-            "data.prefetch_batches below {}",
-            config.data.prefetch_batches
-        ));
+        // Batches are made ahead, as many as one of these says and at least the other.
+        let (ahead, workers) = (config.data.prefetch_batches, config.data.workers);
+        if workers > 0 && ahead > workers {
+            ways.push(format!("data.prefetch_batches below {ahead}"));
+        } else if workers > 1 {
+            ways.push(format!("data.workers below {workers} (slower)"));
+        }
         if config.data.cache_mib > 0 {
             ways.push("data.cache_mib=0".to_owned());
         }
     }
-    format!("Set {}", ways.join(", or "))
+    ways
+}
+
+/// The same run with all that [`remedy`] names as small as it can be.
+fn smallest(config: &RunConfig, stage: Stage) -> RunConfig {
+    let mut config = config.clone();
+    config.data.prefetch_batches = 1;
+    config.data.workers = 0;
+    config.data.cache_mib = 0;
+    if stage == Stage::New {
+        config.train.batch_size = 1;
+        config.train.part_mib = 1;
+    }
+    config
 }
 
 /// "1.2 GiB", "340 MiB".
@@ -153,7 +212,10 @@ mod tests {
         let refusal = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
         let error = |text: &str| TrainError::from(candle_core::Error::Msg(text.to_owned()));
         let config = RunConfig::default();
-        let told = format!("{:#}", explain(error(refusal), &config, &Device::Cpu));
+        let told = format!(
+            "{:#}",
+            explain(error(refusal), &config, &Device::Cpu, Stage::New)
+        );
         let halved = config.train.batch_size.div_ceil(2);
         for part in [
             "memory is used up",
@@ -165,13 +227,41 @@ mod tests {
         }
         let mut small = config.clone();
         small.train.part_mib = 1;
-        let told = format!("{:#}", explain(error(refusal), &small, &Device::Cpu));
+        let told = format!(
+            "{:#}",
+            explain(error(refusal), &small, &Device::Cpu, Stage::New)
+        );
         assert!(!told.contains("part_mib"), "{told}");
-        let other = explain(error("no such shape"), &config, &Device::Cpu);
+        let other = explain(error("no such shape"), &config, &Device::Cpu, Stage::New);
         assert_eq!(format!("{other:#}"), "no such shape");
         assert_eq!(hint(&other), "");
 
-        assert_eq!(hint(&explain(error(refusal), &config, &Device::Cpu)), "");
+        assert_eq!(
+            hint(&explain(error(refusal), &config, &Device::Cpu, Stage::New)),
+            ""
+        );
         assert!(hint(&error(refusal).into()).contains("--batch-size"));
+    }
+
+    #[test]
+    fn only_what_may_be_set_and_helps_is_named() {
+        let remedy = |config: &RunConfig, stage, limit| remedy(config, &Device::Cpu, stage, limit);
+        let config = RunConfig::default();
+        let told = remedy(&config, Stage::Begun, None);
+        assert!(told.contains("data.prefetch_batches below 4"), "{told}");
+        assert!(!told.contains("train."), "{told}");
+        let total = MemoryEstimate::of(&config).unwrap().total() as u64;
+        assert_eq!(remedy(&config, Stage::Begun, Some(total)), told);
+        for (stage, limit) in [(Stage::Begun, total / 4), (Stage::New, 50 << 20)] {
+            let told = remedy(&config, stage, Some(limit));
+            assert!(told.contains("--max-memory"), "{told}");
+            assert!(!told.contains("data."), "{told}");
+        }
+        let mut small = config.clone();
+        (small.data.prefetch_batches, small.data.workers) = (1, 1);
+        let told = remedy(&small, Stage::New, None);
+        assert!(!told.contains("data."), "{told}");
+        let told = remedy(&small, Stage::Begun, None);
+        assert!(told.contains("more memory"), "{told}");
     }
 }

@@ -17,6 +17,20 @@ pub(crate) const CONFIG_FILE: &str = "config.toml";
 /// Name of what tells of a checkpoint, in its folder.
 const MANIFEST_FILE: &str = "manifest.json";
 
+/// Refuses a run directory that is a file.
+///
+/// # Errors
+/// A usage error that says so.
+pub(crate) fn refuse_file(dir: &Path) -> anyhow::Result<()> {
+    match dir.is_file() {
+        false => Ok(()),
+        true => Err(usage(format!(
+            "--run {}: that is a file; name a folder",
+            dir.display()
+        ))),
+    }
+}
+
 /// Claims a new or empty directory for a run.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ mod arch;
 mod hub;
 mod kind;
 mod loaded;
+mod misfit;
 mod told;
 
 use std::collections::BTreeMap;
@@ -177,7 +178,14 @@ impl Weights {
         let mut tensors = from.params.tensors();
         resample_aloud(&mut tensors, model)?;
         let params = draw_backbone(model, 0, device)?;
-        params.load_part(&tensors, "backbone.")?;
+        let fits = params.load_part(&tensors, "backbone.");
+        fits.map_err(|error| {
+            let of_ours = misfit::in_words(error, model);
+            usage(format!(
+                "they are of {}; {of_ours}",
+                describe_model(&from.model)
+            ))
+        })?;
         if let Self::Backbone(loaded) = self {
             loaded.backbone = build_backbone(model, &params)?;
             loaded.model = model.clone();
@@ -378,7 +386,8 @@ fn of_run(dir: &Path, which: Which, arch: Option<&str>, device: &Device) -> anyh
     let mut own = tensors.clone();
     resample_aloud(&mut own, &model)?;
     let params = draw_backbone(&model, 0, device)?;
-    params.load_part(&own, "backbone.")?;
+    let fits = params.load_part(&own, "backbone.");
+    fits.map_err(|error| misfit::in_words(error, &model))?;
     let mut loaded = finish(model, params, input)?;
     loaded.layout = "run";
     loaded.take_rest(tensors.clone());
@@ -416,7 +425,13 @@ fn of_file(
 ) -> anyhow::Result<Loaded> {
     let is_of_checkpoint = selfsame_checkpoint::verify_file(path)?;
     refuse_other_kinds(path)?;
-    let is_students = is_of_checkpoint && path.file_stem().is_some_and(|stem| stem == "student");
+    let is = |name: &str| is_of_checkpoint && path.file_stem().is_some_and(|stem| stem == name);
+    if is("optimizer") || is("state") {
+        return Err(usage(
+            "that is the state of training, not weights; name the run, or the checkpoint's folder",
+        ));
+    }
+    let is_students = is("student");
     if which == Which::Student && !is_students && !names_student(path) {
         return Err(usage(
             "--which student: the file holds one network and does not call it a student; without \
@@ -462,9 +477,12 @@ fn of_file(
     let tensors = weights.tensors;
     let params = draw_backbone(&model, 0, device)?;
     let fits = params.load_part(&tensors, "backbone.");
-    fits.map_err(|error| match arch {
-        Some(text) => usage(format!("--arch {text}: {error}")),
-        None => error.into(),
+    fits.map_err(|error| {
+        let error = misfit::in_words(error, &model);
+        match arch {
+            Some(text) => usage(format!("--arch {text}: {error}")),
+            None => error,
+        }
     })?;
     let mut loaded = finish(model, params, input)?;
     loaded.layout = if is_pth(path)? && weights.layout == Layout::Selfsame {

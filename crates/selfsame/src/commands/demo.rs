@@ -137,6 +137,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
 
 /// An earlier demonstration may be replaced; anything else is refused.
 fn clear_earlier(dir: &Path) -> anyhow::Result<()> {
+    run_dir::refuse_file(dir)?;
     if !dir.exists() || is_empty_run_dir(dir)? {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! `selfsame finetune`
 
+use std::cmp::Reverse;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,6 +31,9 @@ use crate::{run_dir, signals};
 const RESULT_FILE: &str = "result.json";
 
 const REPORT_FILE: &str = "classification_report.txt";
+
+/// Classes up to which all confusions are printed, and how many of more classes.
+const MAX_TABLE: usize = 20;
 
 /// The pictures that could not be used.
 const SKIPPED_FILE: &str = "skipped.csv";
@@ -75,6 +79,7 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     };
     evaluation.check(&sets.device)?;
     let settings = settings(args, &config, &sets, &crop);
+    run_dir::refuse_file(&args.run)?;
     if args.run.join(run_dir::CONFIG_FILE).exists() {
         return Err(usage(format!(
             "--run {}: holds a pretraining run; name another folder",
@@ -348,7 +353,7 @@ impl Work<'_> {
         let options = ReportOptions::default();
         let report = ClassificationReport::new(truth, predicted, classes, &options)?;
         let confusion = ConfusionMatrix::new(truth, predicted, classes.len())?;
-        let text = format!("{report}\n{}", confusion.to_text(classes));
+        let text = format!("{report}\n{}", confusions(&confusion, classes));
         let epochs = tuning
             .epochs()
             .iter()
@@ -401,9 +406,60 @@ impl Work<'_> {
     }
 }
 
+/// Who was taken for whom: a table of all counts, and of many classes the largest ones off its
+/// diagonal.
+fn confusions(matrix: &ConfusionMatrix, classes: &[String]) -> String {
+    if classes.len() <= MAX_TABLE {
+        return matrix.to_text(classes);
+    }
+    let cells = matrix.rows().enumerate().flat_map(|(truth, row)| {
+        let cells = row.iter().enumerate();
+        cells.map(move |(predicted, count)| (*count, truth, predicted))
+    });
+    let is_wrong =
+        |(count, truth, predicted): &(usize, usize, usize)| *count > 0 && truth != predicted;
+    let mut wrong: Vec<_> = cells.filter(is_wrong).collect();
+    wrong.sort_by_key(|(count, truth, predicted)| (Reverse(*count), *truth, *predicted));
+    if wrong.is_empty() {
+        return "no picture was taken for one of another class".to_owned();
+    }
+    wrong.truncate(MAX_TABLE);
+    let mut text = "most frequent confusions (pictures: true class, predicted class)".to_owned();
+    for (count, truth, predicted) in wrong {
+        let [truth, predicted] = [truth, predicted].map(|class| &classes[class]);
+        text.push_str(&format!("\n{count:>6}: {truth}, {predicted}"));
+    }
+    text
+}
+
 fn flow(pause: bool) -> ControlFlow<()> {
     match pause {
         true => ControlFlow::Break(()),
         false => ControlFlow::Continue(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_classes_the_most_frequent_confusions_are_told() {
+        let told = |classes: usize, truth: &[usize], predicted: &[usize]| {
+            let names: Vec<String> = (0..classes).map(|class| format!("c{class}")).collect();
+            confusions(
+                &ConfusionMatrix::new(truth, predicted, classes).unwrap(),
+                &names,
+            )
+        };
+        let (truth, predicted) = ([3, 3, 3, 1, 0, 2], [4, 4, 3, 0, 1, 2]);
+        let text = told(21, &truth, &predicted);
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            ["     2: c3, c4", "     1: c0, c1", "     1: c1, c0"]
+        );
+        assert_eq!(told(20, &truth, &predicted).lines().count(), 21);
+        assert!(told(21, &truth, &truth).starts_with("no picture"));
     }
 }

@@ -108,7 +108,13 @@ pub(crate) fn pca(args: &Pca) -> anyhow::Result<Done> {
         return patches(args);
     }
     let kind = out::kind(&args.map.out, &["svg", "png", "csv"])?;
-    let embedded = embedded(&args.map, |_| Ok(()))?;
+    let embedded = embedded(&args.map, |count| match count {
+        0 | 1 => Err(usage(format!(
+            "--data {}: principal components need two pictures, there is {count}",
+            args.map.data
+        ))),
+        _ => Ok(()),
+    })?;
     let pca = selfsame_eval::Pca::fit(&embedded.features, 2, args.map.seed)?;
     let places = pca.transform(&embedded.features)?;
     let k = pca.variances.len();

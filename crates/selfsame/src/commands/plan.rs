@@ -8,12 +8,13 @@ use serde_json::json;
 
 use super::train::init_of;
 use crate::config::Merged;
+use crate::disk::{Shortage, shortage};
 use crate::exit::{Done, usage};
-use crate::memory::{Budget, budget, in_words, remedy};
+use crate::memory::{Budget, Stage, budget, in_words, remedy};
 use crate::progress::duration;
 use crate::scores::{print_json, print_text};
 use crate::stderr::tell;
-use crate::{cli, data, device};
+use crate::{cli, data, device, disk};
 
 pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
     let mut merged = Merged::from_settings(&args.settings)?;
@@ -32,6 +33,8 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
     let plan = Plan::of(&config, &train, val.as_ref())?;
     init_of(&config, &device)?;
     let limit = budget(&config);
+    let free = args.run.as_deref().and_then(disk::free);
+    let shortage = free.and_then(|free| shortage(&plan, free));
     let fits = !device.is_cpu() || plan.memory.total() as u64 <= limit.bytes;
     let trial = if fits && !args.no_trial {
         tell!("trying a few steps over a handful of pictures");
@@ -65,9 +68,10 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
             "steps": plan.steps,
             "memory": memory,
             "fits": fits,
-            "remedy": (!fits).then(|| remedy(&config, &device)),
+            "remedy": (!fits).then(|| remedy(&config, &device, Stage::New, Some(limit.bytes))),
             "checkpoint_bytes": plan.checkpoint_bytes,
             "disk_bytes": plan.disk_bytes,
+            "disk_free": free,
             "evaluations": plan.evaluations,
             "evaluation_images": plan.evaluation_images,
             "seconds": seconds,
@@ -83,17 +87,32 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
         if !fits {
             print_text(&format!(
                 "this run does not fit, so `train` refuses it. {}",
-                remedy(&config, &device)
+                remedy(&config, &device, Stage::New, Some(limit.bytes))
             ));
         }
-        if let (true, Some(run)) = (fits, &args.run) {
-            print_text(&format!(
-                "start it: the same flags with `train` instead of `plan` ({})",
+        match (&args.run, &shortage) {
+            (Some(run), Some(Shortage::Checkpoint(text))) => print_text(&format!(
+                "`train` refuses this run, --run {}: {text}",
                 run.display()
-            ));
+            )),
+            (Some(run), shortage) if fits => {
+                if let Some(Shortage::End(text)) = shortage {
+                    print_text(&format!("warning     --run {}: {text}", run.display()));
+                }
+                print_text(&format!(
+                    "start it: the same flags with `train` instead of `plan` ({})",
+                    run.display()
+                ));
+            }
+            _ => {}
         }
     }
-    Ok(if fits { Done::Well } else { Done::No })
+    let has_room = !matches!(shortage, Some(Shortage::Checkpoint(_)));
+    Ok(if fits && has_room {
+        Done::Well
+    } else {
+        Done::No
+    })
 }
 
 /// What will be needed of which memory.

@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use selfsame_data::DataError;
+use selfsame_train::Plan;
 use toml::Value;
 
 use super::train::{Execution, check_room, execute, weights_to_begin_with};
 use crate::cli::Resume;
 use crate::config::{refuse_changes, to_toml};
 use crate::exit::{Done, usage};
-use crate::{data, device, run_dir, signals};
+use crate::memory::Stage;
+use crate::{data, device, disk, run_dir, signals};
 
 pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
     let mut merged = run_dir::read_config_to_go_on(&args.run)?;
@@ -31,11 +33,13 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
     let device = device::open_for_training(&config)?;
     let train_data = data::of_run(&config.data.train, &config.data)
         .map_err(|error| where_to_say_it(error, &args.run))?;
-    check_room(&config, train_data.as_ref(), &device)?;
+    check_room(&config, train_data.as_ref(), &device, Stage::Begun)?;
     let val_data = match config.data.val.as_str() {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),
     };
+    let plan = Plan::of(&config, &train_data, val_data.as_ref())?;
+    disk::check(&args.run, &plan, Stage::Begun)?;
     let init = weights_to_begin_with(&args.run, &config, &device)?;
     let _lock = run_dir::claim(&args.run)?;
     let text = to_toml(&config)?;

@@ -7,7 +7,7 @@ use candle_core::Device;
 use selfsame_data::{Dataset, Overlap};
 use selfsame_models::ModelError;
 use selfsame_train::{
-    Init, Learner, MetricsLine, Outcome, Run, RunConfig, RunLength, StopFlag, TrainError,
+    Init, Learner, MetricsLine, Outcome, Plan, Run, RunConfig, RunLength, StopFlag, TrainError,
     judge_run, read_metrics, train,
 };
 
@@ -15,10 +15,11 @@ use super::report::{self, Facts, REPORT_FILE};
 use crate::cli::{Train, Which};
 use crate::config::{Merged, refuse_changes, to_toml};
 use crate::exit::{Done, Usage, pasteable, usage};
+use crate::memory::Stage;
 use crate::progress::TrainProgress;
 use crate::stderr::tell;
 use crate::weights::{Weights, refuse_reference};
-use crate::{data, device, memory, run_dir, signals};
+use crate::{data, device, disk, memory, run_dir, signals};
 
 pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     let mut merged = Merged::from_settings(&args.settings)?;
@@ -27,6 +28,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     if config.data.train.is_empty() {
         return Err(usage("--data SPEC: say which pictures to train on"));
     }
+    run_dir::refuse_file(&args.run)?;
     for (flag, spec) in [("--data", &config.data.train), ("--val", &config.data.val)] {
         refuse_inside(&args.run, flag, spec)?;
     }
@@ -38,7 +40,11 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     device::set_threads(config.train.threads)?;
     let device = device::open_for_training(&config)?;
     let train_data = data::of_run(&config.data.train, &config.data)?;
-    check_room(&config, train_data.as_ref(), &device)?;
+    let stage = match continues {
+        true => Stage::Begun,
+        false => Stage::New,
+    };
+    check_room(&config, train_data.as_ref(), &device, stage)?;
     let steps = RunLength::of(&config, train_data.len())?.steps;
     if let Some(step) = args.capture_step.filter(|step| *step >= steps) {
         return Err(usage(format!(
@@ -49,6 +55,8 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),
     };
+    let plan = Plan::of(&config, &train_data, val_data.as_ref())?;
+    disk::check(&args.run, &plan, stage)?;
     let init = weights_to_begin_with(&args.run, &config, &device)?;
     let lock = if continues {
         run_dir::claim(&args.run)?
@@ -137,10 +145,9 @@ pub(super) fn start_weights(
     };
     weights
         .fit_to(&config.model, device)
-        .map_err(|error| match error.downcast_ref() {
-            Some(ModelError::Weights(_)) => usage(format!("--init {spec}: {error}")),
-            _ if error.is::<Usage>() => usage(format!("--init {spec}: {error}")),
-            _ => error,
+        .map_err(|error| match error.is::<Usage>() {
+            true => usage(format!("--init {spec}: {error}")),
+            false => error,
         })?;
     Ok(weights)
 }
@@ -150,9 +157,10 @@ pub(super) fn check_room(
     config: &RunConfig,
     data: &dyn Dataset,
     device: &Device,
+    stage: Stage,
 ) -> anyhow::Result<()> {
     RunLength::of(config, data.len())?;
-    memory::check(config, device)
+    memory::check(config, device, stage)
 }
 
 /// What a run is made of, for `train`, `resume` and `demo`.
@@ -200,8 +208,14 @@ pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
         accept_data_change: execution.accept_data_change,
         stop: execution.stop,
     };
-    let outcome = train(&run, &mut TrainProgress::new(config.train.epochs))
-        .map_err(|error| memory::explain(error, config, execution.device))?;
+    let outcome = train(&run, &mut TrainProgress::new(config.train.epochs)).map_err(|error| {
+        let has_begun = selfsame_checkpoint::list(run_dir).is_ok_and(|found| !found.is_empty());
+        let stage = match has_begun {
+            true => Stage::Begun,
+            false => Stage::New,
+        };
+        memory::explain(error, config, execution.device, stage)
+    })?;
     let steps_per_epoch = (images / config.effective_batch()) as f64;
     let curves = run_dir::draw_curves(run_dir, config, steps_per_epoch)?;
     tell!("curves: {}", curves.display());
