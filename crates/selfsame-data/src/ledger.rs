@@ -1,6 +1,6 @@
 //! Every image that could not be used, once, with the reason.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -200,27 +200,45 @@ impl Ledger {
         }
     }
 
-    /// Forgets images of this data set that were missing and are there again, as after a share of the
-    /// network came back.
-    pub fn forget_returned(&self, dataset: &dyn Dataset) {
-        let missing = DecodeError::Missing.to_string();
-        let names: BTreeSet<String> = {
+    /// Forgets images that were missing and are there again in all of these data sets that have them,
+    /// as after a share of the network came back.
+    pub fn forget_returned(&self, sets: &[&dyn Dataset]) {
+        let reason = DecodeError::Missing.to_string();
+        // Of each missing image, by name or path: whether it is there wherever it belongs.
+        let mut missing: BTreeMap<String, Option<bool>> = {
             let entries = self.lock();
-            let missing = entries.values().filter(|entry| entry.reason == missing);
-            missing.map(|entry| entry.file.clone()).collect()
+            let missing = entries.values().filter(|entry| entry.reason == reason);
+            missing.map(|entry| (entry.file.clone(), None)).collect()
         };
-        if names.is_empty() {
+        if missing.is_empty() {
             return;
         }
-        let listed = (0..dataset.len()).filter(|i| names.contains(dataset.name(*i)));
-        for index in listed {
-            if dataset.path(index).is_some_and(|path| path.exists()) {
-                let name = dataset.name(index).to_owned();
-                let mut entries = self.lock();
-                entries.remove(&(name.clone(), None));
-                entries.remove(&(name, path_of(dataset, index)));
+        // Those of one name in two sets are written by their paths.
+        let by_path = missing.keys().any(|file| Path::new(file).is_absolute());
+        for (set, index) in sets
+            .iter()
+            .flat_map(|set| (0..set.len()).map(move |index| (set, index)))
+        {
+            let Some(path) = set.path(index) else {
+                continue;
+            };
+            let mut names = vec![set.name(index).to_owned()];
+            if by_path {
+                names.push(path.to_string_lossy().into_owned());
+                names.extend(
+                    path.canonicalize()
+                        .map(|path| path.to_string_lossy().into_owned()),
+                );
+            }
+            for name in names {
+                if let Some(is_there) = missing.get_mut(&name) {
+                    *is_there = Some(is_there.unwrap_or(true) && path.exists());
+                }
             }
         }
+        let returned = |file: &String| missing.get(file) == Some(&Some(true));
+        self.lock()
+            .retain(|_, entry| entry.reason != reason || !returned(&entry.file));
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, LedgerEntry>> {
@@ -346,7 +364,7 @@ mod tests {
 
     #[test]
     fn what_was_missing_and_is_there_again_is_forgotten() {
-        let (folder, [train, _]) = twins();
+        let (folder, [train, val]) = twins();
         let ledger = Ledger::new();
         let enter = |index, error: &DecodeError| {
             ledger.enter(LedgerEntry::of(train.as_ref(), index, error));
@@ -361,14 +379,40 @@ mod tests {
         let read = Ledger::new();
         read.read_csv(&path).unwrap();
         for ledger in [&ledger, &read] {
-            ledger.forget_returned(train.as_ref());
+            ledger.forget_returned(&[train.as_ref()]);
             assert_eq!(ledger.len(), 2, "it is still missing");
         }
         std::fs::write(&first, "text").unwrap();
         for ledger in [&ledger, &read] {
-            ledger.forget_returned(train.as_ref());
+            ledger.forget_returned(&[train.as_ref()]);
             assert_eq!(ledger.entries().len(), 1);
             assert_eq!(ledger.entries()[0].file, "cat/2.jpg");
+        }
+
+        // One name in two sets: it is there again when both are, and by its path when that is.
+        let enter = |ledger: &Ledger, set: &std::sync::Arc<dyn Dataset>| {
+            ledger.enter(LedgerEntry::of(set.as_ref(), 0, &DecodeError::Missing));
+        };
+        let both = [train.as_ref(), val.as_ref()];
+        let second = folder.path().join("val/cat/1.jpg");
+        std::fs::remove_file(&second).unwrap();
+        let by_name = Ledger::new();
+        by_name.record("cat/1.jpg", &DecodeError::Missing);
+        by_name.forget_returned(&both);
+        assert_eq!(by_name.len(), 1);
+        let by_path = Ledger::new();
+        enter(&by_path, &train);
+        enter(&by_path, &val);
+        by_path.write_csv(&path).unwrap();
+        let read = Ledger::new();
+        read.read_csv(&path).unwrap();
+        read.forget_returned(&both);
+        assert_eq!(read.len(), 1);
+        assert!(read.entries()[0].file.ends_with("val/cat/1.jpg"));
+        std::fs::write(&second, "text").unwrap();
+        for ledger in [by_name, read] {
+            ledger.forget_returned(&both);
+            assert!(ledger.is_empty());
         }
     }
 

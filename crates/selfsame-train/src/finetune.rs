@@ -309,6 +309,7 @@ impl Finetuning {
         self.check_classes(set)?;
         let all: Vec<usize> = set.classes.keys().copied().collect();
         while !self.is_done() {
+            self.begin_again_what_lacked_pictures(all.len());
             let epoch = self.progress.epoch;
             let order = epoch_order(self.config.seed, epoch as u64, all.len());
             let samples: Vec<usize> = order.into_iter().map(|i| all[i]).collect();
@@ -339,9 +340,7 @@ impl Finetuning {
                 }
             }
             let usable = self.progress.seen;
-            let least = (1.0 - MOST_LEFT_OUT) * samples.len() as f64;
-            // A single picture that is left over is not one that cannot be used.
-            if ((usable + 1) as f64) < least || usable == 0 {
+            if is_too_few(usable, samples.len()) {
                 let what = format!("pictures of epoch {}", epoch + 1);
                 let dataset = set.dataset.as_ref();
                 return Err(TrainError::unusable(
@@ -353,6 +352,17 @@ impl Finetuning {
             }
         }
         Ok(())
+    }
+
+    /// Forgets the part of an epoch in which most pictures could not be used, so that they have another
+    /// chance.
+    fn begin_again_what_lacked_pictures(&mut self, of_epoch: usize) {
+        let progress = &mut self.progress;
+        let passed = of_epoch.min(progress.batches * self.config.batch_size);
+        if is_too_few(progress.seen, passed) {
+            (progress.batches, progress.seen) = (0, 0);
+            (progress.loss_sum, progress.right) = (0.0, 0);
+        }
     }
 
     /// Whether it is what is left over of an epoch, and one image where rows look at each other.
@@ -497,6 +507,13 @@ impl Finetuning {
             ledger: ledger.clone(),
         }
     }
+}
+
+/// Whether more of these pictures could not be used than [`MOST_LEFT_OUT`]; a single one that is left
+/// over of an epoch is no such picture.
+fn is_too_few(usable: usize, of: usize) -> bool {
+    let least = (1.0 - MOST_LEFT_OUT) * of as f64;
+    of > 0 && (usable == 0 || ((usable + 1) as f64) < least)
 }
 
 fn is_of_backbone(name: &str) -> bool {

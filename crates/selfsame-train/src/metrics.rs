@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 use crate::tensorboard::EventFile;
+use crate::trainer::Observer;
 
 /// Name of the file in a run directory.
 pub const METRICS_FILE: &str = "metrics.jsonl";
@@ -89,9 +90,11 @@ impl MetricsLine {
 pub struct MetricsFile {
     path: PathBuf,
     file: File,
-    /// Until it cannot be written.
-    events: Option<EventFile>,
-    lost_events: Option<TrainError>,
+    /// Lines, or the end of one, that could not be written yet.
+    waiting: Vec<u8>,
+    told_waiting: bool,
+    /// Until it cannot be written, which is told then.
+    events: Result<EventFile, Option<TrainError>>,
     set_aside: usize,
 }
 
@@ -126,12 +129,12 @@ impl MetricsFile {
             .append(true)
             .open(&path)
             .map_err(TrainError::io(&path, "cannot be opened for writing"))?;
-        let events = EventFile::create(run_dir, steps_done)?;
         Ok(Self {
             path,
             file,
-            events: Some(events),
-            lost_events: None,
+            waiting: Vec::new(),
+            told_waiting: false,
+            events: EventFile::create(run_dir, steps_done).map_err(Some),
             set_aside,
         })
     }
@@ -141,29 +144,63 @@ impl MetricsFile {
         self.set_aside
     }
 
-    /// Writes one line. A copy for TensorBoard that cannot be written ends that file, not the run:
-    /// [`Self::take_lost_events`] tells once.
+    /// Writes one line.
     ///
     /// # Errors
-    /// [`TrainError::Io`] with the path, for example on a full disk.
+    /// [`TrainError::Io`] with the path, for example on a full disk: the line is kept then, and
+    /// written before the next one or by [`Self::flush`].
     pub fn write(&mut self, line: &MetricsLine) -> Result<(), TrainError> {
         let mut text = serde_json::to_string(line).expect("figures always serialise");
         text.push('\n');
-        self.file
-            .write_all(text.as_bytes())
-            .map_err(TrainError::io(&self.path, "cannot be written"))?;
-        if let Some(events) = &mut self.events
+        self.waiting.extend(text.as_bytes());
+        if let Ok(events) = &mut self.events
             && let Err(error) = events.write(line)
         {
-            self.lost_events = Some(error);
-            self.events = None;
+            self.events = Err(Some(error));
         }
-        Ok(())
+        self.flush()
     }
 
-    /// Why nothing more is written for TensorBoard, once.
-    pub(crate) fn take_lost_events(&mut self) -> Option<TrainError> {
-        self.lost_events.take()
+    /// [`Self::write`] for a run that can go on without: trouble with the file, or with TensorBoard's
+    /// beside it, is told once.
+    pub(crate) fn write_or_tell(&mut self, line: &MetricsLine, observer: &mut dyn Observer) {
+        match self.write(line) {
+            Ok(()) => self.told_waiting = false,
+            Err(error) if !self.told_waiting => {
+                self.told_waiting = true;
+                observer.note(&format!(
+                    "warning: {error}; lines are kept until they can be"
+                ));
+            }
+            Err(_) => {}
+        }
+        if let Err(lost) = &mut self.events
+            && let Some(error) = lost.take()
+        {
+            observer.note(&format!(
+                "warning: no more is written for TensorBoard: {error}"
+            ));
+        }
+    }
+
+    /// Writes what could not be written before.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`] with the path; what is left is kept.
+    pub fn flush(&mut self) -> Result<(), TrainError> {
+        while !self.waiting.is_empty() {
+            // A disk may have room for a part of it.
+            match self.file.write(&self.waiting) {
+                Ok(0) => {
+                    let full = std::io::ErrorKind::WriteZero.into();
+                    return Err(TrainError::io(&self.path, "cannot be written")(full));
+                }
+                Ok(written) => drop(self.waiting.drain(..written)),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(TrainError::io(&self.path, "cannot be written")(error)),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -243,6 +280,20 @@ fn append(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trainer::{Progress, RunFacts};
+
+    /// What an observer was told.
+    #[derive(Default)]
+    struct Told(Vec<String>);
+
+    impl Observer for Told {
+        fn started(&mut self, _: &RunFacts) {}
+        fn stepped(&mut self, _: &Progress) {}
+        fn logged(&mut self, _: &MetricsLine) {}
+        fn note(&mut self, text: &str) {
+            self.0.push(text.to_owned());
+        }
+    }
 
     fn step_line(step: u64) -> MetricsLine {
         MetricsLine::Step(StepLine {
@@ -338,13 +389,44 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut file = MetricsFile::open(dir.path(), 0).unwrap();
         file.events.as_mut().unwrap().fill_up();
+        let mut told = Told::default();
         for step in 0..3 {
-            file.write(&step_line(step)).unwrap();
+            file.write_or_tell(&step_line(step), &mut told);
         }
-        let lost = file.take_lost_events().unwrap().to_string();
-        assert!(lost.contains("/dev/full"), "{lost}");
-        assert!(file.take_lost_events().is_none());
+        let [text] = told.0.as_slice() else {
+            panic!("{:?}", told.0);
+        };
+        assert!(text.contains("TensorBoard: /dev/full"), "{text}");
         assert_eq!(read_metrics(dir.path()).unwrap().len(), 3);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn lines_without_room_are_written_when_there_is_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = MetricsFile::open(dir.path(), 0).unwrap();
+        let mut told = Told::default();
+        file.write_or_tell(&step_line(0), &mut told);
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let real = std::mem::replace(&mut file.file, full);
+        (1..4).for_each(|step| file.write_or_tell(&step_line(step), &mut told));
+        assert!(
+            file.flush()
+                .unwrap_err()
+                .to_string()
+                .contains("metrics.jsonl")
+        );
+        let [text] = told.0.as_slice() else {
+            panic!("{:?}", told.0);
+        };
+        assert!(text.contains("metrics.jsonl: cannot be written"), "{text}");
+        assert_eq!(read_metrics(dir.path()).unwrap().len(), 1);
+
+        file.file = real;
+        file.write_or_tell(&step_line(4), &mut told);
+        file.flush().unwrap();
+        let lines = read_metrics(dir.path()).unwrap();
+        assert_eq!(lines, (0..5).map(step_line).collect::<Vec<_>>());
     }
 
     #[test]

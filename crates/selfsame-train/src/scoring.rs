@@ -64,7 +64,7 @@ impl<'a> Scoring<'a> {
     /// want of pictures, does not end the training that it looks at.
     ///
     /// # Errors
-    /// Those of the network, and of the log.
+    /// Those of the network.
     pub(crate) fn take(
         &mut self,
         learner: &Learner,
@@ -97,7 +97,7 @@ impl<'a> Scoring<'a> {
             knn,
             label: monitor.label().to_owned(),
         });
-        metrics.write(&line)?;
+        metrics.write_or_tell(&line, observer);
         observer.logged(&line);
         self.newest = Some(steps_done);
         Ok(())

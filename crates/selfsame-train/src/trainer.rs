@@ -162,7 +162,7 @@ fn run_epochs(
         let ControlFlow::Continue(figures) = learned else {
             break;
         };
-        training.count(figures, &now, began)?; // metrics.jsonl, progress, verdict
+        training.count(figures, &now, began); // metrics.jsonl, progress, verdict
         training.keep()?; // snapshot, checkpoint, k-NN score
     }
     training.end()

@@ -270,3 +270,23 @@ fn without_a_picture_to_test_on_there_is_no_answer() {
     let text = found.unwrap_err().to_string();
     assert!(text.contains("0 of 8 pictures to test on"), "{text}");
 }
+
+#[test]
+fn an_epoch_that_was_left_with_few_pictures_begins_again() {
+    let bench = Bench::new();
+    let [mut whole, mut left] = [0, 1].map(|_| bench.begin(CLASSES, &quick()).unwrap());
+    // Of the six pictures of two batches one could be used.
+    left.progress.batches = 2;
+    (left.progress.seen, left.progress.loss_sum) = (1, 9.0);
+    for tuning in [&mut whole, &mut left] {
+        bench.train(tuning, usize::MAX).unwrap();
+    }
+    assert_eq!(left.epochs(), whole.epochs());
+    assert_eq!(left.pictures(), whole.pictures());
+
+    // Of those of one batch two could: that goes on.
+    let mut most = bench.begin(CLASSES, &quick()).unwrap();
+    (most.progress.batches, most.progress.seen) = (1, 2);
+    bench.train(&mut most, usize::MAX).unwrap();
+    assert_eq!(most.pictures(), whole.pictures() - 3);
+}

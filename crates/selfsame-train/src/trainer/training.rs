@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use selfsame_checkpoint::Checkpoint;
-use selfsame_data::Ledger;
+use selfsame_data::{Dataset, Ledger};
 use selfsame_objectives::Now;
 
 use super::skips::SkipsInARow;
@@ -69,7 +69,12 @@ impl<'a> Training<'a> {
         observer: &'a mut dyn Observer,
     ) -> Result<Self, TrainError> {
         ledger.read_csv(&run.run_dir.join(SKIPPED_FILE))?;
-        ledger.forget_returned(run.train.as_ref());
+        let sets: Vec<&dyn Dataset> = [Some(&run.train), run.val.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|set| set.as_ref())
+            .collect();
+        ledger.forget_returned(&sets);
         let mut learner = Learner::new(run.config, run.device)?;
         let mut data = DataRecord::of(run.train.as_ref());
         let restored = restore(run, length, &mut learner, &mut data, observer)?;
@@ -90,7 +95,8 @@ impl<'a> Training<'a> {
             && let Some((steps, kept_as)) = set_log_aside(run.run_dir)?
         {
             observer.note(&format!(
-                "there is no checkpoint, so the run begins anew; the log of its {steps} steps is kept                  as {kept_as}"
+                "there is no checkpoint, so the run begins anew; the log of its {steps} steps is \
+                 kept as {kept_as}"
             ));
         }
         let metrics = MetricsFile::open(run.run_dir, step)?;
@@ -251,16 +257,7 @@ impl<'a> Training<'a> {
     }
 
     /// Counts the step that began then as done and tells of it, in the log too if its line is due.
-    ///
-    /// # Errors
-    /// [`TrainError::Io`] of the log.
-    pub(super) fn count(
-        &mut self,
-        figures: Option<StepFigures>,
-        now: &Now,
-        began: Instant,
-    ) -> Result<(), TrainError> {
-        let mut written = Ok(());
+    pub(super) fn count(&mut self, figures: Option<StepFigures>, now: &Now, began: Instant) {
         self.pace.stepped(self.length.images_per_step);
         let (images_per_s, data_wait_frac) = (self.pace.images_per_s(), self.pace.data_wait_frac());
         let (step, epoch) = (self.step, self.epochs_done());
@@ -288,11 +285,7 @@ impl<'a> Training<'a> {
                 self.observer.note(&skipped(self.ledger.len()));
             }
             let line = MetricsLine::Step(line);
-            written = self.metrics.write(&line);
-            if let Some(error) = self.metrics.take_lost_events() {
-                let note = format!("warning: no more is written for TensorBoard: {error}");
-                self.observer.note(&note);
-            }
+            self.metrics.write_or_tell(&line, self.observer);
             self.observer.logged(&line);
             self.pace = Pace::start();
         }
@@ -306,11 +299,10 @@ impl<'a> Training<'a> {
             data_wait_frac,
             step_time: began.elapsed(),
         });
-        written.or_else(|error| self.rescue(error))
     }
 
     /// Keeps the steps done in a checkpoint where the run has to end for want of pictures or of a
-    /// file, and gives back why it ends.
+    /// score, and gives back why it ends.
     fn rescue<T>(&mut self, error: TrainError) -> Result<T, TrainError> {
         if self.step > 0 && self.saved.0 != Some(self.step) {
             let note = match self.save() {
@@ -363,7 +355,7 @@ impl<'a> Training<'a> {
     /// Ends a loop that went through or was stopped; a stop leaves a checkpoint.
     ///
     /// # Errors
-    /// Those of the checkpoint.
+    /// Those of the checkpoint and of the log.
     pub(super) fn end(mut self) -> Result<Outcome, TrainError> {
         let RunLength {
             steps,
@@ -382,6 +374,7 @@ impl<'a> Training<'a> {
             ));
             return Ok(Outcome::Interrupted(signal));
         }
+        self.metrics.flush()?;
         Ok(match steps == scheduled_steps {
             true => Outcome::Finished,
             false => Outcome::MaxSteps,
@@ -399,10 +392,11 @@ impl<'a> Training<'a> {
         Ok(())
     }
 
-    /// Writes a checkpoint, once the device is known to have done every step.
+    /// Writes a checkpoint, once the device is known to have done every step and the log has them.
     fn save(&mut self) -> Result<(), TrainError> {
         let Self { run, step, .. } = *self;
         self.settle()?;
+        self.metrics.flush()?;
         self.data.write_list(run.train.as_ref(), run.run_dir)?;
         let mut extra = self.data.to_json();
         self.skips.keep_in(&mut extra);
