@@ -18,7 +18,8 @@ pub(crate) fn free(dir: &Path) -> Option<u64> {
 #[cfg(unix)]
 fn free_at(dir: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(dir).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    // Some file systems answer with zeros.
+    (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 #[cfg(not(unix))]

@@ -74,10 +74,11 @@ fn check_finite(done: &Embedded, set: &dyn Dataset) -> anyhow::Result<()> {
 /// Of pictures that cannot be used, the flag that names them, and what to do where a file of
 /// annotations leads to none; any other error as it is.
 pub(crate) fn explain(error: TrainError, flag: &str, spec: &str) -> anyhow::Error {
-    let TrainError::Unusable { first, .. } = &error else {
+    let TrainError::Unusable { first, usable, .. } = &error else {
         return error.into();
     };
-    let hint = match first.ends_with("no such file") && Path::new(spec).is_file() {
+    let leads_nowhere = *usable == 0 && first.ends_with("no such file");
+    let hint = match leads_nowhere && Path::new(spec).is_file() {
         true => {
             "; --images-root, or root.txt beside it, names the folder that its paths start from"
         }

@@ -55,6 +55,38 @@ pub(crate) fn check_writable(flag: &str, out: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// Refuses a folder for results that could not be made, or in which no file can be.
+///
+/// # Errors
+/// A usage error that names the flag, and the folder above that takes none.
+pub(crate) fn check_folder(flag: &str, dir: &Path) -> anyhow::Result<()> {
+    let refusal = |problem| Err(usage(format!("{flag} {}: {problem}", dir.display())));
+    let whole = match std::path::absolute(dir) {
+        Ok(whole) => whole,
+        Err(error) => return refusal(error.to_string()),
+    };
+    let Some(existing) = whole.ancestors().find(|above| above.exists()) else {
+        return refusal("there is no such place".to_owned());
+    };
+    if !existing.is_dir() {
+        let there = existing.display();
+        return refusal(format!("{there} is a file; name a folder"));
+    }
+    let trial = existing.join(format!(".tmp-{}-trial", std::process::id()));
+    match File::options().write(true).create_new(true).open(&trial) {
+        Ok(_) => {
+            let _ = remove_file(&trial);
+            Ok(())
+        }
+        // Left by a killed program whose number this process has.
+        Err(_) if trial.is_file() => Ok(()),
+        Err(error) => refusal(format!(
+            "nothing can be made in {}: {error}; name another folder",
+            existing.display()
+        )),
+    }
+}
+
 /// Whether two results are one file, whatever paths lead to it.
 pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
     let place = |path: &Path| -> Option<PathBuf> {
@@ -95,6 +127,35 @@ mod tests {
         }
         std::fs::write(at(".tmp-new.npy"), "x").unwrap();
         check_writable("--out", &at("new.npy")).unwrap();
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("file"), "x").unwrap();
+        for bad in ["file", "file/sub", "file/sub/sub"] {
+            let error = check_folder("--out", &at(bad)).unwrap_err();
+            let text = error.to_string();
+            assert!(error.is::<crate::exit::Usage>(), "{text}");
+            assert!(
+                text.starts_with("--out ") && text.contains("file is a file"),
+                "{text}"
+            );
+        }
+        for good in [".", "new", "new/sub"] {
+            check_folder("--out", &at(good)).unwrap();
+        }
+        #[cfg(target_os = "linux")]
+        {
+            let error = check_folder("--out", Path::new("/proc/none/x")).unwrap_err();
+            assert!(
+                error.to_string().contains("nothing can be made in /proc"),
+                "{error}"
+            );
+        }
         let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
     }

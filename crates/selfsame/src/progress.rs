@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use selfsame_train::{MetricsLine, Observer, Progress, RunFacts};
 
+use crate::scores::printable_lines;
 use crate::stderr::tell;
 
 /// Seconds between plain lines, so that a log file stays readable.
@@ -118,7 +119,7 @@ impl Observer for TrainProgress {
 /// A line of its own, above the bar where there is one.
 fn say(bar: Option<&ProgressBar>, text: &str) {
     match bar {
-        Some(bar) => bar.println(text),
+        Some(bar) => bar.println(printable_lines(text)),
         None => tell!("{text}"),
     }
 }

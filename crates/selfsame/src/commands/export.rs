@@ -17,6 +17,7 @@ pub(super) use timm::timm;
 
 use crate::cli::{Export, Format, Which};
 use crate::exit::{Done, usage};
+use crate::out::check_folder;
 use crate::overwriting::refuse_overwriting;
 use crate::stderr::tell;
 use crate::weights::{Loaded, Weights, refuse_reference};
@@ -30,6 +31,7 @@ pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
         let inputs = [("--weights", Path::new(&args.weights))];
         refuse_overwriting(("--out", &args.out.join(file)), &inputs)?;
     }
+    check_folder("--out", &args.out)?;
     let mut weights = Weights::open(&args.weights, args.which, None, &Device::Cpu)?;
     fit_to_pictures(&mut weights, args.format)?;
     let loaded = weights.backbone()?;

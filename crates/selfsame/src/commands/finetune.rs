@@ -116,6 +116,8 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         go_on(&mut tuning, &checkpoint, &settings, &args.run)?;
         sets.ledger.read_csv(&args.run.join(SKIPPED_FILE))?;
         sets.ledger.place(sets.train.as_ref());
+        let both = [sets.train.as_ref(), sets.test.as_ref()];
+        sets.ledger.forget_returned(&both);
     }
     if !tuning.is_done() {
         sets.need_test_pictures(&args.data)?;

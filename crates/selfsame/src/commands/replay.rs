@@ -66,15 +66,18 @@ pub(crate) fn run(args: &Replay) -> anyhow::Result<Done> {
         Ok(())
     });
     // The figures of the steps before one that failed tell what led to it.
-    if let Some(path) = &args.out
-        && !lines.is_empty()
-    {
-        write_bytes(path, lines.as_bytes())?;
-    }
-    let learner = replayed?;
-    if let Some(path) = &args.save {
-        write_state(path, &learner)?;
-    }
+    let written = match &args.out {
+        Some(path) if !lines.is_empty() => write_bytes(path, lines.as_bytes()),
+        _ => Ok(()),
+    };
+    // Neither file is lost for want of the other.
+    let saved = match (&replayed, &args.save) {
+        (Ok(learner), Some(path)) => write_state(path, learner),
+        _ => Ok(()),
+    };
+    replayed?;
+    written?;
+    saved?;
     Ok(Done::Well)
 }
 
