@@ -7,7 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use selfsame_train::StopFlag;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+#[cfg(unix)]
+use signal_hook::consts::{SIGHUP, SIGXFSZ};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 /// Whether a signal ends the process at once: after the first, or where nothing can be lost.
@@ -24,11 +26,9 @@ pub(crate) fn end_at_once() {
 /// If the handlers cannot be installed.
 pub(crate) fn stop_flag() -> std::io::Result<Arc<StopFlag>> {
     let stop = Arc::new(StopFlag::default());
-    // A terminal that is closed sends SIGHUP; `nohup` has it ignored, and so it must stay.
-    let hangup = (!ignores(SIGHUP)).then_some(SIGHUP);
     AT_ONCE.store(false, Ordering::SeqCst);
     let first = Arc::new(AtomicUsize::new(0));
-    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
+    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
         // Registered in this order, the first delivery only sets the flags.
         flag::register_conditional_shutdown(signal, 128 + signal, AT_ONCE.clone())?;
         flag::register(signal, AT_ONCE.clone())?;
@@ -46,17 +46,31 @@ pub(crate) fn stop_flag() -> std::io::Result<Arc<StopFlag>> {
     Ok(stop)
 }
 
+/// What a terminal that is closed sends, unless it is ignored: so `nohup` has it, and so it must stay.
+#[cfg(unix)]
+fn hangup() -> Option<i32> {
+    (!ignores(SIGHUP)).then_some(SIGHUP)
+}
+
+#[cfg(not(unix))]
+fn hangup() -> Option<i32> {
+    None
+}
+
 /// From now on a file that reaches the limit on file sizes (`ulimit -f`) is an error of the write,
 /// which names it, where the system would end the process without a word.
 ///
 /// # Errors
 /// If the handler cannot be installed.
 pub(crate) fn survive_file_limit() -> std::io::Result<()> {
-    flag::register(SIGXFSZ, Arc::default()).map(|_| ())
+    #[cfg(unix)]
+    flag::register(SIGXFSZ, Arc::default())?;
+    Ok(())
 }
 
 /// Whether the process was started with a signal ignored. Where that cannot be read (there is no
 /// `/proc`), as if it were.
+#[cfg(unix)]
 fn ignores(signal: i32) -> bool {
     std::fs::read_to_string("/proc/self/status")
         .ok()
@@ -65,6 +79,7 @@ fn ignores(signal: i32) -> bool {
 }
 
 /// What the line `SigIgn` of proc(5) says: bits of signals, the lowest that of signal 1.
+#[cfg(unix)]
 fn ignored_in(status: &str, signal: i32) -> Option<bool> {
     let mask = status
         .lines()
@@ -73,7 +88,7 @@ fn ignored_in(status: &str, signal: i32) -> Option<bool> {
     Some(mask >> (signal - 1) & 1 == 1)
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
