@@ -41,13 +41,8 @@ pub(crate) fn check_writable(flag: &str, out: &Path) -> anyhow::Result<()> {
     remove_unfinished(out);
     // What is written has this name until it is whole.
     let trial = out.with_file_name(unfinished_name(&name));
-    match File::options().write(true).create_new(true).open(&trial) {
-        Ok(_) => {
-            let _ = remove_file(&trial);
-            Ok(())
-        }
-        // Left by a killed program whose number this process has, and written over.
-        Err(_) if trial.is_file() => Ok(()),
+    match try_making(&trial) {
+        Ok(()) => Ok(()),
         Err(error) => refusal(format!(
             "no file can be made in {}: {error}; make that folder or name another file",
             folder_of(out).display()
@@ -73,17 +68,25 @@ pub(crate) fn check_folder(flag: &str, dir: &Path) -> anyhow::Result<()> {
         return refusal(format!("{there} is a file; name a folder"));
     }
     let trial = existing.join(format!(".tmp-{}-trial", std::process::id()));
-    match File::options().write(true).create_new(true).open(&trial) {
-        Ok(_) => {
-            let _ = remove_file(&trial);
-            Ok(())
-        }
-        // Left by a killed program whose number this process has.
-        Err(_) if trial.is_file() => Ok(()),
+    match try_making(&trial) {
+        Ok(()) => Ok(()),
         Err(error) => refusal(format!(
             "nothing can be made in {}: {error}; name another folder",
             existing.display()
         )),
+    }
+}
+
+/// Makes an unfinished file, and removes it.
+fn try_making(trial: &Path) -> std::io::Result<()> {
+    match File::options().write(true).create_new(true).open(trial) {
+        Ok(_) => {
+            let _ = remove_file(trial);
+            Ok(())
+        }
+        // Left by a killed program whose number this process has, and written over.
+        Err(_) if trial.is_file() => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
