@@ -6,7 +6,9 @@ mod common;
 
 use serde_json::Value;
 
-use common::{command, done, selfsame, text, tiny_run};
+#[cfg(target_os = "linux")]
+use common::command;
+use common::{done, selfsame, text, tiny_run};
 
 const DATA: [&str; 2] = ["--data", "synthetic:portraits?count=200&seed=0"];
 

@@ -280,15 +280,16 @@ fn append(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trainer::{Progress, RunFacts};
 
     /// What an observer was told.
+    #[cfg(target_os = "linux")]
     #[derive(Default)]
     struct Told(Vec<String>);
 
+    #[cfg(target_os = "linux")]
     impl Observer for Told {
-        fn started(&mut self, _: &RunFacts) {}
-        fn stepped(&mut self, _: &Progress) {}
+        fn started(&mut self, _: &crate::trainer::RunFacts) {}
+        fn stepped(&mut self, _: &crate::trainer::Progress) {}
         fn logged(&mut self, _: &MetricsLine) {}
         fn note(&mut self, text: &str) {
             self.0.push(text.to_owned());
