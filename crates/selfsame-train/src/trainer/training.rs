@@ -235,16 +235,18 @@ impl<'a> Training<'a> {
             }
             Err(error @ TrainError::NonFinite { what, .. }) => {
                 self.last_loss = f64::NAN;
-                self.learner.take_back_step();
-                // If steps before it were not looked at, it need not be the first.
+                // If steps before it were not looked at, it need not be the first, nor left out.
                 if self.unread.is_some() {
                     self.observer.note(UNREAD);
-                } else if self.skips.are_none()
-                    && let Err(error) = self.capture(batches, Some(what))
-                {
-                    // What is wrong with the step is worse than that it cannot be kept.
-                    self.observer
-                        .note(&format!("the step could not be captured: {error}"));
+                } else {
+                    self.learner.take_back_step();
+                    if self.skips.are_none()
+                        && let Err(error) = self.capture(batches, Some(what))
+                    {
+                        // What is wrong with the step is worse than that it cannot be kept.
+                        self.observer
+                            .note(&format!("the step could not be captured: {error}"));
+                    }
                 }
                 if !self.skips.allow_another(self.run.config.train.non_finite) {
                     return Err(error);
