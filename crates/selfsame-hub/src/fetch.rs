@@ -8,7 +8,7 @@ use crate::cache::{RepoCache, is_commit};
 use crate::checksum::Checksum;
 use crate::config::HubConfig;
 use crate::error::HubError;
-use crate::http::{Client, Told, shown};
+use crate::http::{Answer, Client, Told, shown};
 use crate::repo::{RepoId, check_file};
 
 /// Bytes of a file whose size the hub does not tell, at most.
@@ -174,7 +174,7 @@ impl Hub {
                     status,
                 });
             }
-            Ok(Err((404, code))) => {
+            Ok(Err((401 | 403 | 404, code))) => {
                 return Err(HubError::NotFound {
                     repo: repo.to_string(),
                     file: file.to_owned(),
@@ -263,16 +263,22 @@ impl Hub {
         partial: &Path,
         on_progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), HubError> {
+        if told.size.is_some_and(|size| length(partial) > size) {
+            // Left by something else.
+            fs::remove_file(partial).map_err(HubError::io(partial))?;
+        }
         let (mut tries, mut pause) = (0, self.config.retry_pause);
+        // Only bytes that no request before has brought are new: others could come for ever.
+        let mut best = length(partial);
         loop {
-            let before = length(partial);
             let broke = match self.take_up(url, file, told, partial, on_progress) {
                 Ok(None) => break,
                 Ok(Some(why)) => why,
                 Err(HubError::Transfer { why, .. }) => why,
                 Err(error) => return Err(error),
             };
-            if length(partial) > before {
+            if length(partial) > best {
+                best = length(partial);
                 (tries, pause) = (0, self.config.retry_pause);
                 continue;
             }
@@ -289,7 +295,10 @@ impl Hub {
         check(&told.checksum, file, partial)
     }
 
-    /// One request for what is missing; `Some` says why it ended before the end.
+    /// Asks for what is missing, or for all of it if the server does not go on there; `Some` says why
+    /// it ended before the end.
+    ///
+    /// What is on the disk is written over, not cut off: it is the same file, by its hash.
     fn take_up(
         &self,
         url: &str,
@@ -300,27 +309,27 @@ impl Hub {
     ) -> Result<Option<String>, HubError> {
         let io = || HubError::io(partial);
         let mut done = length(partial);
-        if told.size.is_some_and(|size| done > size) {
-            done = 0; // left by something else
-        }
         if done > 0 && told.size == Some(done) {
             return Ok(None);
         }
-        let answer = self.client.get(url, done)?;
-        let headers = answer.response.headers();
-        let starts_at = |from: u64| {
-            let range = headers.get(header::CONTENT_RANGE);
+        let starts_at = |answer: &Answer, from: u64| {
+            let range = answer.response.headers().get(header::CONTENT_RANGE);
             let range = range.and_then(|value| value.to_str().ok());
             range.is_some_and(|range| range.starts_with(&format!("bytes {from}-")))
         };
+        let mut answer = self.client.get(url, done)?;
+        let goes_on = match answer.response.status().as_u16() {
+            206 => starts_at(&answer, done),
+            status => status != 416,
+        };
+        if done > 0 && !goes_on {
+            done = 0;
+            answer = self.client.get(url, 0)?;
+        }
         match answer.response.status().as_u16() {
-            206 if starts_at(done) => {}
+            206 if starts_at(&answer, done) => {}
             // A server that does not know ranges sends all of it.
             200 => done = 0,
-            206 | 416 if done > 0 => {
-                fs::remove_file(partial).map_err(io())?;
-                return Ok(Some("it does not go on where it broke off".to_owned()));
-            }
             status @ (429 | 500..=599) => return Ok(Some(format!("the server answers {status}"))),
             status => {
                 return Err(HubError::Status {
@@ -335,7 +344,6 @@ impl Hub {
             .write(true)
             .open(partial)
             .map_err(io())?;
-        out.set_len(done).map_err(io())?;
         std::io::Seek::seek(&mut out, std::io::SeekFrom::Start(done)).map_err(io())?;
         let limit = told.size.unwrap_or(MAX_UNTOLD);
         let mut body = answer.response.into_body();
@@ -364,13 +372,17 @@ impl Hub {
                 Err(error) => break Some(error.to_string()),
             }
         };
-        out.sync_all().map_err(io())?;
-        Ok(match (broke, told.size) {
+        let broke = match (broke, told.size) {
             (None, Some(size)) if done < size => {
                 Some(format!("it ended after {done} of {size} bytes"))
             }
             (broke, _) => broke,
-        })
+        };
+        if broke.is_none() {
+            out.set_len(done).map_err(io())?; // the file may have been shorter than what lay there
+        }
+        out.sync_all().map_err(io())?;
+        Ok(broke)
     }
 }
 

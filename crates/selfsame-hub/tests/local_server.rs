@@ -5,6 +5,8 @@
 mod common;
 #[path = "local_server/dropped.rs"]
 mod dropped;
+#[path = "local_server/kept.rs"]
+mod kept;
 #[path = "local_server/names.rs"]
 mod names;
 
@@ -360,6 +362,13 @@ fn what_is_not_there_and_what_is_not_for_everybody_is_said_in_words() {
     );
     assert!(error.is_usage());
     for status in [401, 403] {
+        let server = Server::start(move |_| Reply {
+            status,
+            ..missing()
+        });
+        let error = fetch(&server, dir.path(), "config.json").unwrap_err();
+        assert!(matches!(error, HubError::NotFound { .. }), "{error}");
+
         let server = Server::start(move |_| Reply {
             status,
             ..Reply::default()
