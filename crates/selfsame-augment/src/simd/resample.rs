@@ -109,6 +109,11 @@ fn scalar(out: &mut [u8], sum: Sum) {
     }
 }
 
+/// Taps that vectors sum up at most: the low bits of a weight have no sign, so their sum grows with
+/// every tap, where that of whole weights does not. 2,048 · 255 · (2¹² − 1) + 2²¹ is below 2³¹.
+#[cfg(target_arch = "x86_64")]
+const MOST_TAPS: usize = 2048;
+
 macro_rules! vectors {
     ($level:ident, $features:literal, $narrow:path) => {
         #[cfg(target_arch = "x86_64")]
@@ -145,7 +150,8 @@ macro_rules! vectors {
                     4 => few::<4, 2>(out, sum),
                     5 => few::<5, 3>(out, sum),
                     6 => few::<6, 3>(out, sum),
-                    _ => many(out, sum),
+                    ..=MOST_TAPS => many(out, sum),
+                    _ => scalar(out, sum),
                 }
             }
 
@@ -220,7 +226,7 @@ macro_rules! vectors {
                 )
             }
 
-            /// Any number of taps: both rounds at once, in sums of their own.
+            /// Up to [`MOST_TAPS`] taps: both rounds at once, in sums of their own.
             #[inline]
             #[target_feature(enable = $features)]
             fn many(out: &mut [u8], sum: Sum) {

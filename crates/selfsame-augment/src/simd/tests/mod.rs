@@ -126,6 +126,36 @@ fn resample_saturates_like_the_scalar_routine() {
 }
 
 #[test]
+fn thousands_of_taps_are_summed_like_in_the_scalar_routine() {
+    for (input, output) in [(4000, 3), (8000, 8), (16_384, 16)] {
+        let mut tables = Tables::default();
+        let axis = AxisResize {
+            input,
+            output,
+            window: 0..output,
+            interpolation: Interpolation::Bicubic,
+        };
+        let [table, _] = tables.of(Level::SCALAR, [axis.clone(), axis]);
+        for len in [16, 33, 64] {
+            for source in [vec![255; input * len], noise(input * len, 9)] {
+                let is_white = source.iter().all(|byte| *byte == 255);
+                let what = format!("{input} to {output} rows of {len}, white: {is_white}");
+                let out = vec![0u8; output * len];
+                compare(&what, &out, &[&source], |level, out, inputs| {
+                    let rows = Rows {
+                        bytes: inputs[0],
+                        stride: len,
+                        len,
+                    };
+                    resample(level, out, len, rows, table, Order::Forward);
+                    assert!(!is_white || out.iter().all(|byte| *byte == 255), "{level}");
+                });
+            }
+        }
+    }
+}
+
+#[test]
 fn transpose_stays_within_its_planes() {
     for width in LENGTHS {
         for height in [1, 5, 15, 16, 17, 31, 33, 50] {
