@@ -129,7 +129,8 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
     print_text(
         "Next, with your own pictures:\n\
          \x20 selfsame check-data PICTURES                                      # what can be used\n\
-         \x20 selfsame train --data PICTURES --preset cpu-hour --run runs/mine  # an hour on 2 cores\n\
+         \x20 selfsame plan --data PICTURES --preset cpu-hour                   # how long it takes here\n\
+         \x20 selfsame train --data PICTURES --preset cpu-hour --run runs/mine  # an hour on 2 cores for 3,000\n\
          \x20 selfsame knn --weights runs/mine --train A --test B --label NAME  # how good it is",
     );
     Ok(Done::Well)
