@@ -539,6 +539,14 @@ fn a_report_in_json_says_what_the_page_says() {
         4,
         "{value}"
     );
+    assert_eq!(value["views_while_training"].as_array().unwrap().len(), 4);
+    for features in ["after training", "random weights", "raw pixels"] {
+        let views = &value["views"][features];
+        let auc = views["view_auc"].as_f64().unwrap();
+        let low = views["interval"][0].as_f64().unwrap();
+        assert!(low <= auc && (0.0..=100.0).contains(&auc), "{views}");
+        assert!(page.contains(&format!("{auc:.1} ({low:.1}")), "{views}");
+    }
     let gender = &value["scores"]["gender"];
     for features in ["after training", "random weights", "raw pixels"] {
         let knn = &gender[features]["knn"];

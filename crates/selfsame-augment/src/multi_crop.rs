@@ -16,7 +16,7 @@ use crate::workspace::Workspace;
 /// Two global crops with unequal recipes and any number of local ones (DINO, section 3.1).
 ///
 /// Views are in the order global 1, global 2, local 1, local 2, …
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MultiCrop {
     config: AugmentConfig,
     normalize: Normalize,

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use selfsame_augment::{EvalCrop, SampleKey, StandardCrop, Workspace};
+use selfsame_augment::{EvalCrop, MultiCrop, SampleKey, StandardCrop, Workspace};
 
 use crate::batch::EvalBatch;
 use crate::dataset::{Dataset, picture_of};
@@ -28,6 +28,37 @@ pub enum EvalTransform {
         /// Counts the passes over the data.
         epoch: u64,
     },
+    /// One view as in pretraining: a function of seed, epoch, image and view.
+    View {
+        /// The recipe.
+        crops: MultiCrop,
+        /// Which view, from 0; see [`MultiCrop::draw_view`].
+        view: usize,
+        /// The run's seed.
+        seed: u64,
+        /// Counts the passes over the data.
+        epoch: u64,
+    },
+}
+
+impl EvalTransform {
+    /// Everything that makes no sense.
+    fn check(&self) -> Vec<String> {
+        match self {
+            Self::Center(crop) => crop.check(),
+            Self::Random { crop, .. } => crop.check(),
+            Self::View { .. } => Vec::new(), // of a recipe that was checked when it was made
+        }
+    }
+
+    /// Side of what it makes, in pixels.
+    fn image_size(&self) -> usize {
+        match self {
+            Self::Center(crop) => crop.image_size,
+            Self::Random { crop, .. } => crop.image_size,
+            Self::View { crops, view, .. } => crops.view_size(*view),
+        }
+    }
 }
 
 /// Turns images into batches by worker threads, in the order of the indices asked for.
@@ -63,10 +94,7 @@ impl EvalLoader {
     /// [`DataError::Setting`] for a batch size of 0, [`DataError::Augment`] for a transform that
     /// makes no sense, [`DataError::Io`] if the system gives no thread.
     pub fn batches(&self, indices: Vec<usize>) -> Result<EvalBatches, DataError> {
-        let problems = match &self.transform {
-            EvalTransform::Center(crop) => crop.check(),
-            EvalTransform::Random { crop, .. } => crop.check(),
-        };
+        let problems = self.transform.check();
         if !problems.is_empty() {
             return Err(selfsame_augment::AugmentError::Config(problems).into());
         }
@@ -99,10 +127,7 @@ impl EvalLoader {
     }
 
     fn make(&self, indices: &[usize]) -> Made {
-        let image_size = match &self.transform {
-            EvalTransform::Center(crop) => crop.image_size,
-            EvalTransform::Random { crop, .. } => crop.image_size,
-        };
+        let image_size = self.transform.image_size();
         let mut workspace = Workspace::new();
         let mut images = vec![0f32; indices.len() * 3 * image_size * image_size];
         let (mut samples, mut failed) = (Vec::with_capacity(indices.len()), Vec::new());
@@ -116,15 +141,27 @@ impl EvalLoader {
                 }
             };
             let out = places.next().expect("there is a place for each index");
+            let key = |seed: u64, epoch: u64| SampleKey {
+                run_seed: seed,
+                epoch,
+                sample: sample as u64,
+            };
             match &self.transform {
                 EvalTransform::Center(crop) => crop.write(&image, out, &mut workspace),
                 EvalTransform::Random { crop, seed, epoch } => {
-                    let key = SampleKey {
-                        run_seed: *seed,
-                        epoch: *epoch,
-                        sample: sample as u64,
-                    };
-                    crop.write(&image, key, out, &mut workspace);
+                    crop.write(&image, key(*seed, *epoch), out, &mut workspace);
+                }
+                EvalTransform::View {
+                    crops,
+                    view,
+                    seed,
+                    epoch,
+                } => {
+                    let (width, height) = (image.width() as usize, image.height() as usize);
+                    let drawn = crops.draw_view(width, height, key(*seed, *epoch), *view);
+                    crops
+                        .apply(&drawn, &image, out, &mut workspace)
+                        .expect("a place has the size of a view");
                 }
             }
             samples.push(sample);
@@ -190,6 +227,8 @@ impl Iterator for EvalBatches {
 mod tests {
     use std::collections::BTreeMap;
     use std::path::PathBuf;
+
+    use selfsame_augment::AugmentConfig;
 
     use super::*;
     use crate::{OpenOptions, open};
@@ -316,6 +355,43 @@ mod tests {
         assert_eq!(of(1, 2, 0), of(1, 2, 3));
         assert_ne!(of(1, 2, 0), of(1, 3, 0));
         assert_ne!(of(1, 2, 0), of(2, 2, 0));
+    }
+
+    #[test]
+    fn a_view_is_that_of_pretraining() {
+        let crops = MultiCrop::new(AugmentConfig {
+            global_size: 24,
+            local_size: 16,
+            ..AugmentConfig::default()
+        })
+        .unwrap();
+        let key = |sample: u64| SampleKey {
+            run_seed: 3,
+            epoch: 1,
+            sample,
+        };
+        let folder = folder();
+        for view in [0, 1, 4] {
+            let transform = EvalTransform::View {
+                crops: crops.clone(),
+                view,
+                seed: 3,
+                epoch: 1,
+            };
+            let loader = loader(&folder, transform, 2);
+            let batches = all(&loader, &[0, 2, 3]);
+            assert_eq!(batches.len(), 2);
+            for batch in batches {
+                let size = if view < 2 { 24 } else { 16 };
+                assert_eq!(batch.image_size, size);
+                let images = batch.images.chunks_exact(3 * size * size);
+                for (sample, found) in batch.samples.iter().zip(images) {
+                    let image = loader.dataset.decode(*sample).unwrap();
+                    let expected = crops.crops(&image, key(*sample as u64));
+                    assert_eq!(found, expected[view].data);
+                }
+            }
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@
 //!
 //! It does not know files, images, networks, plots, or the state of a training run: whoever calls it brings features.
 
+mod effective_rank;
 mod error;
 mod features;
 mod knn;
@@ -34,9 +35,11 @@ mod pca;
 mod random;
 pub mod ridge;
 mod tsne;
+mod view_auc;
 
 /// What multiplies matrices; [`EvalError::Tensor`] holds its error.
 pub use candle_core;
+pub use effective_rank::effective_rank;
 pub use error::EvalError;
 pub use features::Features;
 pub use knn::{KnnAnswers, KnnConfig, Vote, knn, knn_ranked, knn_regress};
@@ -45,6 +48,7 @@ pub use neighbors::{Neighbors, Own, neighbors};
 pub use pca::Pca;
 pub use random::choose;
 pub use tsne::{Tsne, TsneConfig, tsne};
+pub use view_auc::view_auc;
 
 /// The README's example is a test.
 #[cfg(doctest)]

@@ -23,6 +23,7 @@ impl Observer for Print {
         match line {
             MetricsLine::Step(line) => eprintln!("step {:>3}: loss {:.4}", line.step, line.loss),
             MetricsLine::Eval(line) => eprintln!("k-NN on {}: {:?}", line.label, line.knn),
+            MetricsLine::Views(line) => eprintln!("views: {:.1} %", line.view_auc),
         }
     }
     fn note(&mut self, text: &str) {

@@ -314,10 +314,21 @@ impl RunConfig {
         }
     }
 
-    /// Says if this processor computes the chosen precision slowly.
-    pub(crate) fn slow_precision(&self) -> Option<String> {
+    /// Says if the network takes no notice of the chosen precision, or if this processor, where it is
+    /// to run on one, computes in it slowly.
+    pub(crate) fn vain_precision(&self, on_cpu: bool) -> Option<String> {
         let bf16 = selfsame_models::Precision::Bf16;
-        if self.train.precision != Precision::Bf16 || is_cuda(&self.train.device) {
+        if self.train.precision != Precision::Bf16 {
+            return None;
+        }
+        if self.model.is_dinov2() {
+            return Some(
+                "train.precision: blocks with registers, layer scale or SwiGLU have no products in \
+                 bf16; they are computed in f32"
+                    .to_owned(),
+            );
+        }
+        if !on_cpu {
             return None;
         }
         if !bf16.is_native() {
@@ -486,7 +497,7 @@ impl RunConfig {
     }
 }
 
-fn is_cuda(device: &str) -> bool {
+pub(crate) fn is_cuda(device: &str) -> bool {
     device == "cuda"
         || device
             .strip_prefix("cuda:")
@@ -519,6 +530,22 @@ mod tests {
         ] {
             assert!(problems.contains(key), "{key} missing in:\n{problems}");
         }
+    }
+
+    #[test]
+    fn a_network_that_takes_no_notice_of_a_precision_is_told_of_on_every_device() {
+        let mut config = RunConfig::default();
+        config.model.num_registers = 4;
+        for on_cpu in [true, false] {
+            config.train.precision = Precision::Bf16;
+            let told = config.vain_precision(on_cpu).unwrap();
+            assert!(told.contains("computed in f32"), "{told}");
+            config.train.precision = Precision::F32;
+            assert_eq!(config.vain_precision(on_cpu), None);
+        }
+        config.model.num_registers = 0;
+        config.train.precision = Precision::Bf16;
+        assert_eq!(config.vain_precision(false), None);
     }
 
     #[test]

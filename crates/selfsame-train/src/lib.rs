@@ -40,6 +40,7 @@ mod stop;
 mod tensorboard;
 mod trainer;
 mod verdict;
+mod views;
 
 pub use attention::{CellMaps, MapKind, attention, patch_features};
 pub use capture::{BadFigure, Capture, CaptureInfo, write_capture, write_state};
@@ -55,7 +56,9 @@ pub use finetune::{FinetuneConfig, FinetuneEvent, Finetuning, LabelledSamples, P
 pub use learner::{Learner, Pending, StepFigures};
 pub use linear::{LinearScores, classes_of, official_linear};
 pub use memory::MemoryEstimate;
-pub use metrics::{EvalLine, METRICS_FILE, MetricsFile, MetricsLine, StepLine, read_metrics};
+pub use metrics::{
+    EvalLine, METRICS_FILE, MetricsFile, MetricsLine, StepLine, ViewsLine, read_metrics,
+};
 pub use monitor::Monitor;
 pub use plan::{Plan, Trial};
 pub use replay::{ReplayLine, replay};
@@ -65,3 +68,4 @@ pub use stop::StopFlag;
 pub use tensorboard::{EventFile, Scalar, read_events, scalars};
 pub use trainer::{Init, Observer, Outcome, Progress, Run, RunFacts, capture_dir, train};
 pub use verdict::{Judgement, Verdict, Watch, judge, judge_run, verdict};
+pub use views::{ViewScore, ViewScorer};

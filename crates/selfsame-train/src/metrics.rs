@@ -58,6 +58,23 @@ pub struct EvalLine {
     pub label: String,
 }
 
+/// A score without labels during training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ViewsLine {
+    /// Index of the last step done; absent before the first.
+    pub step: Option<u64>,
+    /// Epochs done.
+    pub epoch: usize,
+    /// How often, in per cent, a picture's other view was nearer than another picture's; 50 is chance.
+    pub view_auc: f64,
+    /// Effective rank of the first views' features.
+    pub effective_rank: f64,
+    /// Pictures.
+    pub pictures: usize,
+    /// Whether they were held out; else they are among those trained on.
+    pub held_out: bool,
+}
+
 /// A line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -66,6 +83,8 @@ pub enum MetricsLine {
     Step(StepLine),
     /// An evaluation.
     Eval(EvalLine),
+    /// One without labels.
+    Views(ViewsLine),
 }
 
 impl MetricsLine {
@@ -73,14 +92,16 @@ impl MetricsLine {
     pub fn into_step(self) -> Option<StepLine> {
         match self {
             Self::Step(line) => Some(line),
-            Self::Eval(_) => None,
+            Self::Eval(_) | Self::Views(_) => None,
         }
     }
 
-    fn steps_done(&self) -> u64 {
+    pub(crate) fn steps_done(&self) -> u64 {
         match self {
             Self::Step(line) => line.step + 1,
-            Self::Eval(line) => line.step.map_or(0, |step| step + 1),
+            Self::Eval(EvalLine { step, .. }) | Self::Views(ViewsLine { step, .. }) => {
+                step.map_or(0, |step| step + 1)
+            }
         }
     }
 }

@@ -96,6 +96,8 @@ impl Monitor {
             (*name).to_owned()
         } else if let [only] = names.as_slice() {
             only.clone()
+        } else if names.is_empty() {
+            return Ok(Err("k-NN is off: the data has no labels".to_owned()));
         } else {
             return Ok(Err(format!(
                 "k-NN is off: the data has {}; choose one with train.knn_label",

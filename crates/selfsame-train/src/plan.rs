@@ -10,13 +10,14 @@ use selfsame_models::{Mode, backbone_specs};
 use selfsame_objectives::Schedules;
 use serde::Serialize;
 
-use crate::config::{OptimizerKind, RunConfig};
+use crate::config::{OptimizerKind, RunConfig, is_cuda};
 use crate::device_batch::Uploader;
 use crate::error::TrainError;
 use crate::learner::Learner;
 use crate::memory::MemoryEstimate;
 use crate::monitor::Monitor;
 use crate::run_length::RunLength;
+use crate::views::ViewScorer;
 
 /// Images of the larger trial step.
 const TRIAL_IMAGES: usize = 8;
@@ -46,7 +47,7 @@ pub struct Plan {
     pub checkpoint_bytes: usize,
     /// Bytes of all checkpoints that are kept, the one being written, and all snapshots.
     pub disk_bytes: usize,
-    /// Passes over the labelled pictures for the k-NN score.
+    /// Passes over pictures for the scores while it trains.
     pub evaluations: usize,
     /// Pictures of such a pass.
     pub evaluation_images: usize,
@@ -80,17 +81,22 @@ impl Plan {
         let snapshots = every(config.train.snapshot_every_epochs).saturating_mul(snapshot);
         let checkpoints = config.train.keep_checkpoints.saturating_add(1);
         let mut warnings = warnings(config, images, &length);
-        let monitor = Monitor::new(config, train, val)?;
-        let (evaluations, evaluation_images) = match &monitor {
-            Ok(monitor) => {
+        let for_knn = match Monitor::new(config, train, val)? {
+            Ok(monitor) => monitor.num_images(),
+            Err(why) => {
+                warnings.push(why);
+                0
+            }
+        };
+        let views = ViewScorer::of_run(config, train, val)?;
+        let evaluation_images = for_knn + 2 * views.map_or(0, |views| views.num_pictures());
+        let evaluations = match evaluation_images {
+            0 => 0,
+            _ => {
                 let regular = every(config.train.knn_every_epochs);
                 let is_due = epochs.is_multiple_of(config.train.knn_every_epochs);
                 let last = length.steps == length.scheduled_steps && !is_due;
-                (1 + regular + usize::from(last), monitor.num_images())
-            }
-            Err(why) => {
-                warnings.push(why.clone());
-                (0, 0)
+                1 + regular + usize::from(last)
             }
         };
 
@@ -196,7 +202,7 @@ fn warnings(config: &RunConfig, images: usize, length: &RunLength) -> Vec<String
                 .to_owned(),
         );
     }
-    found.extend(config.slow_precision());
+    found.extend(config.vain_precision(!is_cuda(&train.device)));
     found
 }
 

@@ -1,15 +1,17 @@
-//! When the k-NN score is due while a run trains, and its lines in the log.
+//! When a run is scored while it trains, by k-NN and by views, and its lines in the log.
 
 use std::sync::Arc;
 
 use selfsame_data::Ledger;
 
+use crate::embed::Extractor;
 use crate::error::TrainError;
 use crate::learner::Learner;
-use crate::metrics::{EvalLine, MetricsFile, MetricsLine};
+use crate::metrics::{EvalLine, MetricsFile, MetricsLine, ViewsLine};
 use crate::monitor::Monitor;
 use crate::run_length::RunLength;
 use crate::trainer::{Observer, Run, due};
+use crate::views::ViewScorer;
 
 /// The scores of a run.
 pub(crate) struct Scoring<'a> {
@@ -17,50 +19,72 @@ pub(crate) struct Scoring<'a> {
     length: RunLength,
     ledger: &'a Arc<Ledger>,
     monitor: Result<Monitor, String>,
-    /// Steps done when the newest score was taken.
-    newest: Option<u64>,
+    views: Option<ViewScorer>,
+    /// Steps done when the newest score of each kind was taken.
+    newest: Newest,
+}
+
+#[derive(Default)]
+struct Newest {
+    knn: Option<u64>,
+    views: Option<u64>,
 }
 
 impl<'a> Scoring<'a> {
     /// Of a run whose log has these lines.
     ///
     /// # Errors
-    /// As [`Monitor::new`].
+    /// As [`Monitor::new`] and [`ViewScorer::new`].
     pub(crate) fn new(
         run: &'a Run<'a>,
         length: RunLength,
         ledger: &'a Arc<Ledger>,
         logged: &[MetricsLine],
     ) -> Result<Self, TrainError> {
-        let newest = logged.iter().rev().find_map(|line| match line {
-            MetricsLine::Eval(line) => Some(line.step.map_or(0, |step| step + 1)),
-            MetricsLine::Step(_) => None,
-        });
+        let mut newest = Newest::default();
+        for line in logged {
+            match line {
+                MetricsLine::Step(_) => {}
+                MetricsLine::Eval(_) => newest.knn = Some(line.steps_done()),
+                MetricsLine::Views(_) => newest.views = Some(line.steps_done()),
+            }
+        }
         Ok(Self {
             run,
             length,
             ledger,
             monitor: Monitor::new(run.config, &run.train, run.val.as_ref())?,
+            views: ViewScorer::of_run(run.config, &run.train, run.val.as_ref())?,
             newest,
         })
     }
 
-    /// Why there are no scores, if there are none.
+    /// Why there is no k-NN score, if there is none.
     pub(crate) fn off(&self) -> Option<&str> {
         self.monitor.as_ref().err().map(String::as_str)
     }
 
     /// Whether a score belongs after so many steps and was not taken yet.
     pub(crate) fn is_open(&self, steps_done: u64) -> bool {
-        let per_epoch = self.length.steps_per_epoch;
-        let every = self.run.config.train.knn_every_epochs;
-        let is_due = steps_done == self.length.scheduled_steps
-            || steps_done.is_multiple_of(per_epoch)
-                && due((steps_done / per_epoch) as usize, every);
-        is_due && self.monitor.is_ok() && self.newest != Some(steps_done)
+        self.knn_is_open(steps_done) || self.views_are_open(steps_done)
     }
 
-    /// Takes the score if it is open; a stop meanwhile leaves it open. One that cannot be taken, for
+    fn knn_is_open(&self, steps_done: u64) -> bool {
+        self.is_due(steps_done) && self.monitor.is_ok() && self.newest.knn != Some(steps_done)
+    }
+
+    fn views_are_open(&self, steps_done: u64) -> bool {
+        self.is_due(steps_done) && self.views.is_some() && self.newest.views != Some(steps_done)
+    }
+
+    fn is_due(&self, steps_done: u64) -> bool {
+        let per_epoch = self.length.steps_per_epoch;
+        let every = self.run.config.train.knn_every_epochs;
+        steps_done == self.length.scheduled_steps
+            || steps_done.is_multiple_of(per_epoch) && due((steps_done / per_epoch) as usize, every)
+    }
+
+    /// Takes the scores that are open; a stop meanwhile leaves them open. One that cannot be taken, for
     /// want of pictures, does not end the training that it looks at.
     ///
     /// # Errors
@@ -72,34 +96,74 @@ impl<'a> Scoring<'a> {
         metrics: &mut MetricsFile,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
-        let (true, Ok(monitor)) = (self.is_open(steps_done), &self.monitor) else {
-            return Ok(());
-        };
         let Run { device, stop, .. } = self.run;
         let backbone = learner.teacher.backbone();
-        let knn = match monitor.evaluate(backbone, device, self.ledger, stop) {
-            Ok(Some(knn)) => knn,
-            Ok(None) => return Ok(()),
-            Err(
-                error @ (TrainError::Data(_) | TrainError::Eval(_) | TrainError::Unusable { .. }),
-            ) => {
-                observer.note(&format!(
-                    "warning: after {steps_done} steps the k-NN score could not be taken: {error}"
-                ));
-                self.newest = Some(steps_done);
-                return Ok(());
-            }
-            Err(error) => return Err(error),
+        let step = steps_done.checked_sub(1);
+        let epoch = (steps_done / self.length.steps_per_epoch) as usize;
+        let mut log = |line: MetricsLine| {
+            metrics.write_or_tell(&line, observer);
+            observer.logged(&line);
         };
-        let line = MetricsLine::Eval(EvalLine {
-            step: steps_done.checked_sub(1),
-            epoch: (steps_done / self.length.steps_per_epoch) as usize,
-            knn,
-            label: monitor.label().to_owned(),
-        });
-        metrics.write_or_tell(&line, observer);
-        observer.logged(&line);
-        self.newest = Some(steps_done);
+        let mut untold = Vec::new();
+        if let (true, Ok(monitor)) = (self.knn_is_open(steps_done), &self.monitor) {
+            let taken = monitor.evaluate(backbone, device, self.ledger, stop);
+            match without_pictures(taken, "k-NN score", &mut untold)? {
+                Taken::Stopped => return Ok(()),
+                Taken::Score(knn) => log(MetricsLine::Eval(EvalLine {
+                    step,
+                    epoch,
+                    knn,
+                    label: monitor.label().to_owned(),
+                })),
+                Taken::Failed => {}
+            }
+            self.newest.knn = Some(steps_done);
+        }
+        if let (true, Some(views)) = (self.views_are_open(steps_done), &self.views) {
+            let taken = views.score(Extractor::Backbone(backbone), device, self.ledger, stop);
+            match without_pictures(taken, "score of views", &mut untold)? {
+                Taken::Stopped => return Ok(()),
+                Taken::Score(score) => log(MetricsLine::Views(ViewsLine {
+                    step,
+                    epoch,
+                    view_auc: score.percent(),
+                    effective_rank: score.effective_rank,
+                    pictures: score.auc.len(),
+                    held_out: views.is_held_out(),
+                })),
+                Taken::Failed => {}
+            }
+            self.newest.views = Some(steps_done);
+        }
+        for why in untold {
+            observer.note(&format!("warning: after {steps_done} steps {why}"));
+        }
         Ok(())
+    }
+}
+
+/// What came of a score.
+enum Taken<T> {
+    Score(T),
+    /// A stop was requested.
+    Stopped,
+    /// It could not be taken, for want of pictures or of features that are numbers.
+    Failed,
+}
+
+/// Sorts out what came of a score; why it failed goes to `untold`.
+fn without_pictures<T>(
+    taken: Result<Option<T>, TrainError>,
+    what: &str,
+    untold: &mut Vec<String>,
+) -> Result<Taken<T>, TrainError> {
+    match taken {
+        Ok(Some(score)) => Ok(Taken::Score(score)),
+        Ok(None) => Ok(Taken::Stopped),
+        Err(error @ (TrainError::Data(_) | TrainError::Eval(_) | TrainError::Unusable { .. })) => {
+            untold.push(format!("the {what} could not be taken: {error}"));
+            Ok(Taken::Failed)
+        }
+        Err(error) => Err(error),
     }
 }

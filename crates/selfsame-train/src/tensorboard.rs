@@ -63,7 +63,8 @@ impl EventFile {
         self.file = file.expect("Linux has such a device");
     }
 
-    /// Writes the numbers of a metrics line: `train/…` of a step, `knn/LABEL/k…` of an evaluation.
+    /// Writes the numbers of a metrics line: `train/…` of a step, `knn/LABEL/k…` and `views/…` of
+    /// evaluations.
     ///
     /// # Errors
     /// [`TrainError::Io`] with the path.
@@ -129,6 +130,12 @@ pub fn scalars(line: &MetricsLine) -> Vec<Scalar> {
             };
             line.knn.iter().map(of).collect()
         }
+        MetricsLine::Views(line) => [
+            ("auc", line.view_auc),
+            ("effective_rank", line.effective_rank),
+        ]
+        .map(|(name, value)| scalar(line.step.unwrap_or(0), format!("views/{name}"), value))
+        .to_vec(),
     }
 }
 

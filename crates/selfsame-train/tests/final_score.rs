@@ -14,7 +14,7 @@ use selfsame_data::{Dataset, DecodeError, OpenOptions, open};
 use selfsame_models::Arch;
 use selfsame_train::{
     EvalLine, MetricsLine, Observer, Outcome, Progress, Run, RunConfig, RunFacts, StopFlag,
-    read_metrics, train,
+    ViewsLine, read_metrics, train,
 };
 
 /// Asks for a stop after a number of steps.
@@ -58,13 +58,22 @@ fn portraits(count: usize) -> Arc<dyn Dataset> {
 }
 
 fn run(dir: &Path, stop_after: u64, val: Option<Arc<dyn Dataset>>) -> (Outcome, String) {
+    run_on(dir, stop_after, portraits(32), val)
+}
+
+fn run_on(
+    dir: &Path,
+    stop_after: u64,
+    pictures: Arc<dyn Dataset>,
+    val: Option<Arc<dyn Dataset>>,
+) -> (Outcome, String) {
     let stop = StopFlag::default();
     let run = Run {
         config: &config(),
         config_text: "",
         run_dir: dir,
         device: &Device::Cpu,
-        train: portraits(32),
+        train: pictures,
         val,
         capture_step: None,
         accept_data_change: false,
@@ -84,9 +93,79 @@ fn scores(dir: &Path) -> Vec<EvalLine> {
     let lines = read_metrics(dir).unwrap().into_iter();
     let scores = lines.filter_map(|line| match line {
         MetricsLine::Eval(line) => Some(line),
+        MetricsLine::Views(_) => None,
         MetricsLine::Step(_) => None,
     });
     scores.collect()
+}
+
+fn scores_by_views(dir: &Path) -> Vec<ViewsLine> {
+    let lines = read_metrics(dir).unwrap().into_iter();
+    let scores = lines.filter_map(|line| match line {
+        MetricsLine::Views(line) => Some(line),
+        MetricsLine::Eval(_) | MetricsLine::Step(_) => None,
+    });
+    scores.collect()
+}
+
+/// Pictures whose labels nobody has written down.
+struct Unlabelled(Arc<dyn Dataset>);
+
+impl Dataset for Unlabelled {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn name(&self, index: usize) -> &str {
+        self.0.name(index)
+    }
+    fn labels(&self, _: usize) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+    fn label_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn decode(&self, index: usize) -> Result<RgbImage, DecodeError> {
+        self.0.decode(index)
+    }
+    fn path(&self, index: usize) -> Option<PathBuf> {
+        self.0.path(index)
+    }
+    fn fingerprint(&self) -> String {
+        self.0.fingerprint()
+    }
+}
+
+#[test]
+fn pictures_without_labels_are_scored_by_their_views() {
+    let dir = tempfile::tempdir().unwrap();
+    let pictures = Arc::new(Unlabelled(portraits(32)));
+    let (outcome, said) = run_on(dir.path(), 0, pictures, None);
+    assert_eq!(outcome, Outcome::Finished);
+    assert!(
+        said.contains("k-NN is off: the data has no labels"),
+        "{said}"
+    );
+    assert!(scores(dir.path()).is_empty());
+    let found = scores_by_views(dir.path());
+    let steps: Vec<_> = found.iter().map(|line| line.step).collect();
+    assert_eq!(steps, [None, Some(7)]);
+    for line in &found {
+        assert_eq!((line.pictures, line.held_out), (32, false));
+        assert!((0.0..=100.0).contains(&line.view_auc), "{line:?}");
+        assert!((1.0..=32.0).contains(&line.effective_rank), "{line:?}");
+    }
+    assert_ne!(found[0].effective_rank, found[1].effective_rank);
+}
+
+#[test]
+fn the_score_by_views_is_of_held_out_pictures_where_there_are_some() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outcome, _) = run(dir.path(), 0, Some(portraits(12)));
+    assert_eq!(outcome, Outcome::Finished);
+    for line in scores_by_views(dir.path()) {
+        assert_eq!((line.pictures, line.held_out), (12, true));
+    }
+    assert_eq!(scores_by_views(dir.path()).len(), scores(dir.path()).len());
 }
 
 #[test]
@@ -102,10 +181,13 @@ fn a_stop_at_the_last_step_leaves_the_score_for_the_next_time() {
     let after = scores(dir.path());
     assert_eq!(after.last().unwrap().step, Some(7));
     assert_eq!(after.last().unwrap().epoch, 2);
+    let by_views = scores_by_views(dir.path());
+    assert_eq!(by_views.last().unwrap().step, Some(7));
 
     // Once is enough.
     run(dir.path(), 0, None);
     assert_eq!(scores(dir.path()), after);
+    assert_eq!(scores_by_views(dir.path()), by_views);
 }
 
 #[test]
@@ -163,7 +245,7 @@ fn a_score_that_cannot_be_taken_does_not_end_the_run() {
         "{said}"
     );
     assert!(said.contains("no such file"), "{said}");
-    assert!(scores(dir.path()).is_empty());
+    assert!(scores(dir.path()).is_empty() && scores_by_views(dir.path()).is_empty());
 }
 
 #[test]

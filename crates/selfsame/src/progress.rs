@@ -101,13 +101,21 @@ impl Observer for TrainProgress {
     }
 
     fn logged(&mut self, line: &MetricsLine) {
-        if let MetricsLine::Eval(line) = line {
-            for (k, percent) in &line.knn {
-                self.say(&format!(
-                    "after {} epochs: k-NN (k = {k}) on {} {percent:.1} %",
-                    line.epoch, line.label
-                ));
+        match line {
+            MetricsLine::Step(_) => {}
+            MetricsLine::Eval(line) => {
+                for (k, percent) in &line.knn {
+                    self.say(&format!(
+                        "after {} epochs: k-NN (k = {k}) on {} {percent:.1} %",
+                        line.epoch, line.label
+                    ));
+                }
             }
+            MetricsLine::Views(line) => self.say(&format!(
+                "after {} epochs: views of one picture told from others' {:.1} % of the time (chance: \
+                 50); effective rank of features {:.1}",
+                line.epoch, line.view_auc, line.effective_rank
+            )),
         }
     }
 

@@ -165,7 +165,7 @@ pub(crate) fn draw_curves(
                 loss_floor: line.loss_floor,
                 lr: line.lr,
             }),
-            MetricsLine::Eval(_) => None,
+            MetricsLine::Eval(_) | MetricsLine::Views(_) => None,
         })
         .collect();
     let svg = curves(&points, config.head.out_dim);

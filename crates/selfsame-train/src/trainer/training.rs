@@ -153,10 +153,8 @@ impl<'a> Training<'a> {
                  {UNREADABLE_FILE} now"
             ));
         }
-        if run.device.is_cpu()
-            && let Some(slow) = run.config.slow_precision()
-        {
-            self.observer.note(&format!("warning: {slow}"));
+        if let Some(vain) = run.config.vain_precision(run.device.is_cpu()) {
+            self.observer.note(&format!("warning: {vain}"));
         }
     }
 
@@ -344,7 +342,7 @@ impl<'a> Training<'a> {
         self.score().or_else(|error| self.rescue(error))
     }
 
-    /// Takes the k-NN score if it is due, unless the run is to stop.
+    /// Takes the scores that are due, unless the run is to stop.
     fn score(&mut self) -> Result<(), TrainError> {
         if self.run.stop.requested().is_some() {
             return Ok(());

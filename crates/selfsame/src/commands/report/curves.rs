@@ -1,7 +1,7 @@
 //! Everything that was logged, over epochs.
 
 use selfsame_report::{LineChart, Reference, Scale, Series};
-use selfsame_train::{EvalLine, StepLine, WeightDecayUpdate};
+use selfsame_train::{EvalLine, StepLine, ViewsLine, WeightDecayUpdate};
 
 use super::{Facts, Log};
 
@@ -93,6 +93,26 @@ pub(super) fn charts(facts: &Facts<'_>, log: &Log) -> Vec<(String, String)> {
             None => "epoch".to_owned(),
         };
         charts.push(knn);
+    }
+    if !log.views.is_empty() {
+        let over = |value: fn(&ViewsLine) -> f64| -> Vec<(f64, f64)> {
+            let point = |line: &ViewsLine| (line.epoch as f64, value(line));
+            log.views.iter().map(point).collect()
+        };
+        let mut scored = |title: &str, y_label: &str, value: fn(&ViewsLine) -> f64| {
+            let series = vec![Series::line(y_label, over(value))];
+            let mut drawn = chart(title, y_label, series, Vec::new());
+            drawn.x_label = "epoch".to_owned();
+            charts.push(drawn);
+        };
+        scored(
+            "Views of one picture told from others' (chance: 50 %)",
+            "AUC in %",
+            |line| line.view_auc,
+        );
+        scored("Effective rank of features", "effective rank", |line| {
+            line.effective_rank
+        });
     }
     let mut norm = one("Gradient norm before clipping", "gradient norm", |line| {
         line.grad_norm

@@ -5,6 +5,7 @@ mod curves;
 mod looks;
 mod scores;
 mod subjects;
+mod views;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,9 @@ use candle_core::Device;
 use selfsame_checkpoint::write_bytes;
 use selfsame_data::Dataset;
 use selfsame_report::Page;
-use selfsame_train::{EvalLine, MetricsLine, RunConfig, StepLine, judge_run, read_metrics};
+use selfsame_train::{
+    EvalLine, MetricsLine, RunConfig, StepLine, ViewsLine, judge_run, read_metrics,
+};
 use serde_json::{Value, json};
 
 use crate::cli::{Report, Which};
@@ -100,7 +103,11 @@ pub(crate) fn write(facts: &Facts<'_>, out: &Path) -> anyhow::Result<Value> {
         _ => None,
     };
     match &subjects {
-        Some(subjects) => told["scores"] = json!(scores::add(&mut page, subjects)?),
+        Some(subjects) => {
+            page.section("Scores");
+            told["views"] = views::add(&mut page, subjects)?;
+            told["scores"] = json!(scores::add(&mut page, subjects)?);
+        }
         None => {
             page.section("Scores");
             page.text(&why_none(facts, weights.as_ref().err()));
@@ -161,6 +168,7 @@ fn name_of(dir: &Path) -> String {
 pub(crate) struct Log {
     pub(crate) steps: Vec<StepLine>,
     pub(crate) evals: Vec<EvalLine>,
+    pub(crate) views: Vec<ViewsLine>,
     /// Steps in an epoch, where the pictures tell it.
     pub(crate) steps_per_epoch: Option<f64>,
 }
@@ -178,12 +186,14 @@ impl Log {
         let mut log = Self {
             steps: Vec::new(),
             evals: Vec::new(),
+            views: Vec::new(),
             steps_per_epoch: train.map(|set| (set.len() / batch).max(1) as f64),
         };
         for line in lines {
             match line {
                 MetricsLine::Step(line) => log.steps.push(line),
                 MetricsLine::Eval(line) => log.evals.push(line),
+                MetricsLine::Views(line) => log.views.push(line),
             }
         }
         Ok(log)
@@ -217,6 +227,9 @@ fn verdict(page: &mut Page, facts: &Facts<'_>, log: &Log) -> Value {
     if let Some(text) = while_it_trained(&log.evals) {
         page.text(&text);
     }
+    if let Some(text) = views::while_it_trained(&log.views) {
+        page.text(&text);
+    }
     let last = log.steps.last();
     let knn = |line: &EvalLine| json!({"label": line.label, "epoch": line.epoch, "knn": line.knn});
     json!({
@@ -226,6 +239,8 @@ fn verdict(page: &mut Page, facts: &Facts<'_>, log: &Log) -> Value {
         "steps": last.map(|line| line.step + 1),
         "loss": last.map(|line| line.loss),
         "knn_while_training": log.evals.iter().map(knn).collect::<Vec<_>>(),
+        "views_while_training": log.views,
+        "views": Value::Null,
         "scores": Value::Null,
     })
 }

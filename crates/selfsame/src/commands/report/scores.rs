@@ -54,13 +54,12 @@ impl Sides {
     }
 }
 
-/// Writes the section; the figures again, by label and by features, for `--json`.
+/// Writes what labels say; the figures again, by label and by features, for `--json`.
 pub(super) fn add(page: &mut Page, subjects: &Subjects) -> anyhow::Result<Map<String, Value>> {
     let mut all = Map::new();
-    page.section("Scores");
     let names = subjects.train.label_names();
     if names.is_empty() {
-        page.text("The pictures have no labels, so there is nothing to score the features by.");
+        page.text("The pictures have no labels to score the features by.");
     }
     for label in names {
         let sides: Vec<Sides> = subjects

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::Device;
-use selfsame_data::augment::EvalCrop;
+use selfsame_data::augment::{AugmentConfig, EvalCrop};
 use selfsame_data::{Dataset, EvalTransform, repeated};
 use selfsame_eval::{Features, choose};
 use selfsame_models::{Backbone, Network};
-use selfsame_train::{EmbedOptions, Embedder, Extractor, RunConfig, TrainError};
+use selfsame_train::{
+    EmbedOptions, Embedder, Extractor, RunConfig, StopFlag, TrainError, ViewScore, ViewScorer,
+};
 
 use super::super::train::start_weights;
 use super::Facts;
@@ -36,6 +38,8 @@ pub(super) struct Subject {
     pub(super) bank: Rows,
     /// `None`: leave one out of the bank.
     pub(super) test: Option<Rows>,
+    /// The score without labels, where it can be taken.
+    pub(super) views: Option<ViewScore>,
 }
 
 /// All that is compared.
@@ -50,6 +54,8 @@ pub(super) struct Subjects {
     /// The weights that the run was given to begin with.
     given: Option<Weights>,
     pub(super) crop: EvalCrop,
+    /// Whether `views` are of held-out pictures.
+    pub(super) views_held_out: bool,
 }
 
 impl Subjects {
@@ -111,11 +117,17 @@ impl Subjects {
                 let spec = &config.data.val;
                 tell!("warning: without pictures of {spec}: fewer than two can be used");
             }
-            all.push(Subject { name, bank, test });
+            all.push(Subject {
+                name,
+                bank,
+                test,
+                views: views(extractor, crop, facts, train, val.as_ref())?,
+            });
         }
         Ok(Some(Self {
             all,
             train: train.clone(),
+            views_held_out: val.is_some(),
             val,
             untrained,
             given,
@@ -138,6 +150,29 @@ impl Subjects {
             (Some(val), Some(test)) => (val, test),
             _ => (&self.train, &trained.bank),
         }
+    }
+}
+
+/// The score by views, whose pixels are as those of `crop`; `None` for want of pictures or of features
+/// that are numbers.
+fn views(
+    extractor: Extractor<'_>,
+    crop: &EvalCrop,
+    facts: &Facts<'_>,
+    train: &Arc<dyn Dataset>,
+    val: Option<&Arc<dyn Dataset>>,
+) -> anyhow::Result<Option<ViewScore>> {
+    let recipe = AugmentConfig {
+        global_size: crop.image_size,
+        mean: crop.mean,
+        std: crop.std,
+        ..facts.config.augment.clone()
+    };
+    let scorer = ViewScorer::with_recipe(recipe, facts.config, train, val)?;
+    let (ledger, stop) = (Arc::default(), StopFlag::default());
+    match scorer.score(extractor, facts.device, &ledger, &stop) {
+        Err(TrainError::Unusable { .. } | TrainError::Eval(_)) => Ok(None),
+        score => Ok(score?),
     }
 }
 
