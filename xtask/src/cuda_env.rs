@@ -175,8 +175,8 @@ fn driver_functions(bindings: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// C that hands each call on to the driver. All of its functions take integers and addresses, at
-/// most eleven, and return an integer.
+/// C that hands each call on to the driver. All functions of it that are called take integers and
+/// addresses, at most eleven, and return an integer.
 fn shim(names: &BTreeSet<&str>) -> String {
     let mut source = String::from(
         "#define _GNU_SOURCE\n\

@@ -42,7 +42,7 @@ impl AfterNorm<'_> {
 ///
 /// Returns `(ys, mean [C], variance [C])`. The output is normalised by the biased variance, while
 /// the returned one is unbiased (divided by n − 1), as PyTorch puts it into `running_var`; neither
-/// statistic has a gradient. Sums are in f64.
+/// statistic has a gradient. Sums are in f64, on CUDA devices in f32 around the means of parts.
 ///
 /// # Shape
 /// `xs`: `[B, C]` or `[B, C, H, W]`, `weight` and `bias`: `[C]`; `ys` is shaped as `xs`.

@@ -12,7 +12,7 @@ pub use crate::blocks::composed::transformer_blocks;
 use crate::conv2d::output_len;
 use std::f64::consts::FRAC_1_SQRT_2;
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 
 /// See [`crate::layer_norm`].
 pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
@@ -90,7 +90,17 @@ pub fn attention_weights(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
     let scale = 1.0 / (heads.dim(D::Minus1)? as f64).sqrt();
     let q = heads.get(0)?.contiguous()?;
     let k = heads.get(1)?.contiguous()?;
-    softmax_last_dim(&(q.matmul(&k.t()?)? * scale)?)
+    softmax_of_scores(&q.matmul(&k.t()?)?, scale)
+}
+
+/// Softmax of scaled scores in f32 at least, as that of the kernels, in the type that came in.
+fn softmax_of_scores(scores: &Tensor, scale: f64) -> Result<Tensor> {
+    let dtype = scores.dtype();
+    let scores = match dtype {
+        DType::F16 | DType::BF16 => scores.to_dtype(DType::F32)?,
+        _ => scores.clone(),
+    };
+    softmax_last_dim(&(scores * scale)?)?.to_dtype(dtype)
 }
 
 /// See [`crate::first_token_attention`].
@@ -99,7 +109,7 @@ pub fn first_token_attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
     let scale = 1.0 / (heads.dim(D::Minus1)? as f64).sqrt();
     let q = heads.get(0)?.narrow(2, 0, 1)?.contiguous()?;
     let k = heads.get(1)?.contiguous()?;
-    softmax_last_dim(&(q.matmul(&k.t()?)? * scale)?)?.squeeze(2)
+    softmax_of_scores(&q.matmul(&k.t()?)?, scale)?.squeeze(2)
 }
 
 /// See [`crate::patchify`].

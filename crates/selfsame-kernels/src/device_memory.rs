@@ -14,6 +14,19 @@ pub fn device_memory(device: &Device) -> Result<Option<u64>> {
     }
 }
 
+/// Refuses a device that the kernels cannot run on: a GPU of a compute capability below 8.0, or a
+/// driver that does not take them.
+///
+/// # Errors
+/// [`candle_core::Error`] with the reason, or what the driver said.
+pub fn check_device(device: &Device) -> Result<()> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => crate::cuda::memory::check_device(device),
+        _ => Ok(()),
+    }
+}
+
 /// Keeps memory that was freed for the next who asks; for programs that train.
 ///
 /// A step asks for the same large blocks as the one before. With glibc each is handed back to the
@@ -59,6 +72,7 @@ mod tests {
     #[test]
     fn a_cpu_has_no_device_memory() {
         assert_eq!(device_memory(&Device::Cpu).unwrap(), None);
+        check_device(&Device::Cpu).unwrap();
         keep_freed_memory(&Device::Cpu).unwrap();
     }
 }

@@ -2,8 +2,8 @@
 //! parameters.
 //! In f32 on a CPU each has a hand-written forward and backward pass, compiled for several
 //! instruction sets and chosen at run time; with the feature `cuda` those of transformers, their
-//! loss and their optimizer have kernels in f32 and bf16, those of ResNets in f32 with products of
-//! bf16 factors if asked for. Elsewhere they are composed of candle's operations ([`composed`]).
+//! loss and their optimizer have kernels in f32 and bf16, and so have those of ResNets, whose maps
+//! are bf16 too where a whole ResNet is one operation. Elsewhere they are composed of candle's operations ([`composed`]).
 //!
 //! ```
 //! use candle_core::{Device, Result, Tensor, Var};
@@ -71,7 +71,7 @@ pub use conv_blocks::{ConvBlock, MaxPool, conv_blocks_eval, conv_blocks_train};
 pub use conv2d::conv2d;
 pub use crops::normalize_crops;
 pub use cross_entropy::{soft_cross_entropy, soft_cross_entropy_rows};
-pub use device_memory::{device_memory, keep_freed_memory};
+pub use device_memory::{check_device, device_memory, keep_freed_memory};
 pub use gelu::gelu;
 pub use gemm::Precision;
 pub use layer_norm::layer_norm;

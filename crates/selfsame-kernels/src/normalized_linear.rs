@@ -14,7 +14,7 @@ use rayon::prelude::*;
 ///
 /// PyTorch's `weight_norm` with `weight` as its `weight_v` and `length` as a `weight_g` that is not
 /// trained. The product is taken with the rows as they are and its columns are scaled, so neither
-/// the pass forward nor the one back holds a second matrix of the weight's size: with 65,536
+/// the pass forward nor the one back holds a second matrix of the weight's size on a CPU: with 65,536
 /// prototypes of 256 numbers that is 64 MiB each.
 ///
 /// # Shape

@@ -84,5 +84,7 @@ pub use params::{Gradients, ParamKind, ParamSpec, ParamStore};
 #[cfg(feature = "reference")]
 pub use reference::reference_backbone;
 pub use resnet::ResNet;
-pub use selfsame_kernels::{CropUploader, Precision, device_memory, keep_freed_memory};
+pub use selfsame_kernels::{
+    CropUploader, Precision, check_device, device_memory, keep_freed_memory,
+};
 pub use vit::VisionTransformer;

@@ -324,15 +324,40 @@ impl Learner {
         self.optimizer.take_back_step();
     }
 
-    /// Features and logits of the global crops, without a graph.
+    /// Features and logits of the global crops, without a graph. On a CPU the blocks hold no more of
+    /// them than their threads work on; on a device they go through in parts, as the student's do.
     fn teacher_forward(
         &self,
         crops: &DeviceBatch,
         draws: Draws,
     ) -> Result<(Tensor, Tensor), TrainError> {
-        let mode = Mode::Train(draws);
-        let global = std::slice::from_ref(&crops.global);
-        Ok(self.teacher.forward_with_features(global, &mode)?)
+        let (rows, _, height, width) = crops.global.dims4()?;
+        let size = match crops.global.device().is_cpu() {
+            true => None,
+            false => images_a_part(&self.teacher, self.part_bytes, rows, [height, width]),
+        };
+        self.teacher_in_parts(&crops.global, size.unwrap_or(rows), draws)
+    }
+
+    fn teacher_in_parts(
+        &self,
+        global: &Tensor,
+        size: usize,
+        draws: Draws,
+    ) -> Result<(Tensor, Tensor), TrainError> {
+        let (mode, rows) = (Mode::Train(draws), global.dim(0)?);
+        if size >= rows {
+            let global = std::slice::from_ref(global);
+            return Ok(self.teacher.forward_with_features(global, &mode)?);
+        }
+        let (mut features, mut logits) = (Vec::new(), Vec::new());
+        for start in (0..rows).step_by(size) {
+            let part = global.narrow(0, start, size.min(rows - start))?;
+            let (of_part, logits_of_part) = self.teacher.forward_with_features(&[part], &mode)?;
+            features.push(of_part);
+            logits.push(logits_of_part);
+        }
+        Ok((Tensor::cat(&features, 0)?, Tensor::cat(&logits, 0)?))
     }
 
     /// What is run forward and backward at a time, one after the other, so that neither the batch

@@ -1,11 +1,16 @@
 //! From a device name and a thread count to candle's device and rayon's pool.
 
+use std::path::Path;
+
 use anyhow::Context;
 use candle_core::Device;
 use selfsame_train::{Precision, RunConfig};
 
 use crate::exit::usage;
 use crate::stderr::tell;
+
+/// What an NVIDIA driver brings: its device on Linux, its library in a Linux within Windows.
+const GPU_FILES: [&str; 2] = ["/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1"];
 
 /// Opens `auto`, `cpu`, `cuda` or `cuda:N`.
 ///
@@ -14,7 +19,15 @@ use crate::stderr::tell;
 pub(crate) fn open(name: &str) -> anyhow::Result<Device> {
     match name {
         "cpu" => Ok(Device::Cpu),
-        "auto" if !cfg!(feature = "cuda") => Ok(Device::Cpu),
+        "auto" if !cfg!(feature = "cuda") => {
+            if GPU_FILES.iter().any(|file| Path::new(file).exists()) {
+                tell!(
+                    "note: this program was built without CUDA (--features cuda): the GPU of this \
+                     machine is not used"
+                );
+            }
+            Ok(Device::Cpu)
+        }
         "auto" => Ok(open_cuda(0).unwrap_or_else(|error| {
             tell!("note: {error:#}; running on the CPU");
             Device::Cpu
@@ -61,7 +74,11 @@ pub(crate) fn open_for_training(config: &RunConfig) -> anyhow::Result<Device> {
 
 /// Opens a GPU, or says that there is none or what the driver has against it.
 fn open_cuda(index: usize) -> anyhow::Result<Device> {
-    Device::new_cuda(index).map_err(|error| {
+    let opened = Device::new_cuda(index).and_then(|device| {
+        selfsame_models::check_device(&device)?;
+        Ok(device)
+    });
+    opened.map_err(|error| {
         let cause = error.to_string();
         match cause.contains("CUDA_ERROR_NO_DEVICE") {
             true => anyhow::anyhow!("this machine has no NVIDIA GPU or no driver for it"),

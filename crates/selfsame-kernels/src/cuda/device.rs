@@ -17,9 +17,18 @@ use crate::gemm::Precision;
 
 use super::launch::{Arg, Element, Launch, Source, Word};
 
-/// Whether the kernels can run on this tensor: on a device, f32 or bf16, not empty.
+/// Whether the kernels can run on this tensor: on a device, f32 or bf16, not empty, and in a place from
+/// which they can read several elements at once.
 pub(crate) fn takes(xs: &Tensor) -> bool {
-    xs.device().is_cuda() && element(xs.dtype()).is_ok() && xs.elem_count() > 0
+    let is_known = element(xs.dtype()).is_ok();
+    xs.device().is_cuda() && is_known && xs.elem_count() > 0 && is_aligned(xs)
+}
+
+/// Whether a tensor begins at a multiple of 16 bytes: the widest reads of a kernel. Whole tensors do;
+/// views may begin anywhere. One that is not contiguous is copied before it is read.
+pub(super) fn is_aligned(xs: &Tensor) -> bool {
+    let start = xs.layout().start_offset() * xs.dtype().size_in_bytes();
+    start.is_multiple_of(16) || !xs.is_contiguous()
 }
 
 /// Whether kernels for f32 alone can run on these tensors.
@@ -226,6 +235,13 @@ impl Output {
         let storage = Storage::Cuda(self.storage);
         Tensor::from_storage(storage, shape, BackpropOp::none(), false)
     }
+}
+
+/// Loads one kernel, to see whether the driver takes them.
+pub(super) fn load(device: &CudaDevice) -> Result<()> {
+    let (module, ptx) = ptx(Source::Relu);
+    device.get_or_load_custom_func("relu_f32", module, ptx)?;
+    Ok(())
 }
 
 /// Memory of a block that a function may have without being told.

@@ -50,6 +50,9 @@ pub(crate) use update::{Step, Update, Weight, Word, normalize_crops, table};
 
 use candle_core::{Result, bail};
 
+/// Compute capability that the kernels are made for (build.rs); every later one takes them.
+#[cfg(feature = "cuda")]
+pub(crate) const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
 /// Threads of a warp.
 const WARP: u32 = 32;
 /// Rows of a block that adds up columns (`COLUMN_ROWS` in device.cuh).

@@ -1,7 +1,8 @@
 // Norm of all gradients, clipping, the optimizer's rule and the momentum teacher: a whole step in
 // three launches, with LARS five, none of which the host waits for.
 //
-// Every operation is rounded by itself, in PyTorch's order: the same bits as on the CPU.
+// Every operation is rounded by itself, in PyTorch's order: the same bits as on the CPU, but for the
+// norm, whose squares are summed here in f32 by chunks, and with it what is clipped.
 
 #include "device.cuh"
 

@@ -2,7 +2,6 @@
 //! stream.
 #![expect(unsafe_code, reason = "memory that is written before it is read")]
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::cuda_backend::WrapErr;
@@ -16,12 +15,15 @@ use super::launch;
 
 /// Copies of one size that may be under way at a time.
 const SLOTS: usize = 2;
+/// Sizes that buffers are kept for; training has two.
+const SIZES: usize = 4;
 
-/// Buffers by their length, used in turn.
+/// Buffers by their length, used in turn; those of the latest sizes.
 pub(crate) struct Lanes {
     device: CudaDevice,
     copies: Arc<CudaStream>,
-    slots: BTreeMap<usize, Vec<Slot>>,
+    /// By the length of their buffers, the size used last at the end.
+    slots: Vec<(usize, Vec<Slot>)>,
 }
 
 impl std::fmt::Debug for Lanes {
@@ -49,7 +51,7 @@ impl Lanes {
         Ok(Self {
             device: device.clone(),
             copies,
-            slots: BTreeMap::new(),
+            slots: Vec::new(),
         })
     }
 
@@ -68,7 +70,22 @@ impl Lanes {
         }
         let (mean, std) = (mean.map(|x| x as f32), std.map(|x| x as f32));
         let (compute, copies) = (self.device.cuda_stream(), &self.copies);
-        let slots = self.slots.entry(bytes.len()).or_default();
+        let of_size = |(len, _): &(usize, Vec<Slot>)| *len == bytes.len();
+        let of_this_size = match self.slots.iter().position(of_size) {
+            Some(found) => self.slots.remove(found),
+            None => {
+                if self.slots.len() == SIZES {
+                    compute.synchronize().w()?;
+                    copies.synchronize().w()?;
+                    self.slots.remove(0);
+                }
+                (bytes.len(), Vec::new())
+            }
+        };
+        self.slots.push(of_this_size);
+        let Some((_, slots)) = self.slots.last_mut() else {
+            bail!("upload: no slots")
+        };
         if slots.len() < SLOTS {
             slots.push(Slot::new(copies, bytes.len())?);
         } else {

@@ -288,7 +288,11 @@ extern "C" {
 int cuInit(unsigned) { return 0; }
 int cuDeviceGet(int *device, int ordinal) { return *device = 0, ordinal == 0 ? 0 : 101; }
 int cuDeviceGetCount(int *count) { return *count = 1, 0; }
-int cuDeviceGetAttribute(int *value, int, int) { return *value = 1, 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int) {
+    constexpr int major = 75, minor = 76; // of the compute capability
+    *value = attribute == major ? 8 : attribute == minor ? 0 : 1;
+    return 0;
+}
 int cuDevicePrimaryCtxRetain(void **context, int) { return *context = allocate(8), 0; }
 int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
 int cuCtxGetCurrent(void **context) { return *context = nullptr, 0; }

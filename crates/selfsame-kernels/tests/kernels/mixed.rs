@@ -51,3 +51,27 @@ fn centered_softmax_is_the_softmax_of_the_difference_and_has_no_gradient() {
     let narrow = Tensor::zeros((1, 36), DType::F32, &Device::Cpu).unwrap();
     assert!(kernels::centered_softmax(&logits, &narrow, 0.07).is_err());
 }
+
+#[test]
+fn softmax_over_scores_in_bf16_is_computed_in_f32() {
+    let (tokens, width) = (33, 48);
+    let qkv = values(&[1, tokens, 3 * width], 6, 1.0);
+    let qkv = qkv.to_dtype(DType::BF16).unwrap();
+    let part = |i: usize| {
+        qkv.narrow(2, i * width, width)
+            .unwrap()
+            .contiguous()
+            .unwrap()
+    };
+    let scores = part(0).matmul(&part(1).t().unwrap()).unwrap();
+    let scores = (scores.to_dtype(DType::F32).unwrap() / (width as f64).sqrt()).unwrap();
+    let want = kernels::composed::softmax_last_dim(&scores).unwrap();
+    let want = want.to_dtype(DType::BF16).unwrap();
+    let got = kernels::composed::attention_weights(&qkv, 1).unwrap();
+    assert_eq!(got.dtype(), DType::BF16);
+    let flat = |t: &Tensor| -> Vec<f32> {
+        let t = t.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+        t.to_vec1().unwrap()
+    };
+    assert_eq!(flat(&got), flat(&want));
+}

@@ -66,6 +66,22 @@ fn three_steps(part_bytes: usize, local_size: usize) -> (Vec<StepFigures>, Vec<f
 }
 
 #[test]
+fn a_teacher_in_parts_equals_the_whole_teacher_up_to_rounding() {
+    let learner = Learner::new(&config(), &Device::Cpu).unwrap();
+    let global = crops(8, 32);
+    let of = |size: usize| learner.teacher_in_parts(&global, size, Draws::default());
+    let (features, logits) = of(8).unwrap();
+    for size in [1, 3, 4] {
+        let (in_parts, logits_in_parts) = of(size).unwrap();
+        for (whole, parts) in [(&features, &in_parts), (&logits, &logits_in_parts)] {
+            assert_eq!(whole.dims(), parts.dims());
+            let apart = (whole - parts).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(apart.to_scalar::<f32>().unwrap() < 1e-5);
+        }
+    }
+}
+
+#[test]
 fn a_batch_in_parts_equals_the_whole_batch_up_to_rounding() {
     for local_size in [32, 16] {
         let (whole, whole_weights) = three_steps(usize::MAX, local_size);

@@ -18,7 +18,7 @@ use places::{Places, Weights};
 use super::only_on_cuda;
 use crate::blocks::{BlockOptions, BlockWeights, BranchFactors};
 use crate::bundle::{Mailbox, bundle};
-use crate::cuda::device::{Address, Input, Output, dtype, run, with_inputs};
+use crate::cuda::device::{Address, Input, Output, dtype, run, takes_f32, with_inputs};
 use crate::cuda::gemm::{self, Matrix, multiply};
 use crate::cuda::launch::{
     Added, Attention, BiasGelu, Branch, Element, HEAD_DIMS, Normed, has_branch_kernels,
@@ -29,10 +29,8 @@ use crate::sink;
 /// Whether the stack runs on these: f32 on a device, of widths that there are kernels for.
 pub(crate) fn has_stack(xs: &Tensor, blocks: &[BlockWeights], heads: usize) -> bool {
     let width = xs.dims().last().copied().unwrap_or(0);
-    let fits = |t: &&Tensor| t.device().is_cuda() && t.dtype() == DType::F32 && t.is_contiguous();
-    xs.device().is_cuda()
-        && xs.dtype() == DType::F32
-        && xs.elem_count() > 0
+    let fits = |t: &&Tensor| takes_f32(&[t]) && t.is_contiguous();
+    takes_f32(&[xs])
         && !blocks.is_empty()
         && blocks
             .iter()

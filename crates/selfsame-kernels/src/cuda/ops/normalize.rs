@@ -66,7 +66,9 @@ pub(crate) fn normalized_linear(
     eps: f64,
 ) -> Result<Tensor> {
     let op = NormalizedLinear {
-        length: length.map(Tensor::contiguous).transpose()?,
+        length: length
+            .map(|length| length.to_dtype(DType::F32)?.contiguous())
+            .transpose()?,
         eps,
     };
     xs.contiguous()?.apply_op2(&weight.contiguous()?, op)
