@@ -50,8 +50,10 @@ impl RunLock {
             }
             Err(TryLockError::Error(error)) => return Err(error).on("lock", &path),
         }
-        file.set_len(0).on("write", &path)?;
-        writeln!(file, "{}", std::process::id()).on("write", &path)?;
+        // The number is a courtesy: on a full disk there is no room for it before `clean_stale`.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
         clean_stale(run_dir)?;
         Ok(Self {
             file,
@@ -102,6 +104,18 @@ mod tests {
         let left = dir.path().join("checkpoints/.tmp-step-00000009");
         fs::create_dir_all(&left).unwrap();
         fs::write(left.join("student.safetensors"), "half").unwrap();
+        let _lock = RunLock::acquire(dir.path()).unwrap();
+        assert!(!left.exists());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_does_not_keep_the_unfinished_from_being_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        // A file on which no byte can be written.
+        std::os::unix::fs::symlink("/dev/full", dir.path().join(LOCK)).unwrap();
+        let left = dir.path().join(".tmp-1-report.html");
+        fs::write(&left, "half").unwrap();
         let _lock = RunLock::acquire(dir.path()).unwrap();
         assert!(!left.exists());
     }

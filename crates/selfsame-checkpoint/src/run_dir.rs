@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Result;
 use crate::error::OnPath;
+use crate::load::verify;
 use crate::lock::LOCK;
 
 /// Everything this crate has not finished writing has a name that begins so.
@@ -42,16 +43,23 @@ pub(crate) fn parse_step(name: &str) -> Option<u64> {
 /// All checkpoints of a run by step, oldest first; unverified.
 ///
 /// # Errors
-/// If the folder is there and cannot be listed. A run without checkpoints has none.
+/// If the folder is there and cannot be listed, or a checkpoint in it not looked at. A run without
+/// checkpoints has none.
 pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let dir = checkpoints_dir(run_dir);
     let mut found = Vec::new();
     for name in names_in(&dir).on("list", &dir)? {
         let path = dir.join(&name);
-        if let Some(step) = parse_step(&name)
-            && path.is_dir()
-        {
-            found.push((step, path));
+        let Some(step) = parse_step(&name) else {
+            continue;
+        };
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => found.push((step, path)),
+            Ok(_) => {}
+            // Removed meanwhile, or a link to nowhere.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Passed over, it would let a run begin anew in silence.
+            Err(error) => return Err(error).on("look at", &path),
         }
     }
     found.sort();
@@ -83,17 +91,18 @@ pub fn is_empty_run_dir(run_dir: &Path) -> Result<bool> {
 }
 
 /// Removes what a killed process left unfinished in the run directory and its checkpoints folder,
-/// and puts back a checkpoint that was being replaced when it died. What cannot be removed stays,
-/// and harms nothing.
+/// and gives a checkpoint that was being replaced when it died its name: the new one if it is whole,
+/// else the old one. What another process is writing stays, and so does what cannot be removed,
+/// which harms nothing.
 ///
 /// [`crate::RunLock::acquire`] calls it; without the lock it would destroy another's work.
 ///
 /// # Errors
-/// If a folder cannot be listed or a checkpoint not put back.
+/// If a folder cannot be listed or a checkpoint not given its name.
 pub fn clean_stale(run_dir: &Path) -> Result<()> {
     for name in names_in(run_dir).on("list", run_dir)? {
         let path = run_dir.join(&name);
-        if is_unfinished_file(&path, &name) {
+        if is_unfinished_file(&path, &name) && is_left(&path) {
             let _ = remove(&path);
         }
     }
@@ -102,10 +111,13 @@ pub fn clean_stale(run_dir: &Path) -> Result<()> {
         let path = dir.join(&name);
         if is_unfinished_checkpoint(&name) {
             let _ = remove(&path);
-        } else if let Some(original) = name.strip_prefix(OLD_PREFIX)
-            && parse_step(original).is_some()
-        {
-            let original = dir.join(original);
+        } else if let Some(step) = name.strip_prefix(OLD_PREFIX).and_then(parse_step) {
+            let original = checkpoint_dir(run_dir, step);
+            // The names are sorted, so what was to replace it is still there.
+            let new = sibling(run_dir, TEMP_PREFIX, step);
+            if !original.exists() && verify(&new).is_ok() {
+                fs::rename(&new, &original).on("create", &original)?;
+            }
             if original.exists() {
                 let _ = remove(&path);
             } else {
@@ -119,6 +131,13 @@ pub fn clean_stale(run_dir: &Path) -> Result<()> {
 /// Whether it is a file that was being written; a folder of such a name is somebody else's.
 fn is_unfinished_file(path: &Path, name: &str) -> bool {
     name.starts_with(TEMP_PREFIX) && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+}
+
+/// Whether nobody is writing the file: who does so holds its lock.
+pub(crate) fn is_left(path: &Path) -> bool {
+    // A network file system locks for writing alone what is open for it.
+    let file = fs::OpenOptions::new().write(true).open(path);
+    file.is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// Whether it is the name of a checkpoint that was being written or removed.
@@ -215,6 +234,42 @@ mod tests {
         assert!(
             is_empty_run_dir(&dir.path().join("notes.txt")).is_err(),
             "a file is no directory"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_not_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".tmp-1-report.html");
+        let file = fs::File::create(&path).unwrap();
+        file.lock().unwrap();
+        clean_stale(dir.path()).unwrap();
+        assert!(path.exists());
+        drop(file);
+        clean_stale(dir.path()).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_checkpoint_that_cannot_be_looked_at_is_not_taken_for_none() {
+        use std::os::unix::fs::symlink;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = checkpoint_dir(dir.path(), 7);
+        fs::create_dir(checkpoints_dir(dir.path())).unwrap();
+        symlink("nowhere", &path).unwrap();
+        assert_eq!(list(dir.path()).unwrap(), []);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "a file").unwrap();
+        assert_eq!(list(dir.path()).unwrap(), []);
+        fs::remove_file(&path).unwrap();
+        // A circle is an error for every user, as a folder without permission is not for root.
+        symlink(&path, &path).unwrap();
+        let error = list(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("look at") && error.contains("step-00000007"),
+            "{error}"
         );
     }
 

@@ -149,7 +149,7 @@ fn publish(run_dir: &Path, step: u64, temp: &Path, target: &Path) -> Result<Opti
         return Ok(None);
     }
     // A folder cannot be replaced in one operation. Killed between the two renames, `clean_stale`
-    // puts the old one back.
+    // does the second one.
     let old = sibling(run_dir, OLD_PREFIX, step);
     remove(&old).on("remove", &old)?;
     fs::rename(target, &old).on("move aside", target)?;

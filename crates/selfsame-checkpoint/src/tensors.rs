@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 
 use crate::error::OnPath;
 use crate::manifest::FileEntry;
-use crate::run_dir::{TEMP_PREFIX, names_in, remove, sync_dir};
+use crate::run_dir::{TEMP_PREFIX, is_left, names_in, remove, sync_dir};
 use crate::{CheckpointError, Result};
 
 /// What a safetensors file holds.
@@ -31,7 +31,7 @@ pub struct TensorFile {
 ///
 /// # Errors
 /// [`CheckpointError::DiskFull`] with the file's size; [`CheckpointError::Tensor`] for a type that
-/// safetensors or candle keeps only for show (4 and 6 bits).
+/// is not stored: the floating-point numbers of 4, 6 and 8 bits.
 pub fn write_tensors(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,
@@ -235,7 +235,7 @@ pub fn remove_unfinished(path: &Path) {
             rest == name || number.is_some_and(|n| n.parse::<u32>().is_ok())
         });
         let found = folder.join(found);
-        if is_of_it && found.is_file() && File::open(&found).is_ok_and(|f| f.try_lock().is_ok()) {
+        if is_of_it && found.is_file() && is_left(&found) {
             let _ = remove(&found);
         }
     }
@@ -250,7 +250,7 @@ fn write_beside(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<
     };
     let temp = path.with_file_name(unfinished_name(&name.to_string_lossy()));
     let result = File::create(&temp).on("create", &temp).and_then(|file| {
-        // Tells `remove_unfinished` that somebody writes it; not every file system can.
+        // Tells `is_left` that somebody writes it; not every file system can.
         let _ = file.try_lock();
         write(&file)?;
         // A network file system tells only now that there is no room.
