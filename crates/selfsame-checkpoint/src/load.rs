@@ -102,14 +102,17 @@ pub fn load_newest_files(
 /// Checks one file against the manifest beside it, if it is a file of a checkpoint: then true.
 ///
 /// # Errors
-/// [`CheckpointError::Damaged`]; [`CheckpointError::Io`] if it cannot be read.
+/// [`CheckpointError::Damaged`] and [`CheckpointError::NewerFormat`], also of the manifest;
+/// [`CheckpointError::Io`] if it cannot be read.
 pub fn verify_file(path: &Path) -> Result<bool> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(false);
     };
-    // Any other program may keep a file of that name beside its weights.
-    let Ok(manifest) = Manifest::read(dir) else {
-        return Ok(false);
+    let manifest = match Manifest::read(dir) {
+        Ok(manifest) => manifest,
+        Err(error) if Manifest::is_of_checkpoint(dir) => return Err(error),
+        // Any other program may keep a file of that name beside its weights.
+        Err(_) => return Ok(false),
     };
     match name.to_str().and_then(|name| manifest.files.get(name)) {
         None => Ok(false),
@@ -135,14 +138,40 @@ pub(crate) fn looks_whole(dir: &Path) -> bool {
     })
 }
 
+/// How often the list of a run's checkpoints is read at most while they are taken away.
+const MOST_LISTS: usize = 8;
+
 fn newest(
     run_dir: &Path,
     load: impl Fn(&Path) -> Result<Partial>,
 ) -> Result<Option<(Partial, Vec<Warning>)>> {
+    let mut listed = list(run_dir)?;
+    for _ in 1..MOST_LISTS {
+        let found = newest_of(run_dir, &listed, &load);
+        // A run that keeps few checkpoints takes them away under a reader, after it has saved others.
+        let Err(CheckpointError::NoneUsable { .. }) = found else {
+            return found;
+        };
+        let is_gone = |(_, dir): &(u64, PathBuf)| !dir.exists();
+        let now = list(run_dir)?;
+        if now.is_empty() || !listed.iter().all(is_gone) {
+            return found;
+        }
+        listed = now;
+    }
+    newest_of(run_dir, &listed, &load)
+}
+
+/// The newest good one of some checkpoints.
+fn newest_of(
+    run_dir: &Path,
+    listed: &[(u64, PathBuf)],
+    load: impl Fn(&Path) -> Result<Partial>,
+) -> Result<Option<(Partial, Vec<Warning>)>> {
     let mut skipped: Vec<(PathBuf, CheckpointError)> = Vec::new();
-    for (step, dir) in list(run_dir)?.into_iter().rev() {
-        let loaded = load(&dir).and_then(|partial| match partial.manifest.step {
-            found if found == step => Ok(partial),
+    for (step, dir) in listed.iter().rev() {
+        let loaded = load(dir).and_then(|partial| match partial.manifest.step {
+            found if found == *step => Ok(partial),
             found => Err(CheckpointError::Damaged {
                 path: dir.clone(),
                 what: format!("its manifest is that of step {found}"),
@@ -158,7 +187,7 @@ fn newest(
                 };
                 return Ok(Some((partial, skipped.into_iter().map(warning).collect())));
             }
-            Err(error) if error.allows_fallback() => skipped.push((dir, error)),
+            Err(error) if error.allows_fallback() => skipped.push((dir.clone(), error)),
             Err(error) => return Err(error),
         }
     }
@@ -247,5 +276,47 @@ fn whole(partial: Partial) -> Checkpoint {
         config,
         extra,
         files,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{checkpoint_dir, save};
+
+    fn empty(step: u64) -> Checkpoint {
+        Checkpoint {
+            step,
+            epoch: 0,
+            config: String::new(),
+            extra: serde_json::Value::Null,
+            files: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_taken_away_under_the_reader_gives_way_to_the_one_after() {
+        let run = tempfile::tempdir().unwrap();
+        save(run.path(), &empty(1), 1).unwrap();
+        let (found, warnings) = newest(run.path(), |dir| {
+            if dir == checkpoint_dir(run.path(), 1) {
+                save(run.path(), &empty(2), 1).unwrap();
+            }
+            load_files(dir, None, &Device::Cpu)
+        })
+        .unwrap()
+        .unwrap();
+        assert_eq!((found.manifest.step, warnings), (2, vec![]));
+
+        // However long that goes on, the answer comes.
+        let newest_step = std::cell::Cell::new(2);
+        let error = newest(run.path(), |dir| {
+            newest_step.set(newest_step.get() + 1);
+            save(run.path(), &empty(newest_step.get()), 1).unwrap();
+            load_files(dir, None, &Device::Cpu)
+        })
+        .unwrap_err();
+        assert!(matches!(error, CheckpointError::NoneUsable { .. }));
+        assert_eq!(newest_step.get(), 2 + MOST_LISTS as u64);
     }
 }

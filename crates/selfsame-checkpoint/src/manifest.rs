@@ -119,6 +119,17 @@ impl Manifest {
         serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
     }
 
+    /// Whether `dir/manifest.json` has what no other program's has together, even if it cannot be
+    /// believed or read.
+    pub(crate) fn is_of_checkpoint(dir: &Path) -> bool {
+        let value = fs::read(dir.join(MANIFEST)).ok().and_then(|bytes| {
+            let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+            Some(value)
+        });
+        let has = |key: &str| value.as_ref().is_some_and(|value| value.get(key).is_some());
+        ["format", "files", "checksum"].into_iter().all(has)
+    }
+
     /// Names of the tensor files, without their extension.
     pub fn file_names(&self) -> impl Iterator<Item = &str> {
         self.files

@@ -319,7 +319,19 @@ fn one_file_can_be_checked_against_the_manifest_beside_it() {
     let other = dir.join("other.safetensors");
     fs::copy(&teacher, &other).unwrap();
     assert!(!verify_file(&other).unwrap(), "no file of the checkpoint");
-    damage(run.path(), 1, "manifest.json");
+    let manifest = dir.join("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    for (from, to, part) in [
+        ("seed = 42", "seed = 43", "checksum"),
+        ("\"format\": 1", "\"format\": 9", "newer program"),
+    ] {
+        fs::write(&manifest, text.replace(from, to)).unwrap();
+        let error = verify_file(&teacher).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    fs::write(&manifest, "{ \"files\": {} }").unwrap();
+    assert!(!verify_file(&teacher).unwrap(), "of another program");
+    fs::remove_file(&manifest).unwrap();
     assert!(!verify_file(&teacher).unwrap(), "nothing to check against");
     assert!(!verify_file(&run.path().join("none.safetensors")).unwrap());
 }
@@ -365,6 +377,30 @@ fn saving_a_step_again_replaces_it_if_it_was_damaged_or_differs() {
     save(run.path(), &other, 3).unwrap();
     assert_eq!(load(&dir, CPU).unwrap().epoch, 77);
     assert_eq!(names(&run.path().join("checkpoints")), ["step-00000008"]);
+}
+
+#[test]
+fn a_replacement_that_was_whole_when_its_process_died_gets_the_name() {
+    for cut in [false, true] {
+        let run = tempfile::tempdir().unwrap();
+        let dir = save(run.path(), &checkpoint(1), 3).unwrap();
+        let old = dir.with_file_name(".old-step-00000001");
+        fs::rename(&dir, &old).unwrap();
+        let other = Checkpoint {
+            epoch: 9,
+            ..checkpoint(1)
+        };
+        save(run.path(), &other, 3).unwrap();
+        let new = dir.with_file_name(".tmp-step-00000001");
+        fs::rename(&dir, &new).unwrap();
+        if cut {
+            fs::write(new.join("student.safetensors"), "half").unwrap();
+        }
+        let _lock = RunLock::acquire(run.path()).unwrap();
+        let expected = if cut { checkpoint(1) } else { other };
+        assert_eq!(told(&load(&dir, CPU).unwrap()), told(&expected));
+        assert!(!old.exists() && !new.exists());
+    }
 }
 
 #[test]
