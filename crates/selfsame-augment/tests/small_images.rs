@@ -45,6 +45,23 @@ fn operations_keep_the_size_and_agree_at_every_level() {
 }
 
 #[test]
+fn memory_behind_the_pixels_is_not_looked_at() {
+    for (width, height) in SIZES {
+        let image = picture(width, height);
+        let mut bytes = image.as_raw().clone();
+        bytes.extend([7; 50]);
+        let longer = RgbImage::from_raw(width, height, bytes).expect("more than enough bytes");
+        for level in Level::available() {
+            let workspace = &mut Workspace::with_level(level);
+            let op = DrawnOp::Brightness(1.9);
+            assert!(op.render(&longer, workspace) == op.render(&image, workspace));
+            let mut resize = |image| ops::resize(image, 3, 8, Interpolation::Bicubic, workspace);
+            assert!(resize(&longer) == resize(&image));
+        }
+    }
+}
+
+#[test]
 fn resizes_and_crops_agree_at_every_level() {
     for (width, height) in SIZES {
         let image = picture(width, height);

@@ -19,8 +19,10 @@ impl Planes {
     /// Becomes a copy of an image.
     pub(crate) fn take_rgb(&mut self, image: &RgbImage) {
         self.reset(image.width() as usize, image.height() as usize);
+        let n = self.len_of_plane();
         let [red, green, blue] = self.channels_mut();
-        for (i, pixel) in image.as_raw().chunks_exact(3).enumerate() {
+        // The image's memory may be longer than its pixels.
+        for (i, pixel) in image.as_raw().chunks_exact(3).take(n).enumerate() {
             red[i] = pixel[0];
             green[i] = pixel[1];
             blue[i] = pixel[2];
