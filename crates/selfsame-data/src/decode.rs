@@ -1,5 +1,6 @@
 //! Bytes to an upright RGB picture: strict (damage is an error) and bounded (size before memory).
 
+mod chunks;
 mod flatten;
 mod jpeg;
 
@@ -215,6 +216,9 @@ fn decode_with_image(
     limits: &Limits,
 ) -> Result<RgbImage, DecodeError> {
     let failed = |error| image_error(error, name_of(format));
+    for (width, height) in chunks::frame_sizes(bytes, format) {
+        limits.check(width, height)?;
+    }
     let mut reader = ImageReader::new(Cursor::new(bytes));
     reader.set_format(format);
     let mut bound = image::Limits::no_limits();
@@ -223,9 +227,23 @@ fn decode_with_image(
     let mut decoder = reader.into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
     limits.check(width, height)?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let orientation = match format {
+        ImageFormat::WebP | ImageFormat::Png => {
+            orientation_of(chunks::exif(bytes, format).unwrap_or_default())
+        }
+        _ => decoder.orientation().unwrap_or(Orientation::NoTransforms),
+    };
     let picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
     Ok(upright(flatten::to_rgb(picture), orientation))
+}
+
+/// The orientation that EXIF tells. Some programs write its name before it where it has no place;
+/// Pillow passes over that too.
+fn orientation_of(mut exif: &[u8]) -> Orientation {
+    while let Some(rest) = exif.strip_prefix(b"Exif\0\0") {
+        exif = rest;
+    }
+    Orientation::from_exif_chunk(exif).unwrap_or(Orientation::NoTransforms)
 }
 
 /// Turns and mirrors the stored picture into the one to be looked at.

@@ -1,14 +1,13 @@
 //! JPEG by `zune-jpeg` in strict mode: `image` itself returns a truncated file as a success.
 
 use image::RgbImage;
-use image::metadata::Orientation;
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
-use super::{DecodeError, Limits, upright};
+use super::{DecodeError, Limits, orientation_of, upright};
 
 /// Decodes grey, YCbCr, RGB, CMYK and YCCK, baseline or progressive.
 ///
@@ -29,10 +28,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
         .ok_or_else(|| corrupt("no frame header".to_owned()))?;
     let (width, height) = (u32::from(info.width), u32::from(info.height));
     limits.check(width, height)?;
-    let orientation = decoder
-        .exif()
-        .and_then(|exif| Orientation::from_exif_chunk(exif))
-        .unwrap_or(Orientation::NoTransforms);
+    let orientation = orientation_of(decoder.exif().map_or(&[], Vec::as_slice));
 
     if ends_in_zeros(bytes) {
         return Err(DecodeError::Truncated {
@@ -51,21 +47,38 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
     Ok(upright(picture, orientation))
 }
 
-/// Whether the last scan runs into zeros instead of a marker: a file whose rest was never written.
+/// Whether the picture runs into zeros instead of its end: a file whose rest was never written.
 ///
 /// Zeros are valid codes, so a decoder makes a smear of them. They never stand in a row in a
 /// picture: an encoder that has nothing more to say ends the block.
 fn ends_in_zeros(bytes: &[u8]) -> bool {
     const FEWEST: usize = 32;
-    const START_OF_SCAN: [u8; 2] = [0xff, 0xda];
-    const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
     let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
-    if !bytes.last_chunk::<FEWEST>().is_some_and(|end| is_zero(end)) {
-        return false;
+    bytes.last_chunk::<FEWEST>().is_some_and(|end| is_zero(end)) && !has_end(bytes)
+}
+
+/// Whether the end of the picture is there, or none of its scans. What stands behind the end, such
+/// as another picture or a film, is not looked at, nor a small picture within the header.
+fn has_end(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xda;
+    const END_OF_IMAGE: u8 = 0xd9;
+    let (mut at, mut has_scan) = (0, false);
+    // Within a scan 0xff is followed by 0 or the number of a restart, unless it is a marker.
+    while let Some(found) = bytes[at..].windows(2).position(|pair| pair[0] == 0xff) {
+        at += found + 1;
+        match bytes[at] {
+            END_OF_IMAGE => return true,
+            // None, the same again, and those without a segment.
+            0x00 | 0xff | 0x01 | 0xd0..=0xd8 => {}
+            marker => {
+                has_scan |= marker == START_OF_SCAN;
+                let length = bytes.get(at + 1..at + 3);
+                let length = length.map_or(0, |two| u16::from_be_bytes([two[0], two[1]]).into());
+                at = (at + 1 + usize::max(length, 2)).min(bytes.len());
+            }
+        }
     }
-    // Within a scan 0xff is always followed by 0, so both are what they look like.
-    let last_scan = bytes.windows(2).rposition(|pair| pair == START_OF_SCAN);
-    last_scan.is_some_and(|at| !bytes[at..].windows(2).any(|pair| pair == END_OF_IMAGE))
+    !has_scan
 }
 
 fn corrupt(problem: String) -> DecodeError {

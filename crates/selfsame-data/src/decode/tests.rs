@@ -4,7 +4,7 @@ use image::{ExtendedColorType, GrayImage, Luma, Rgb, Rgba, RgbaImage};
 use super::*;
 
 /// 16×8: red above on the left, green above on the right, blue below.
-fn quarters() -> RgbImage {
+pub(super) fn quarters() -> RgbImage {
     RgbImage::from_fn(16, 8, |x, y| match (x < 8, y < 4) {
         (true, true) => Rgb([250, 10, 10]),
         (false, true) => Rgb([10, 250, 10]),
@@ -40,7 +40,17 @@ pub(super) fn jpeg(picture: &RgbImage) -> Vec<u8> {
 
 /// The JPEG with an EXIF segment that holds nothing but the orientation.
 pub(super) fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
-    let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01".to_vec();
+    let exif = [b"Exif\0\0".to_vec(), exif_of(orientation)].concat();
+    let mut out = vec![0xff, 0xd8, 0xff, 0xe1];
+    out.extend(((exif.len() + 2) as u16).to_be_bytes());
+    out.extend(exif);
+    out.extend(&jpeg[2..]);
+    out
+}
+
+/// EXIF that holds nothing but the orientation.
+pub(super) fn exif_of(orientation: u8) -> Vec<u8> {
+    let mut exif = b"MM\0\x2a\0\0\0\x08\0\x01".to_vec();
     exif.extend([
         0x01,
         0x12,
@@ -59,14 +69,26 @@ pub(super) fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
         0,
         0,
     ]);
-    let mut out = vec![0xff, 0xd8, 0xff, 0xe1];
-    out.extend(((exif.len() + 2) as u16).to_be_bytes());
-    out.extend(exif);
-    out.extend(&jpeg[2..]);
-    out
+    exif
 }
 
-fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
+/// An orientation, the size that a picture of 16×8 then has, and where its upper left corner is.
+type Corner = (u8, (u32, u32), (u32, u32));
+
+pub(super) const CORNERS: [Corner; 10] = [
+    (1, (16, 8), (0, 0)),
+    (2, (16, 8), (15, 0)),
+    (3, (16, 8), (15, 7)),
+    (4, (16, 8), (0, 7)),
+    (5, (8, 16), (0, 0)),
+    (6, (8, 16), (7, 0)),
+    (7, (8, 16), (7, 15)),
+    (8, (8, 16), (0, 15)),
+    (0, (16, 8), (0, 0)),
+    (9, (16, 8), (0, 0)),
+];
+
+pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
     decode_bytes(bytes, &Limits::default())
 }
 
@@ -100,20 +122,7 @@ fn every_format_decodes_to_the_same_picture() {
 #[test]
 fn the_picture_is_turned_upright_by_its_orientation() {
     const RED: [u8; 3] = [250, 10, 10];
-    // The picture as stored has red in the upper left; here is the corner it belongs to.
-    let corners = [
-        (1, (16, 8), (0, 0)),
-        (2, (16, 8), (15, 0)),
-        (3, (16, 8), (15, 7)),
-        (4, (16, 8), (0, 7)),
-        (5, (8, 16), (0, 0)),
-        (6, (8, 16), (7, 0)),
-        (7, (8, 16), (7, 15)),
-        (8, (8, 16), (0, 15)),
-        (0, (16, 8), (0, 0)),
-        (9, (16, 8), (0, 0)),
-    ];
-    for (orientation, size, corner) in corners {
+    for (orientation, size, corner) in CORNERS {
         let decoded = decode(&with_orientation(&jpeg(&quarters()), orientation)).unwrap();
         assert_eq!(decoded.dimensions(), size, "orientation {orientation}");
         assert!(
@@ -157,6 +166,23 @@ fn a_jpeg_whose_rest_was_never_written_is_truncated_and_padding_does_no_harm() {
     let mut padded = whole.clone();
     padded.extend([0; 4096]);
     assert_eq!(decode(&padded).unwrap(), decode(&whole).unwrap());
+}
+
+#[test]
+fn what_stands_behind_the_end_of_a_jpeg_is_not_part_of_it() {
+    let whole = jpeg(&busy(64));
+    for trailer in [&b"\xff\xda"[..], b"film \xff\xda\0\x08 of a phone"] {
+        let mut longer = whole.clone();
+        longer.extend(trailer);
+        longer.extend([0; 64]);
+        assert_eq!(decode(&longer).unwrap(), decode(&whole).unwrap());
+        // A small picture within the header has an end that is not the picture's.
+        let mut cut = whole[..2].to_vec();
+        cut.extend(b"\xff\xe5\0\x08\xff\xda\0\0\xff\xd9");
+        cut.extend(&whole[2..whole.len() * 3 / 4]);
+        cut.extend([0; 64]);
+        assert_eq!(decode(&cut).unwrap_err().reason(), "truncated");
+    }
 }
 
 #[test]
