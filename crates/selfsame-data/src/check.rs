@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use crate::dataset::{Dataset, picture_of};
+use crate::decode::Limits;
 use crate::ledger::{Ledger, LedgerEntry};
 
 /// Upper bounds of the buckets of shorter sides, in pixels; one more bucket lies above.
@@ -77,8 +78,15 @@ pub fn check(
     let seen: Vec<Seen> = (0..dataset.len())
         .into_par_iter()
         .map(|index| {
-            let hash = dataset.path(index).and_then(|path| hash_of(&path));
-            let seen = match picture_of(dataset, index) {
+            let picture = picture_of(dataset, index);
+            // What was decoded is small; a video among the pictures was not read either.
+            let most_bytes = match picture {
+                Ok(_) => u64::MAX,
+                Err(_) => Limits::default().max_file_bytes,
+            };
+            let path = dataset.path(index);
+            let hash = path.and_then(|path| hash_of(&path, most_bytes));
+            let seen = match picture {
                 Ok(image) => Seen::Usable {
                     size: image.dimensions(),
                     hash,
@@ -172,10 +180,11 @@ fn balance(dataset: &dyn Dataset, label: &str, usable: &[usize]) -> LabelBalance
     }
 }
 
-/// BLAKE3 of a regular file, read in pieces; an empty file is like no other.
-fn hash_of(path: &Path) -> Option<blake3::Hash> {
+/// BLAKE3 of a regular file, read in pieces; an empty file is like no other, and a longer one than
+/// `most_bytes` is not read.
+fn hash_of(path: &Path, most_bytes: u64) -> Option<blake3::Hash> {
     let metadata = std::fs::metadata(path).ok()?;
-    if !metadata.is_file() || metadata.len() == 0 {
+    if !metadata.is_file() || metadata.len() == 0 || metadata.len() > most_bytes {
         return None;
     }
     let mut file = std::fs::File::open(path).ok()?;
@@ -215,6 +224,19 @@ mod tests {
         assert_eq!(report.reasons["not an image"], 2);
         assert_eq!(ledger.counts(), report.reasons);
         assert_eq!(most.into_inner(), 4);
+    }
+
+    #[test]
+    fn a_file_that_is_too_long_to_decode_is_not_read_for_its_hash() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.jpg", "b.jpg"] {
+            let file = std::fs::File::create(folder.path().join(name)).unwrap();
+            file.set_len(Limits::default().max_file_bytes + 1).unwrap();
+        }
+        let dataset = open(folder.path().to_str().unwrap(), &OpenOptions::default()).unwrap();
+        let report = check(&*dataset, 64, &Ledger::new(), &|_| ());
+        assert_eq!(report.unusable.len(), 2);
+        assert!(report.duplicates.is_empty(), "{:?}", report.duplicates);
     }
 
     #[test]
