@@ -155,7 +155,8 @@ pub fn open(spec: &str, options: &OpenOptions) -> Result<Arc<dyn Dataset>, DataE
 /// that cannot be decoded.
 pub(crate) fn picture_of(dataset: &dyn Dataset, index: usize) -> Result<RgbImage, DecodeError> {
     let image = dataset.decode(index)?;
-    if image.is_empty() {
+    // Its memory may be longer than its pixels.
+    if image.width() == 0 || image.height() == 0 {
         let what = "an image without pixels".to_owned();
         return Err(DecodeError::Unsupported { what });
     }

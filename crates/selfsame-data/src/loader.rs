@@ -335,7 +335,11 @@ impl Inner {
         let (b, num_views) = (self.config.batch_size, views.num_views());
         let num_local = num_views - MultiCrop::NUM_GLOBAL;
         let global_len = 3 * views.view_size(0).pow(2);
-        let local_len = 3 * views.config().local_size.pow(2);
+        // The size is looked at only where there are local crops.
+        let local_len = match num_local {
+            0 => 0,
+            _ => 3 * views.config().local_size.pow(2),
+        };
         let mut global = vec![T::default(); MultiCrop::NUM_GLOBAL * b * global_len];
         let mut local = vec![T::default(); num_local * b * local_len];
         let mut samples = Vec::with_capacity(b);

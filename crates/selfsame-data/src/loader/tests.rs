@@ -51,7 +51,7 @@ impl Dataset for Fake {
             return Err(DecodeError::Empty);
         }
         if self.bare == Some(index) {
-            return Ok(RgbImage::new(0, 5));
+            return Ok(RgbImage::from_raw(0, 5, vec![7; 6]).unwrap());
         }
         let shade = (index * 5 % 256) as u8;
         Ok(RgbImage::from_fn(20, 16, |x, y| {
@@ -100,6 +100,20 @@ fn epoch_of(loader: &Loader, epoch: u64, first_batch: usize) -> Vec<HostBatch> {
             ..batch.unwrap()
         })
         .collect()
+}
+
+#[test]
+fn a_size_of_local_crops_that_are_none_is_not_looked_at() {
+    let augment = AugmentConfig {
+        global_size: 12,
+        local_size: usize::MAX / 2,
+        local_crops: 0,
+        ..AugmentConfig::default()
+    };
+    let views = MultiCrop::new(augment).unwrap();
+    let dataset = Arc::new(Fake::new(8, &[]));
+    let loader = Loader::new(dataset, views, config(1), Arc::new(Ledger::new())).unwrap();
+    assert_eq!(epoch_of(&loader, 0, 0).len(), 2);
 }
 
 #[test]
