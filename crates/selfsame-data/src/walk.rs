@@ -182,7 +182,7 @@ impl Walk {
     }
 }
 
-/// Text as it is; other bytes so that the name can be found again, and no two files get the same.
+/// Text as it is; other bytes so that the name can be found again.
 fn readable(name: &[u8]) -> String {
     let mut text = String::new();
     for chunk in name.utf8_chunks() {
