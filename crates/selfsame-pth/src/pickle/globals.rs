@@ -87,9 +87,11 @@ pub(super) fn lookup(module: &str, name: &str) -> Option<Global> {
             Global::Opaque("numpy scalar")
         }
         ("_codecs", "encode") => Global::Opaque("bytes"),
-        ("pathlib", "PosixPath" | "WindowsPath" | "PurePosixPath" | "Path") => {
-            Global::Opaque("path")
-        }
+        // The second is what Python 3.13 calls it.
+        (
+            "pathlib" | "pathlib._local",
+            "PosixPath" | "WindowsPath" | "PurePosixPath" | "PureWindowsPath" | "Path",
+        ) => Global::Opaque("path"),
         _ => {
             let is_it = |full: &&&str| {
                 let rest = full.strip_prefix(module);
