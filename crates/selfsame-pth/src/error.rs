@@ -35,8 +35,9 @@ pub enum PthError {
     Archive(String),
     /// An entry is compressed or encrypted, which PyTorch never writes.
     #[error(
-        "its entry {entry} is {how}, which PyTorch does not write; unpack the archive and pack it \
-         again without compression (zip -0), or save it anew by torch.save"
+        "its entry {} is {how}, which PyTorch does not write; unpack the archive and pack it again \
+         without compression (zip -0), or save it anew by torch.save",
+        shown(entry)
     )]
     NotStored {
         /// The entry.
@@ -46,8 +47,10 @@ pub enum PthError {
     },
     /// The pickle asks for a class or function that is not on the list.
     #[error(
-        "its pickle asks for {module}.{name}, which is not on the list of what a weights file \
-         needs; nothing was executed. {}",
+        "its pickle asks for {}.{}, which is not on the list of what a weights file needs; nothing \
+         was executed. {}",
+        shown(module),
+        shown(name),
         advice(module)
     )]
     Forbidden {
@@ -76,7 +79,7 @@ pub enum PthError {
     },
     /// A tensor that does not fit its storage, is of a kind that is not read, or whose name is too
     /// long or that of another.
-    #[error("its tensor {name}: {what}")]
+    #[error("its tensor {}: {what}", shown(name))]
     Tensor {
         /// The tensor.
         name: String,
@@ -84,11 +87,30 @@ pub enum PthError {
         what: String,
     },
     /// A sound file without a single tensor.
-    #[error("it holds no tensor; what it holds: {}", keys.join(", "))]
+    #[error("it holds no tensor; what it holds: {}", keys.iter().map(|key| shown(key)).collect::<Vec<_>>().join(", "))]
     NoTensors {
         /// Top-level keys, each with the kind of its value.
         keys: Vec<String>,
     },
+}
+
+/// Most characters of a name in an error's text, and bytes of a tuple that is a key.
+pub(crate) const MAX_SHOWN: usize = 256;
+
+/// The beginning of a name out of a file, without characters that a terminal obeys.
+fn shown(name: &str) -> String {
+    let mut text = String::new();
+    for (position, character) in name.chars().enumerate() {
+        match character {
+            _ if position == MAX_SHOWN => {
+                text.push('…');
+                break;
+            }
+            c if c.is_control() => text.extend(c.escape_default()),
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 /// What to do about a class or function that is not on the list, by its module.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::error::MAX_SHOWN;
 use crate::pickle::{Id, Node, Objects, Tensor};
 use crate::{Limits, PthError, Result};
 
@@ -83,7 +84,7 @@ fn enter(found: &mut BTreeMap<String, Found>, name: String, tensor: Found) -> Re
             Some(_) => "two tensors have this name".to_owned(),
         }
     };
-    let name = match name.char_indices().nth(MAX_SHOWN) {
+    let name = match name.char_indices().nth(MAX_SHOWN - 1) {
         Some((end, _)) => format!("{}…", &name[..end]),
         None => name,
     };
@@ -92,9 +93,6 @@ fn enter(found: &mut BTreeMap<String, Found>, name: String, tensor: Found) -> Re
 
 /// Longest name of a tensor in bytes; a longer key is cut, and what lies under it refused.
 const MAX_NAME: usize = 4096;
-
-/// Most characters of a name in an error's text, and bytes of a tuple that is a key.
-const MAX_SHOWN: usize = 256;
 
 /// Names of all objects together; 500 tensors of a large model have 25 kB.
 const MAX_NAME_BYTES: usize = 16 << 20;
@@ -179,10 +177,12 @@ fn cut(text: &str, bytes: usize) -> String {
 
 /// As in Python, a key that is set again has its last value.
 fn last_of_each(objects: &Objects, pairs: &[(Id, Id)]) -> BTreeMap<Key, Id> {
-    let pairs = pairs.iter();
-    pairs
-        .map(|(id, value)| (Key::new(objects, *id), *value))
-        .collect()
+    let mut last = BTreeMap::new();
+    // One by one: collected, the keys would all be held at once, each with a text of its own.
+    for (id, value) in pairs {
+        last.insert(Key::new(objects, *id), *value);
+    }
+    last
 }
 
 fn may_hold_tensors(node: &Node) -> bool {
