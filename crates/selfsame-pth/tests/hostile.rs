@@ -361,9 +361,66 @@ fn tensors_made_of_something_else_are_refused() {
 fn one_long_key_of_many_pairs_is_answered_soon() {
     let key = "k".repeat(8_000_000);
     let pairs = Pickle::new().text(&key).op("q\x00").op("0}q\x01(");
-    let pairs = pairs.op(b"h\x00h\x01".repeat(400_000)).op("u.");
+    // In two parts: so many are not taken from the stack at once.
+    let half = b"h\x00h\x01".repeat(200_000);
+    let pairs = pairs.op(&half).op("u(").op(&half).op("u.");
     let text = says(&pairs.0);
     assert!(text.len() < 1000, "{} characters", text.len());
+}
+
+#[test]
+fn shared_marks_of_many_tensor_subclasses_end_at_a_limit() {
+    // One dictionary of 100,000 marks, looked at by each of 20,000 calls.
+    let marks = Pickle::new().text("conj").op("q\x00").op("0}(");
+    let marks = marks.op(b"h\x00\x89".repeat(100_000)).op("uq\x010");
+    let args = marks
+        .op("(")
+        .global("torch._utils", "_rebuild_tensor_v2")
+        .global("torch", "Tensor")
+        .op("(")
+        .storage(("torch", "FloatStorage"), "0", 4)
+        .int(0)
+        .tuple(&[4])
+        .tuple(&[1])
+        .op([0x89])
+        .op("}h\x01tNtq\x020")
+        .global("torch._tensor", "_rebuild_from_type_v2")
+        .op("q\x030");
+    let calls = args.op(b"h\x03h\x02R0".repeat(20_000)).op("N.");
+    assert_says("marks", &calls.0, "over the limit for objects");
+}
+
+#[test]
+fn paths_are_passed_over_whatever_python_wrote_them() {
+    for module in ["pathlib", "pathlib._local"] {
+        for class in [
+            "PosixPath",
+            "PurePosixPath",
+            "WindowsPath",
+            "PureWindowsPath",
+        ] {
+            let path = Pickle::new().op("}(").text("path").global(module, class);
+            let path = path.op("(").text("out").op("tR").text("w");
+            let pickle = path.tensor(0, &[4], &[1]).op("u.").0;
+            assert_eq!(
+                read_all(&with_pickle(&pickle)).unwrap(),
+                1,
+                "{module}.{class}"
+            );
+        }
+    }
+}
+
+#[test]
+fn names_in_errors_are_short_and_no_orders_to_a_terminal() {
+    let long = "a".repeat(100_000);
+    let text = says(&Pickle::new().global("\x1b[31mos\x07", &long).op(".").0);
+    assert!(text.contains("\\u{1b}[31mos\\u{7}.aaa"), "{text}");
+    assert!(text.len() < 1000, "{} characters", text.len());
+    let text = says(&Pickle::new().named("\x1b[2J").tensor(9, &[4], &[1]).end());
+    assert!(text.contains("its tensor \\u{1b}[2J: "), "{text}");
+    let text = says(&Pickle::new().named("\x1b[2J").op("N").end());
+    assert!(text.contains("\\u{1b}[2J (None)"), "{text}");
 }
 
 #[test]

@@ -64,7 +64,7 @@ struct Machine<'a> {
     /// Stack heights at the open marks.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
-    /// Items of shared lists and dictionaries that calls have copied so far.
+    /// Items of shared lists and dictionaries that calls have copied or looked at so far.
     copied: usize,
     max_objects: usize,
 }
@@ -341,12 +341,20 @@ impl Machine<'_> {
             (Node::Global(global), Node::Sequence(args)) => {
                 let global: Global = *global;
                 // One shared list or dictionary can be the argument of many calls.
-                let lists = args.iter().map(|id| match self.objects.get(*id) {
+                let length = |id: &Id| match self.objects.get(*id) {
                     Node::Sequence(items) => items.len(),
                     Node::Dict(pairs) => pairs.len(),
                     _ => 0,
-                });
-                self.copied = self.copied.saturating_add(lists.sum());
+                };
+                let mut lists: usize = args.iter().map(length).sum();
+                // The arguments of the function that it calls.
+                if global == Global::RebuildFromType
+                    && let Some(inner) = args.get(2)
+                    && let Node::Sequence(inner) = self.objects.get(*inner)
+                {
+                    lists += inner.iter().map(length).sum::<usize>();
+                }
+                self.copied = self.copied.saturating_add(lists);
                 if self.copied > self.max_objects {
                     return Err(Fault::TooMany(self.copied));
                 }
