@@ -32,7 +32,7 @@ impl<R: Read + Seek> Archive<R> {
         });
         let folder = folders.next().ok_or_else(|| {
             PthError::Archive(format!(
-                "there is no {PICKLE} in a folder of it; a TorchScript or other zip file is not read"
+                "there is no {PICKLE} in a folder of it; it is another program's zip file"
             ))
         })?;
         if folders.next().is_some() {
