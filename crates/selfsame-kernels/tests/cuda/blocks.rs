@@ -217,6 +217,13 @@ fn rows_of_a_length_are_the_cpus() {
     };
     compare("normalized_linear", &op, &inputs, 0, DType::F32);
     compare("normalized_linear", &op, &inputs, 1, DType::BF16);
+    // Lengths of another type are taken as f32.
+    let rounded = length.to_dtype(DType::BF16).unwrap();
+    let op = |x: &[Tensor]| {
+        let length = rounded.to_device(x[0].device())?;
+        kernels::normalized_linear(&x[0], &x[1], Some(&length), 1e-12)
+    };
+    compare("normalized_linear", &op, &inputs, 0, DType::F32);
     let op = |x: &[Tensor]| kernels::l2_normalize_last_dim(&x[0], 1e-12);
     compare("l2_normalize", &op, &inputs[..1], 0, DType::F32);
 }

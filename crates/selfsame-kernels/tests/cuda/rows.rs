@@ -37,6 +37,32 @@ fn linear_layers_and_gelu_are_the_cpus() {
 
 #[test]
 #[ignore = "needs cuda"]
+fn views_that_begin_anywhere_are_taken() {
+    // One row, so that the view is contiguous and begins behind one element.
+    let inputs = [
+        values(&[1, 65], 1, 1.0),
+        values(&[96, 64], 2, 0.3),
+        values(&[96], 3, 0.5),
+    ];
+    let view = |x: &[Tensor]| x[0].narrow(1, 1, 64);
+    for dtype in TYPES {
+        let gelu = |x: &[Tensor]| kernels::gelu(&view(x)?);
+        compare("gelu of a view", &gelu, &inputs[..1], 1, dtype);
+        let linear = |x: &[Tensor]| kernels::linear_gelu(&view(x)?, &x[1], Some(&x[2]));
+        compare("linear_gelu of a view", &linear, &inputs, 1, dtype);
+    }
+    let qkv = [values(&[1 + 5 * 3 * 32], 4, 1.0)];
+    let attention = |x: &[Tensor]| {
+        let view = x[0].narrow(0, 1, 5 * 3 * 32)?;
+        kernels::attention(&view.reshape((1, 5, 96))?, 1)
+    };
+    for dtype in TYPES {
+        compare("attention of a view", &attention, &qkv, 1, dtype);
+    }
+}
+
+#[test]
+#[ignore = "needs cuda"]
 fn softmax_and_its_logarithm_are_the_cpus() {
     for width in [37, 65_536] {
         let inputs = [values(&[3, width], 1, 6.0)];
@@ -62,10 +88,6 @@ fn attention_is_the_cpus() {
         for tokens in [10, 37, 65, 197, 257, 1025] {
             let inputs = [values(&[2, tokens, 3 * 2 * head_dim], 1, 2.0)];
             for dtype in TYPES {
-                if head_dim == 48 && dtype == DType::BF16 {
-                    // Composed in bf16 throughout, which is another thing.
-                    continue;
-                }
                 let op = |x: &[Tensor]| kernels::attention(&x[0], 2);
                 compare(&format!("attention of {tokens}"), &op, &inputs, 1, dtype);
             }

@@ -217,3 +217,25 @@ fn uploads_that_overtake_one_another_keep_their_bytes() {
         assert_eq!(flat(got), flat(&want), "upload {i}");
     }
 }
+
+#[test]
+#[ignore = "needs cuda"]
+fn uploads_of_many_sizes_keep_their_bytes() {
+    let (mean, std) = ([0.5; 3], [0.25; 3]);
+    let mut to_gpu = CropUploader::new(&gpu(), mean, std).unwrap();
+    let mut to_cpu = CropUploader::new(&Device::Cpu, mean, std).unwrap();
+    // More sizes than buffers are kept for, each again when its buffers are gone.
+    let sides = (0..14).map(|i| 16 + i % 7);
+    let sides: Vec<usize> = sides.collect();
+    let bytes = |side: usize| vec![(11 * side) as u8; 3 * side * side];
+    let up = |to: &mut CropUploader| -> Vec<Tensor> {
+        let mut up = |&side: &usize| {
+            to.upload(&bytes(side), (1, 3, side, side), DType::F32)
+                .unwrap()
+        };
+        sides.iter().map(&mut up).collect()
+    };
+    for (got, want) in up(&mut to_gpu).iter().zip(&up(&mut to_cpu)) {
+        assert_eq!(flat(got), flat(want));
+    }
+}

@@ -197,6 +197,7 @@ template <class T> void add_kernels_of(const std::string &type, Natives &all) {
     add("bdiv_", [](void **p) { binary<T>(p, [](float a, float b) { return a / b; }); });
     add("bmaximum_", [](void **p) { binary<T>(p, Max::of); });
     add("ulog_", [](void **p) { unary<T>(p, [](float x) { return std::log(x); }); });
+    add("uerf_", [](void **p) { unary<T>(p, [](float x) { return std::erf(x); }); });
     add("eq_", [](void **p) { compare<T>(p, [](float a, float b) { return a == b; }); });
     add("ne_", [](void **p) { compare<T>(p, [](float a, float b) { return a != b; }); });
     add("le_", [](void **p) { compare<T>(p, [](float a, float b) { return a <= b; }); });
