@@ -21,6 +21,9 @@ for tag in events.Tags()["scalars"]:
     found = events.Scalars(tag)
     if tag.startswith("train/"):
         expected = [(line["step"], line[tag.removeprefix("train/")]) for line in steps]
+    elif tag.startswith("views/"):
+        key = {"views/auc": "view_auc", "views/effective_rank": "effective_rank"}[tag]
+        expected = [(line["step"] or 0, line[key]) for line in lines if key in line]
     else:
         _, label, k = tag.split("/")
         expected = [(line["step"] or 0, line["knn"][k[1:]]) for line in lines if line.get("label") == label]

@@ -72,10 +72,10 @@ pub struct HostBatch {
     pub wait: Duration,
 }
 
-/// One view of each of some images, for evaluation or supervised training.
+/// A view of each of some images, or two, for evaluation or supervised training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvalBatch {
-    /// Which images: indices into the data set, undecodable ones left out.
+    /// Which images: indices into the data set, one for each view, undecodable ones left out.
     pub samples: Vec<usize>,
     /// `[samples.len(), 3, image_size, image_size]`, normalised.
     pub images: Vec<f32>,

@@ -1,5 +1,5 @@
-//! Batches of one view an image: the evaluation transform, or random crops for supervised
-//! training.
+//! Batches of one view an image, the evaluation transform or random crops for supervised training, or
+//! of two.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,12 +28,11 @@ pub enum EvalTransform {
         /// Counts the passes over the data.
         epoch: u64,
     },
-    /// One view as in pretraining: a function of seed, epoch, image and view.
-    View {
+    /// Both global views as in pretraining, one behind the other, so that a batch names each image
+    /// twice: functions of seed, epoch and image.
+    GlobalViews {
         /// The recipe.
         crops: MultiCrop,
-        /// Which view, from 0; see [`MultiCrop::draw_view`].
-        view: usize,
         /// The run's seed.
         seed: u64,
         /// Counts the passes over the data.
@@ -47,7 +46,7 @@ impl EvalTransform {
         match self {
             Self::Center(crop) => crop.check(),
             Self::Random { crop, .. } => crop.check(),
-            Self::View { .. } => Vec::new(), // of a recipe that was checked when it was made
+            Self::GlobalViews { .. } => Vec::new(), // of a recipe that was checked when it was made
         }
     }
 
@@ -56,7 +55,15 @@ impl EvalTransform {
         match self {
             Self::Center(crop) => crop.image_size,
             Self::Random { crop, .. } => crop.image_size,
-            Self::View { crops, view, .. } => crops.view_size(*view),
+            Self::GlobalViews { crops, .. } => crops.config().global_size,
+        }
+    }
+
+    /// How many it makes of an image.
+    fn num_views(&self) -> usize {
+        match self {
+            Self::Center(_) | Self::Random { .. } => 1,
+            Self::GlobalViews { .. } => MultiCrop::NUM_GLOBAL,
         }
     }
 }
@@ -128,10 +135,12 @@ impl EvalLoader {
 
     fn make(&self, indices: &[usize]) -> Made {
         let image_size = self.transform.image_size();
+        let num_views = self.transform.num_views();
         let mut workspace = Workspace::new();
-        let mut images = vec![0f32; indices.len() * 3 * image_size * image_size];
-        let (mut samples, mut failed) = (Vec::with_capacity(indices.len()), Vec::new());
-        let mut places = images.chunks_exact_mut(3 * image_size * image_size);
+        let view_len = 3 * image_size * image_size;
+        let mut images = vec![0f32; indices.len() * num_views * view_len];
+        let (mut samples, mut failed) = (Vec::new(), Vec::new());
+        let mut places = images.chunks_exact_mut(num_views * view_len);
         for &sample in indices {
             let image = match picture_of(self.dataset.as_ref(), sample) {
                 Ok(image) => image,
@@ -151,22 +160,19 @@ impl EvalLoader {
                 EvalTransform::Random { crop, seed, epoch } => {
                     crop.write(&image, key(*seed, *epoch), out, &mut workspace);
                 }
-                EvalTransform::View {
-                    crops,
-                    view,
-                    seed,
-                    epoch,
-                } => {
+                EvalTransform::GlobalViews { crops, seed, epoch } => {
                     let (width, height) = (image.width() as usize, image.height() as usize);
-                    let drawn = crops.draw_view(width, height, key(*seed, *epoch), *view);
-                    crops
-                        .apply(&drawn, &image, out, &mut workspace)
-                        .expect("a place has the size of a view");
+                    for (view, out) in out.chunks_exact_mut(view_len).enumerate() {
+                        let drawn = crops.draw_view(width, height, key(*seed, *epoch), view);
+                        crops
+                            .apply(&drawn, &image, out, &mut workspace)
+                            .expect("a place has the size of a view");
+                    }
                 }
             }
-            samples.push(sample);
+            samples.extend(std::iter::repeat_n(sample, num_views));
         }
-        images.truncate(samples.len() * 3 * image_size * image_size);
+        images.truncate(samples.len() * view_len);
         Made {
             batch: EvalBatch {
                 samples,
@@ -358,38 +364,34 @@ mod tests {
     }
 
     #[test]
-    fn a_view_is_that_of_pretraining() {
+    fn both_global_views_are_those_of_pretraining() {
         let crops = MultiCrop::new(AugmentConfig {
             global_size: 24,
-            local_size: 16,
             ..AugmentConfig::default()
         })
         .unwrap();
-        let key = |sample: u64| SampleKey {
-            run_seed: 3,
+        let transform = EvalTransform::GlobalViews {
+            crops: crops.clone(),
+            seed: 3,
             epoch: 1,
-            sample,
         };
         let folder = folder();
-        for view in [0, 1, 4] {
-            let transform = EvalTransform::View {
-                crops: crops.clone(),
-                view,
-                seed: 3,
-                epoch: 1,
-            };
-            let loader = loader(&folder, transform, 2);
-            let batches = all(&loader, &[0, 2, 3]);
-            assert_eq!(batches.len(), 2);
-            for batch in batches {
-                let size = if view < 2 { 24 } else { 16 };
-                assert_eq!(batch.image_size, size);
-                let images = batch.images.chunks_exact(3 * size * size);
-                for (sample, found) in batch.samples.iter().zip(images) {
-                    let image = loader.dataset.decode(*sample).unwrap();
-                    let expected = crops.crops(&image, key(*sample as u64));
-                    assert_eq!(found, expected[view].data);
-                }
+        let loader = loader(&folder, transform, 2);
+        let batches = all(&loader, &[0, 1, 2, 3]);
+        let samples: Vec<Vec<usize>> = batches.iter().map(|b| b.samples.clone()).collect();
+        assert_eq!(samples, [vec![0, 0], vec![2, 2, 3, 3]]);
+        for batch in batches {
+            assert_eq!(batch.image_size, 24);
+            let views = batch.images.chunks_exact(3 * 24 * 24);
+            assert_eq!(views.len(), batch.samples.len());
+            for (row, (sample, found)) in batch.samples.iter().zip(views).enumerate() {
+                let image = loader.dataset.decode(*sample).unwrap();
+                let key = SampleKey {
+                    run_seed: 3,
+                    epoch: 1,
+                    sample: *sample as u64,
+                };
+                assert_eq!(found, crops.crops(&image, key)[row % 2].data);
             }
         }
     }

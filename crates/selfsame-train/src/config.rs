@@ -497,7 +497,7 @@ impl RunConfig {
     }
 }
 
-pub(crate) fn is_cuda(device: &str) -> bool {
+fn is_cuda(device: &str) -> bool {
     device == "cuda"
         || device
             .strip_prefix("cuda:")

@@ -10,7 +10,7 @@ use selfsame_models::{Mode, backbone_specs};
 use selfsame_objectives::Schedules;
 use serde::Serialize;
 
-use crate::config::{OptimizerKind, RunConfig, is_cuda};
+use crate::config::{OptimizerKind, RunConfig};
 use crate::device_batch::Uploader;
 use crate::error::TrainError;
 use crate::learner::Learner;
@@ -49,14 +49,14 @@ pub struct Plan {
     pub disk_bytes: usize,
     /// Passes over pictures for the scores while it trains.
     pub evaluations: usize,
-    /// Pictures of such a pass.
+    /// Pictures that go through the network each time; those seen in two views count twice.
     pub evaluation_images: usize,
     /// What will probably disappoint, each text naming its key.
     pub warnings: Vec<String>,
 }
 
 impl Plan {
-    /// Plans a run over these pictures.
+    /// Plans a run over these pictures on this device.
     ///
     /// # Errors
     /// [`TrainError::Config`], [`TrainError::TooFewImages`] and [`TrainError::Label`], as
@@ -65,6 +65,7 @@ impl Plan {
         config: &RunConfig,
         train: &Arc<dyn Dataset>,
         val: Option<&Arc<dyn Dataset>>,
+        device: &Device,
     ) -> Result<Self, TrainError> {
         let images = train.len();
         let length = RunLength::of(config, images)?;
@@ -80,7 +81,7 @@ impl Plan {
             .sum();
         let snapshots = every(config.train.snapshot_every_epochs).saturating_mul(snapshot);
         let checkpoints = config.train.keep_checkpoints.saturating_add(1);
-        let mut warnings = warnings(config, images, &length);
+        let mut warnings = warnings(config, images, &length, device);
         let for_knn = match Monitor::new(config, train, val)? {
             Ok(monitor) => monitor.num_images(),
             Err(why) => {
@@ -125,7 +126,7 @@ impl Plan {
     }
 }
 
-fn warnings(config: &RunConfig, images: usize, length: &RunLength) -> Vec<String> {
+fn warnings(config: &RunConfig, images: usize, length: &RunLength, device: &Device) -> Vec<String> {
     let (steps, all_steps) = (length.steps, length.scheduled_steps);
     let mut found = Vec::new();
     let (train, objective, head) = (&config.train, &config.objective, &config.head);
@@ -202,7 +203,7 @@ fn warnings(config: &RunConfig, images: usize, length: &RunLength) -> Vec<String
                 .to_owned(),
         );
     }
-    found.extend(config.vain_precision(!is_cuda(&train.device)));
+    found.extend(config.vain_precision(device.is_cpu()));
     found
 }
 
@@ -243,6 +244,12 @@ impl Trial {
         let began = Instant::now();
         let pictures = crops(config, train, many)?;
         let picture = began.elapsed() / many as u32;
+        let began = Instant::now();
+        for sample in 0..many {
+            // One that cannot be decoded costs its time too.
+            let _ = train.decode(sample);
+        }
+        let decoded = began.elapsed() / many as u32;
 
         let mut learner = Learner::new(config, device)?;
         let schedules = Schedules::new(&config.schedule(), 1)?;
@@ -281,7 +288,8 @@ impl Trial {
             step: Duration::from_secs_f64(step),
             compute: Duration::from_secs_f64(compute),
             picture,
-            evaluated_image: forward + picture / (cores.max(1) * config.num_crops()) as u32,
+            evaluated_image: forward
+                + (decoded + picture / config.num_crops() as u32) / cores.max(1) as u32,
         })
     }
 }

@@ -96,6 +96,23 @@ impl<'a> Scoring<'a> {
         metrics: &mut MetricsFile,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
+        let mut failures = Vec::new();
+        let taken = self.take_open(learner, steps_done, metrics, observer, &mut failures);
+        for why in failures {
+            observer.note(&format!("warning: after {steps_done} steps {why}"));
+        }
+        taken
+    }
+
+    /// The same, with what could not be taken in `failures`.
+    fn take_open(
+        &mut self,
+        learner: &Learner,
+        steps_done: u64,
+        metrics: &mut MetricsFile,
+        observer: &mut dyn Observer,
+        failures: &mut Vec<String>,
+    ) -> Result<(), TrainError> {
         let Run { device, stop, .. } = self.run;
         let backbone = learner.teacher.backbone();
         let step = steps_done.checked_sub(1);
@@ -104,10 +121,9 @@ impl<'a> Scoring<'a> {
             metrics.write_or_tell(&line, observer);
             observer.logged(&line);
         };
-        let mut untold = Vec::new();
         if let (true, Ok(monitor)) = (self.knn_is_open(steps_done), &self.monitor) {
             let taken = monitor.evaluate(backbone, device, self.ledger, stop);
-            match without_pictures(taken, "k-NN score", &mut untold)? {
+            match without_pictures(taken, "k-NN score", failures)? {
                 Taken::Stopped => return Ok(()),
                 Taken::Score(knn) => log(MetricsLine::Eval(EvalLine {
                     step,
@@ -120,8 +136,14 @@ impl<'a> Scoring<'a> {
             self.newest.knn = Some(steps_done);
         }
         if let (true, Some(views)) = (self.views_are_open(steps_done), &self.views) {
-            let taken = views.score(Extractor::Backbone(backbone), device, self.ledger, stop);
-            match without_pictures(taken, "score of views", &mut untold)? {
+            let taken = views.score(
+                Extractor::Backbone(backbone),
+                device,
+                self.ledger,
+                stop,
+                |_| (),
+            );
+            match without_pictures(taken, "score of views", failures)? {
                 Taken::Stopped => return Ok(()),
                 Taken::Score(score) => log(MetricsLine::Views(ViewsLine {
                     step,
@@ -134,9 +156,6 @@ impl<'a> Scoring<'a> {
                 Taken::Failed => {}
             }
             self.newest.views = Some(steps_done);
-        }
-        for why in untold {
-            observer.note(&format!("warning: after {steps_done} steps {why}"));
         }
         Ok(())
     }
@@ -151,17 +170,17 @@ enum Taken<T> {
     Failed,
 }
 
-/// Sorts out what came of a score; why it failed goes to `untold`.
+/// Sorts out what came of a score; why it failed goes to `failures`.
 fn without_pictures<T>(
     taken: Result<Option<T>, TrainError>,
     what: &str,
-    untold: &mut Vec<String>,
+    failures: &mut Vec<String>,
 ) -> Result<Taken<T>, TrainError> {
     match taken {
         Ok(Some(score)) => Ok(Taken::Score(score)),
         Ok(None) => Ok(Taken::Stopped),
         Err(error @ (TrainError::Data(_) | TrainError::Eval(_) | TrainError::Unusable { .. })) => {
-            untold.push(format!("the {what} could not be taken: {error}"));
+            failures.push(format!("the {what} could not be taken: {error}"));
             Ok(Taken::Failed)
         }
         Err(error) => Err(error),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use selfsame_data::augment::{AugmentConfig, MultiCrop};
 use selfsame_data::{Dataset, EvalTransform, Ledger};
-use selfsame_eval::{Features, choose, effective_rank, view_auc};
+use selfsame_eval::{choose, effective_rank, view_auc};
 
 use crate::config::RunConfig;
 use crate::embed::{EmbedOptions, Embedder, Extractor};
@@ -16,6 +16,9 @@ use crate::stop::StopFlag;
 /// Pictures at most. Both figures depend on their number, hence it is the same wherever there are so
 /// many.
 const MAX_PICTURES: usize = 500;
+
+/// Pictures that go through the network together, each twice.
+const PICTURES_A_BATCH: usize = 32;
 
 /// Counts as an epoch that no run reaches, so that these views are none that it was trained on.
 const EPOCH: u64 = u64::MAX;
@@ -120,8 +123,8 @@ impl ViewScorer {
         self.is_held_out
     }
 
-    /// Scores features; `None` if a stop was requested meanwhile. A picture of which one view cannot be
-    /// had goes to the ledger and counts in neither.
+    /// Scores features; `None` if a stop was requested meanwhile. A picture that cannot be had goes to the
+    /// ledger and does not count. `progress` is told how many views are done, two of each picture.
     ///
     /// # Errors
     /// [`TrainError::Unusable`] if fewer than two pictures can be used, [`TrainError::Data`],
@@ -132,51 +135,95 @@ impl ViewScorer {
         device: &Device,
         ledger: &Arc<Ledger>,
         stop: &StopFlag,
+        progress: impl FnMut(usize),
     ) -> Result<Option<ViewScore>, TrainError> {
-        let view = |view: usize| {
-            let embedder = Embedder {
-                extractor,
-                options: EmbedOptions {
-                    batch_size: 64,
-                    workers: self.workers,
-                    transform: EvalTransform::View {
-                        crops: self.crops.clone(),
-                        view,
-                        seed: self.seed,
-                        epoch: EPOCH,
-                    },
+        let embedder = Embedder {
+            extractor,
+            options: EmbedOptions {
+                batch_size: PICTURES_A_BATCH,
+                workers: self.workers,
+                transform: EvalTransform::GlobalViews {
+                    crops: self.crops.clone(),
+                    seed: self.seed,
+                    epoch: EPOCH,
                 },
-                device,
-                ledger: ledger.clone(),
-            };
-            embedder.embed_unless(stop, &self.dataset, &self.samples, |_| ())
+            },
+            device,
+            ledger: ledger.clone(),
         };
-        let (Some(first), Some(second)) = (view(0)?, view(1)?) else {
+        let done = embedder.embed_unless(stop, &self.dataset, &self.samples, progress)?;
+        let Some(done) = done else {
             return Ok(None);
         };
-        let rows_of = |samples: &[usize], others: &[usize]| -> Vec<usize> {
-            let both = |row: &usize| others.binary_search(&samples[*row]).is_ok();
-            (0..samples.len()).filter(both).collect()
-        };
-        let (of_first, of_second) = (
-            rows_of(&first.samples, &second.samples),
-            rows_of(&second.samples, &first.samples),
-        );
-        if of_first.len() < 2 {
-            let dataset = self.dataset.as_ref();
-            return Err(TrainError::unusable(
-                "pictures",
-                of_first.len(),
-                dataset,
-                &self.samples,
-                ledger,
-            ));
+        // Both views of a picture, one behind the other.
+        let pictures = done.features.n / 2;
+        if pictures < 2 {
+            let (dataset, samples) = (self.dataset.as_ref(), &self.samples);
+            let error = TrainError::unusable("pictures", pictures, dataset, samples, ledger);
+            return Err(error);
         }
-        let first: Features = first.features.subset(&of_first);
-        let second = second.features.subset(&of_second);
+        let rows = |view: usize| -> Vec<usize> { (0..pictures).map(|i| 2 * i + view).collect() };
+        let (first, second) = (
+            done.features.subset(&rows(0)),
+            done.features.subset(&rows(1)),
+        );
         Ok(Some(ViewScore {
             auc: view_auc(&first, &second)?,
             effective_rank: effective_rank(&first)?,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use selfsame_data::augment::image::{Rgb, RgbImage};
+
+    use super::*;
+
+    /// Pictures of one colour each, of which every fourth is none.
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for i in 0..12u8 {
+            let path = folder.path().join(format!("{i:02}.png"));
+            if i % 4 == 1 {
+                std::fs::write(path, "text").unwrap();
+            } else {
+                let colour = [20 * i, 255 - 20 * i, 10 * (i % 5)];
+                RgbImage::from_fn(24, 24, |x, y| {
+                    let shade = ((x * 7 + y * 3 + u32::from(i) * 5) % 40) as u8;
+                    Rgb(colour.map(|c| c.saturating_add(shade)))
+                })
+                .save(path)
+                .unwrap();
+            }
+        }
+        folder
+    }
+
+    #[test]
+    fn views_go_with_their_pictures_although_some_cannot_be_used() {
+        let folder = folder();
+        let spec = folder.path().to_str().unwrap();
+        let dataset = selfsame_data::open(spec, &Default::default()).unwrap();
+        let mut config = RunConfig::default();
+        config.data.workers = 0;
+        // Nothing is changed but where the crop lies: a picture's views have its colours.
+        config.augment.global_size = 16;
+        (config.augment.global1, config.augment.global2) = (Vec::new(), Vec::new());
+        let scorer = ViewScorer::new(&config, &dataset, None).unwrap();
+        assert_eq!((scorer.num_pictures(), scorer.is_held_out()), (12, false));
+        let (ledger, stop) = (Arc::new(Ledger::new()), StopFlag::default());
+        let score = |stop: &StopFlag| {
+            let pixels = Extractor::Pixels;
+            let told = |views| assert!(views % 2 == 0 && views <= 24);
+            scorer
+                .score(pixels, &Device::Cpu, &ledger, stop, told)
+                .unwrap()
+        };
+        let found = score(&stop).unwrap();
+        assert_eq!((found.auc.len(), ledger.len()), (9, 3));
+        assert!(found.percent() > 90.0, "{found:?}");
+        stop.request(15);
+        assert_eq!(score(&stop), None);
     }
 }

@@ -162,10 +162,12 @@ fn the_score_by_views_is_of_held_out_pictures_where_there_are_some() {
     let dir = tempfile::tempdir().unwrap();
     let (outcome, _) = run(dir.path(), 0, Some(portraits(12)));
     assert_eq!(outcome, Outcome::Finished);
-    for line in scores_by_views(dir.path()) {
+    let found = scores_by_views(dir.path());
+    assert_eq!(found.len(), 2);
+    for line in &found {
         assert_eq!((line.pictures, line.held_out), (12, true));
     }
-    assert_eq!(scores_by_views(dir.path()).len(), scores(dir.path()).len());
+    assert_eq!(found.len(), scores(dir.path()).len());
 }
 
 #[test]

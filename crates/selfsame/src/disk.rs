@@ -85,7 +85,13 @@ mod tests {
     fn what_does_not_fit_is_told_with_both_sizes() {
         let data = "synthetic:portraits?count=64";
         let train = crate::data::of_run(data, &RunConfig::default().data).unwrap();
-        let plan = Plan::of(&RunConfig::default(), &train, None).unwrap();
+        let plan = Plan::of(
+            &RunConfig::default(),
+            &train,
+            None,
+            &candle_core::Device::Cpu,
+        )
+        .unwrap();
         let one = plan.checkpoint_bytes as u64;
         assert_eq!(shortage(&plan, u64::MAX), None);
         let Some(Shortage::Checkpoint(text)) = shortage(&plan, one - 1) else {

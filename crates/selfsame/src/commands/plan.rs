@@ -30,7 +30,7 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),
     };
-    let plan = Plan::of(&config, &train, val.as_ref())?;
+    let plan = Plan::of(&config, &train, val.as_ref(), &device)?;
     init_of(&config, &device)?;
     let limit = budget(&config);
     let free = args.run.as_deref().and_then(disk::free);
@@ -201,7 +201,7 @@ fn print(config: &RunConfig, plan: &Plan, memory: &[String], trial: Option<&Tria
     ));
     if plan.evaluations > 0 {
         print_text(&format!(
-            "k-NN        {} times over {} pictures",
+            "scores      {} times over {} pictures",
             plan.evaluations, plan.evaluation_images
         ));
     }

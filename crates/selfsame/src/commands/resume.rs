@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),
     };
-    let plan = Plan::of(&config, &train_data, val_data.as_ref())?;
+    let plan = Plan::of(&config, &train_data, val_data.as_ref(), &device)?;
     disk::check(&args.run, &plan, Stage::Begun)?;
     let init = weights_to_begin_with(&args.run, &config, &device)?;
     let _lock = run_dir::claim(&args.run)?;

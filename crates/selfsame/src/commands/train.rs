@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),
     };
-    let plan = Plan::of(&config, &train_data, val_data.as_ref())?;
+    let plan = Plan::of(&config, &train_data, val_data.as_ref(), &device)?;
     disk::check(&args.run, &plan, stage)?;
     let init = weights_to_begin_with(&args.run, &config, &device)?;
     let lock = if continues {
@@ -255,8 +255,8 @@ fn warn_of_shared(execution: &Execution<'_>) {
     if shared > 0 {
         tell!(
             "warning: {shared} of {} pictures of --val are in --data too, each among its own \
-             neighbours: the k-NN score says too much; without --val every picture is left out of \
-             its own vote",
+             neighbours: the k-NN score says too much, and what is scored without labels is not of \
+             pictures held out; without --val every picture is left out of its own vote",
             val.len()
         );
     }

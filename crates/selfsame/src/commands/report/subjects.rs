@@ -170,7 +170,9 @@ fn views(
     };
     let scorer = ViewScorer::with_recipe(recipe, facts.config, train, val)?;
     let (ledger, stop) = (Arc::default(), StopFlag::default());
-    match scorer.score(extractor, facts.device, &ledger, &stop) {
+    let mut progress = CountProgress::new("views", 2 * scorer.num_pictures());
+    let told = |n| progress.set(n);
+    match scorer.score(extractor, facts.device, &ledger, &stop, told) {
         Err(TrainError::Unusable { .. } | TrainError::Eval(_)) => Ok(None),
         score => Ok(score?),
     }
