@@ -14,15 +14,22 @@ pub(super) fn frame_sizes(bytes: &[u8], format: ImageFormat) -> Vec<(u32, u32)> 
     }
 }
 
-/// What the file has of EXIF, if it is whole; before or behind the picture.
+/// What the file has of EXIF, if it is whole; before or behind the picture. A WebP file must say in
+/// its header that there is some, as Pillow asks.
 pub(super) fn exif(bytes: &[u8], format: ImageFormat) -> Option<&[u8]> {
     match format {
         ImageFormat::WebP => {
+            const HAS_EXIF: u8 = 0x08;
+            // What stands behind the end that the file itself tells is no part of it.
+            let length = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
+            let mut chunks = webp_chunks(until(bytes, 8 + u64::from(length)));
             // A file that begins with the picture has no other chunks.
-            let mut chunks = webp_chunks(bytes);
-            let is_extended = chunks.next()?.name == *b"VP8X";
+            let header = chunks.next().filter(|chunk| chunk.name == *b"VP8X")?;
+            if header.data.first()? & HAS_EXIF == 0 {
+                return None;
+            }
             let mut found = chunks.filter(|chunk| chunk.name == *b"EXIF");
-            found.next().filter(|_| is_extended)?.whole()
+            found.next()?.whole()
         }
         ImageFormat::Png => {
             let chunks = png_chunks(bytes).take_while(|chunk| chunk.name != *b"IEND");
@@ -241,6 +248,18 @@ mod tests {
         body.extend(lossless(&quarters()));
         body.extend(riff(b"EXIF", &exif_of(6)));
         assert_eq!(decode(&riff(b"RIFF", &body)).unwrap(), quarters());
+    }
+
+    #[test]
+    fn exif_that_a_webp_does_not_announce_or_hold_is_passed_over() {
+        let exif = riff(b"EXIF", &exif_of(6));
+        // None, and those of a profile and of alpha.
+        for flags in [0, 0x30] {
+            let bytes = extended(flags, (16, 8), &[lossless(&quarters()), exif.clone()]);
+            assert_eq!(decode(&bytes).unwrap(), quarters(), "flags {flags}");
+        }
+        let behind = [extended(8, (16, 8), &[lossless(&quarters())]), exif].concat();
+        assert_eq!(decode(&behind).unwrap(), quarters());
     }
 
     #[test]
