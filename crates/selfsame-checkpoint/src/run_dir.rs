@@ -43,8 +43,8 @@ pub(crate) fn parse_step(name: &str) -> Option<u64> {
 /// All checkpoints of a run by step, oldest first; unverified.
 ///
 /// # Errors
-/// If the folder is there and cannot be listed, or a checkpoint in it not looked at. A run without
-/// checkpoints has none.
+/// If the folder is there and cannot be listed, or a checkpoint in it not looked at; also if one of
+/// them is a link to what is not there. A run without checkpoints has none.
 pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let dir = checkpoints_dir(run_dir);
     let mut found = Vec::new();
@@ -56,8 +56,8 @@ pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => found.push((step, path)),
             Ok(_) => {}
-            // Removed meanwhile, or a link to nowhere.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Removed meanwhile.
+            Err(error) if is_absent(&path, &error) => {}
             // Passed over, it would let a run begin anew in silence.
             Err(error) => return Err(error).on("look at", &path),
         }
@@ -174,10 +174,18 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     }
 }
 
+/// Whether an error says that nothing of this name is there. A link to a disk that is not mounted is
+/// there: taken for nothing, it would let a run begin anew in silence.
+fn is_absent(path: &Path, error: &io::Error) -> bool {
+    // Not whether anything is there now: a folder may have been made meanwhile.
+    let is_link = || fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    error.kind() == io::ErrorKind::NotFound && !is_link()
+}
+
 /// Names in a folder, sorted; none if there is no folder. Names that are not UTF-8 are not ours.
 pub(crate) fn names_in(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if is_absent(dir, &error) => return Ok(Vec::new()),
         other => other?,
     };
     let mut names = Vec::new();
@@ -258,19 +266,41 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = checkpoint_dir(dir.path(), 7);
         fs::create_dir(checkpoints_dir(dir.path())).unwrap();
-        symlink("nowhere", &path).unwrap();
-        assert_eq!(list(dir.path()).unwrap(), []);
-        fs::remove_file(&path).unwrap();
         fs::write(&path, "a file").unwrap();
         assert_eq!(list(dir.path()).unwrap(), []);
-        fs::remove_file(&path).unwrap();
-        // A circle is an error for every user, as a folder without permission is not for root.
-        symlink(&path, &path).unwrap();
-        let error = list(dir.path()).unwrap_err().to_string();
-        assert!(
-            error.contains("look at") && error.contains("step-00000007"),
-            "{error}"
-        );
+        // An older one is not taken in its place. A circle is an error for every user, as a folder
+        // without permission is not for root.
+        fs::create_dir(checkpoint_dir(dir.path(), 6)).unwrap();
+        for target in [Path::new("nowhere"), &path] {
+            fs::remove_file(&path).unwrap();
+            symlink(target, &path).unwrap();
+            let error = list(dir.path()).unwrap_err().to_string();
+            assert!(
+                error.contains("look at") && error.contains("step-00000007"),
+                "{error}"
+            );
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_checkpoints_folder_on_a_disk_that_is_not_mounted_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("nowhere", checkpoints_dir(dir.path())).unwrap();
+        let listed = list(dir.path()).map(|_| ());
+        for refused in [listed, clean_stale(dir.path())] {
+            let error = refused.unwrap_err().to_string();
+            assert!(
+                error.contains("list") && error.contains(CHECKPOINTS),
+                "{error}"
+            );
+        }
+        assert!(!is_empty_run_dir(dir.path()).unwrap());
+        // The disk is there again, with one that was removed between being listed and looked at.
+        fs::create_dir_all(dir.path().join("nowhere/step-00000007")).unwrap();
+        assert_eq!(list(dir.path()).unwrap().len(), 1);
+        let removed = checkpoint_dir(dir.path(), 8);
+        assert!(is_absent(&removed, &fs::metadata(&removed).unwrap_err()));
     }
 
     #[test]
