@@ -148,13 +148,14 @@ fn newest(
     let mut listed = list(run_dir)?;
     for _ in 1..MOST_LISTS {
         let found = newest_of(run_dir, &listed, &load);
-        // A run that keeps few checkpoints takes them away under a reader, after it has saved others.
+        // A run that keeps few checkpoints takes them away under a reader, after it has saved others;
+        // those that are damaged may stay.
         let Err(CheckpointError::NoneUsable { .. }) = found else {
             return found;
         };
         let is_gone = |(_, dir): &(u64, PathBuf)| !dir.exists();
         let now = list(run_dir)?;
-        if now.is_empty() || !listed.iter().all(is_gone) {
+        if now.is_empty() || !listed.iter().any(is_gone) {
             return found;
         }
         listed = now;
@@ -318,5 +319,27 @@ mod tests {
         .unwrap_err();
         assert!(matches!(error, CheckpointError::NoneUsable { .. }));
         assert_eq!(newest_step.get(), 2 + MOST_LISTS as u64);
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_that_stays_keeps_none_from_looking_for_new_ones() {
+        let run = tempfile::tempdir().unwrap();
+        save(run.path(), &empty(1), 2).unwrap();
+        let damaged = save(run.path(), &empty(2), 2).unwrap();
+        let load = |dir: &Path| {
+            if dir == damaged {
+                return Err(CheckpointError::Damaged {
+                    path: dir.to_path_buf(),
+                    what: "a test".to_string(),
+                });
+            }
+            if dir == checkpoint_dir(run.path(), 1) {
+                save(run.path(), &empty(3), 2).unwrap();
+            }
+            load_files(dir, None, &Device::Cpu)
+        };
+        let (found, warnings) = newest(run.path(), load).unwrap().unwrap();
+        assert_eq!((found.manifest.step, warnings), (3, vec![]));
+        assert!(damaged.exists() && !checkpoint_dir(run.path(), 1).exists());
     }
 }
