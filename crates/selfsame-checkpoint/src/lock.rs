@@ -40,6 +40,7 @@ impl RunLock {
                 // Windows keeps others from reading a locked file: then there is no number.
                 let mut text = String::new();
                 let pid = file
+                    .take(32) // a number is shorter, and /dev/full has no end
                     .read_to_string(&mut text)
                     .ok()
                     .and_then(|_| text.trim().parse().ok());
