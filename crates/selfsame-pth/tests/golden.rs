@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use selfsame_pth::{DType, PthError, PthFile, PthTensor};
+use selfsame_pth::{DType, Limits, PthError, PthFile, PthTensor};
 use serde_json::Value;
 
 fn golden(name: &str) -> PathBuf {
@@ -179,6 +179,17 @@ fn only_what_is_asked_for_is_read() {
             .all(|name| name.starts_with("teacher.backbone."))
     );
     assert!(file.tensors().contains_key("dino_loss.center"));
+
+    // Damage to a storage of another tensor does not matter.
+    let mut bytes = std::fs::read(golden("checkpoint")).unwrap();
+    let center: Vec<u8> = (0..5u8).flat_map(|x| f32::from(x).to_le_bytes()).collect();
+    let place = bytes.windows(center.len()).position(|part| part == center);
+    bytes[place.unwrap()] ^= 1;
+    let mut file = PthFile::new(std::io::Cursor::new(bytes), Limits::default()).unwrap();
+    let again = file.read(|name| name.starts_with("teacher."));
+    assert_eq!(again.unwrap(), teacher);
+    let error = file.read(|name| name == "dino_loss.center").unwrap_err();
+    assert!(matches!(error, PthError::Archive(_)), "{error}");
 }
 
 #[test]
