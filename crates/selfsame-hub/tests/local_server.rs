@@ -207,10 +207,12 @@ fn a_whole_model_comes_from_the_hub_and_another_host_and_then_from_the_cache() {
     let paths: Vec<&str> = asked.iter().map(|a| a.path.as_str()).collect();
     assert_eq!(paths[0], "/org/net/resolve/main/config.json");
     assert!(paths.contains(&format!("/org/net/resolve/{COMMIT}/model.safetensors").as_str()));
+    let elsewhere = cdn.asked();
     assert!(
-        cdn.asked()
-            .iter()
-            .all(|a| !a.headers.contains_key("authorization"))
+        !elsewhere.is_empty()
+            && elsewhere
+                .iter()
+                .all(|a| !a.headers.contains_key("authorization"))
     );
 
     // A second time only heads are asked for.
@@ -221,6 +223,7 @@ fn a_whole_model_comes_from_the_hub_and_another_host_and_then_from_the_cache() {
             .iter()
             .all(|a| a.method == "HEAD")
     );
+    assert!(server.asked().len() > before.0);
     assert_eq!(cdn.asked().len(), before.1);
 }
 
@@ -331,9 +334,36 @@ fn a_damaged_file_of_the_cache_is_fetched_anew() {
     let server = large(|asked| part(&weights(), asked.from()));
     let fetched = fetch(&server, dir.path(), "model.safetensors").unwrap();
     let blob = std::fs::canonicalize(&fetched.path).unwrap();
-    std::fs::write(&blob, "damaged").unwrap();
-    let again = fetch(&server, dir.path(), "model.safetensors").unwrap();
-    assert_eq!(std::fs::read(again.path).unwrap(), weights());
+    let mut one_bit = weights();
+    one_bit[123_456] ^= 1;
+    for damaged in [&b"damaged"[..], &one_bit] {
+        std::fs::write(&blob, damaged).unwrap();
+        let again = fetch(&server, dir.path(), "model.safetensors").unwrap();
+        assert_eq!(std::fs::read(again.path).unwrap(), weights());
+    }
+}
+
+#[test]
+fn a_commit_that_is_no_hash_does_not_name_a_folder() {
+    let outer = tempfile::tempdir().unwrap();
+    let absolute = outer.path().join("x").display().to_string();
+    for commit in ["../../x", &absolute, "..", "", "x"] {
+        let told = commit.to_owned();
+        let server = Server::start(move |_| {
+            let mut reply = small(CONFIG);
+            reply.headers[1].1 = told.clone();
+            reply
+        });
+        let cache = outer.path().join("a/b/cache");
+        let fetched = fetch(&server, &cache, "config.json").unwrap();
+        assert_eq!(fetched.commit, "main", "{commit:?}");
+        let blob = format!("a/b/cache/models--org--net/blobs/{}", git_blob(CONFIG));
+        let file = "a/b/cache/models--org--net/snapshots/main/config.json".to_owned();
+        let found = files(outer.path());
+        let found: Vec<&String> = found.iter().filter(|f| !f.ends_with(".lock")).collect();
+        assert_eq!(found, [&blob, &file], "{commit:?}");
+        std::fs::remove_dir_all(&cache).unwrap();
+    }
 }
 
 #[test]
