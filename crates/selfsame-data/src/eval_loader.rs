@@ -403,14 +403,12 @@ mod tests {
             image_size: 0,
             ..crop()
         };
-        assert!(
-            loader(&folder, EvalTransform::Center(no_size), 0)
-                .batches(vec![0])
-                .is_err()
-        );
+        let refused = |loader: &EvalLoader| loader.batches(vec![0]).unwrap_err().to_string();
+        let text = refused(&loader(&folder, EvalTransform::Center(no_size), 0));
+        assert!(text.contains("eval_crop.image_size: 0"), "{text}");
         let mut no_batch = loader(&folder, EvalTransform::Center(crop()), 0);
         no_batch.batch_size = 0;
-        assert!(no_batch.batches(vec![0]).is_err());
+        assert_eq!(refused(&no_batch), "batch_size: 0 is not a size");
     }
 
     #[test]

@@ -168,7 +168,10 @@ mod tests {
         let problem = open(folder.path().to_str().unwrap());
         assert!(problem.is_usage() && problem.to_string().contains("no image files"));
         let problem = open("no/such/folder");
-        assert!(problem.is_usage() && problem.to_string().contains("no/such/folder"));
-        assert!(open(folder.path().join("notes.txt").to_str().unwrap()).is_usage());
+        let text = "no/such/folder: no such file or folder";
+        assert!(problem.is_usage() && problem.to_string() == text);
+        let notes = folder.path().join("notes.txt");
+        let problem = open(notes.to_str().unwrap());
+        assert!(problem.is_usage() && problem.to_string().contains("neither a folder"));
     }
 }

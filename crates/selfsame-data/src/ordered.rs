@@ -198,6 +198,26 @@ mod tests {
     }
 
     #[test]
+    fn the_whole_window_is_done_ahead_without_being_asked_for() {
+        let (begin, begun) = std::sync::mpsc::channel();
+        let mut ordered = Ordered::new(0..100, 2, 5, move |i| {
+            begin.send(i).unwrap();
+            i
+        })
+        .unwrap();
+        let next = || begun.recv_timeout(Duration::from_secs(60)).unwrap();
+        let mut seen: Vec<usize> = (0..5).map(|_| next()).collect();
+        for taken in 1..=60 {
+            ordered.next().unwrap().0.unwrap();
+            // Each result that is taken lets one more job begin.
+            seen.push(next());
+            seen.sort_unstable();
+            assert_eq!(seen, (0..taken + 5).collect::<Vec<_>>());
+        }
+        assert!(begun.try_recv().is_err());
+    }
+
+    #[test]
     fn a_panic_is_handed_out_in_its_place() {
         for workers in [0, 2] {
             let ordered = Ordered::new(0..4, workers, 4, |i| {

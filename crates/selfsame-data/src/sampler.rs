@@ -128,6 +128,15 @@ mod tests {
     }
 
     #[test]
+    fn orders_and_replacements_are_those_of_earlier_versions() {
+        // A run that is resumed by a newer version goes on in the order that it began.
+        assert_eq!(epoch_order(7, 0, 8), [4, 3, 2, 0, 6, 5, 7, 1]);
+        assert_eq!(epoch_order(7, 1, 8), [2, 1, 5, 6, 3, 0, 7, 4]);
+        let drawn = [0, 1, 2].map(|attempt| replacement(42, 1, 5, attempt, 1000));
+        assert_eq!(drawn, [835, 789, 584]);
+    }
+
+    #[test]
     fn epochs_and_seeds_have_different_orders() {
         assert_ne!(epoch_order(7, 0, 50), epoch_order(7, 1, 50));
         assert_ne!(epoch_order(7, 0, 50), epoch_order(8, 0, 50));
@@ -161,15 +170,19 @@ mod tests {
         .check()
         .unwrap_err();
         assert_eq!(error.to_string(), "23 images are fewer than a batch of 24");
-        assert!(
-            Sampler {
-                batch_size: 0,
-                ..SAMPLER
-            }
-            .check()
-            .is_err()
-        );
-        assert!(Sampler { rank: 1, ..SAMPLER }.check().is_err());
+        let empty = Sampler {
+            batch_size: 0,
+            ..SAMPLER
+        };
+        let second = Sampler { rank: 1, ..SAMPLER };
+        for (wrong, text) in [
+            (empty, "batch_size: 0 is not a size"),
+            (second, "rank 1 of 1 does not exist"),
+        ] {
+            let error = wrong.check().unwrap_err();
+            assert!(matches!(error, DataError::Setting(_)), "{error}");
+            assert_eq!(error.to_string(), text);
+        }
         assert!(
             Sampler {
                 batch_size: 23,

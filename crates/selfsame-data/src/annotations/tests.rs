@@ -311,11 +311,15 @@ fn a_link_that_leads_outside_counts_as_outside() {
         ("fine.jpg", true),
     ] {
         fs::write(set.join("annot.csv"), format!("Images\n{image}\n")).unwrap();
-        assert_eq!(
-            read_csv(&set, &OpenOptions::default()).is_ok(),
-            is_fine,
-            "{image}"
-        );
+        let read = read_csv(&set, &OpenOptions::default());
+        match is_fine {
+            true => assert_eq!(read.unwrap().len(), 1, "{image}"),
+            false => {
+                let error = read.map(|_| ()).unwrap_err();
+                let is_it = matches!(error, DataError::Outside { line: 2, .. });
+                assert!(is_it, "{image}: {error}");
+            }
+        }
     }
 }
 

@@ -94,6 +94,7 @@ fn damaged_files_are_answered_within_bounds() {
     for outcome in ["decoded", "truncated", "corrupt", "not an image"] {
         assert!(outcomes.contains_key(outcome), "{outcomes:?}");
     }
+    assert!(!outcomes.contains_key("decoder panicked"), "{outcomes:?}");
 }
 
 /// `cargo test --release -p selfsame-data mutated -- --ignored --nocapture`

@@ -199,6 +199,7 @@ fn bytes_are_the_same_crops_before_normalisation() {
     };
     let bytes = epoch_of(&loader(Fake::new(9, &[]), bytes).0, 0, 0);
     let floats_of = epoch_of(&loader(Fake::new(9, &[]), config(1)).0, 0, 0);
+    assert_eq!((bytes.len(), floats_of.len()), (2, 2));
     for (bytes, normalized) in bytes.iter().zip(&floats_of) {
         assert_eq!(bytes.samples, normalized.samples);
         for (bytes, values, size) in [
@@ -234,16 +235,22 @@ fn two_ranks_make_the_halves_of_one_ranks_batches() {
             epoch_of(&loader(Fake::new(20, &[]), half).0, 0, 0)
         })
         .collect();
-    for (i, batch) in epoch_of(&whole, 0, 0).iter().enumerate() {
-        let size = 2 * 3 * 144;
-        assert_eq!(
-            batch.samples,
-            [&*halves[0][i].samples, &*halves[1][i].samples].concat()
-        );
-        let global = floats(&batch.global);
-        let [first, second] = [0, 1].map(|rank| floats(&halves[rank][i].global));
-        assert_eq!(global[..size], first[..size]);
-        assert_eq!(global[size..2 * size], second[..size]);
+    let whole = epoch_of(&whole, 0, 0);
+    assert_eq!([whole.len(), halves[0].len(), halves[1].len()], [5, 5, 5]);
+    for (i, batch) in whole.iter().enumerate() {
+        let [first, second] = [0, 1].map(|rank| &halves[rank][i]);
+        assert_eq!(batch.samples, [&*first.samples, &*second.samples].concat());
+        for (whole, first, second, num_views, size) in [
+            (&batch.global, &first.global, &second.global, 2, 3 * 144),
+            (&batch.local, &first.local, &second.local, 3, 3 * 64),
+        ] {
+            // View-major: of each view the first rank's two images, then the second's.
+            let of_view = |pixels, view: usize| &floats(pixels)[view * 2 * size..][..2 * size];
+            let joined: Vec<f32> = (0..num_views)
+                .flat_map(|view| [of_view(first, view), of_view(second, view)].concat())
+                .collect();
+            assert!(floats(whole) == joined, "batch {i}");
+        }
     }
 }
 

@@ -51,17 +51,21 @@ fn a_wrong_specification_says_what_is_wrong() {
     assert_eq!(open("synthetic:portraits").unwrap().len(), 2000);
     assert_eq!(open("synthetic:portraits?seed=7&count=3").unwrap().len(), 3);
     for (spec, word) in [
-        ("synthetic:cats", "cats"),
-        ("synthetic:portraits?count=0", "count 0"),
+        ("synthetic:cats", "\"cats\" is no"),
+        ("synthetic:portraits?count=0", "count 0 is not within"),
         ("synthetic:portraits?count=-1", "whole number"),
         ("synthetic:portraits?count=99999999999", "within"),
-        ("synthetic:portraits?size=3", "size"),
+        ("synthetic:portraits?size=3", "\"size\" is neither"),
         ("synthetic:portraits?seed=1&seed=2", "twice"),
-        ("synthetic:portraits?seed", "seed"),
+        ("synthetic:portraits?seed", "seed \"\" is not"),
     ] {
         let error = open(spec).map(|_| ()).unwrap_err();
+        // The text names the specification as well.
+        let DataError::Spec { problem, .. } = &error else {
+            panic!("{spec}: {error}");
+        };
         assert!(
-            error.is_usage() && error.to_string().contains(word),
+            error.is_usage() && problem.contains(word),
             "{spec}: {error}"
         );
     }
