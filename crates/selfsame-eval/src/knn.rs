@@ -359,7 +359,12 @@ mod tests {
             temperature: 0.0,
             ..KnnConfig::default()
         };
-        assert_eq!(config.check().len(), 2);
+        let problems = config.check();
+        let keys: Vec<&str> = problems
+            .iter()
+            .filter_map(|problem| problem.split(':').next())
+            .collect();
+        assert_eq!(keys, ["knn.ks", "knn.temperature"]);
         let majority = KnnConfig {
             ks: vec![1],
             vote: Vote::Majority,

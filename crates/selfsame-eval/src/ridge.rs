@@ -378,4 +378,15 @@ mod tests {
         assert!(tried[1].mean_absolute_error < 1e-3);
         assert!((model.coef[1] - 1.0).abs() < 1e-4);
     }
+
+    #[test]
+    fn alpha_is_judged_on_rows_that_were_not_fitted() {
+        // More columns than rows: any values can be fitted without an error, and there is nothing to learn.
+        let features = noise(40, 60, 6);
+        let values: Vec<f64> = noise(40, 1, 7).data.into_iter().map(f64::from).collect();
+        let (model, tried) = fit_with_best_alpha(&features, &values, &[1e-6], 0).unwrap();
+        let predictions = model.predict(&features).unwrap();
+        assert!(mean_absolute_error(&values, &predictions).unwrap() < 1e-3);
+        assert!(tried[0].mean_absolute_error > 0.1, "{tried:?}");
+    }
 }

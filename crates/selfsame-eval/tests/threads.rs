@@ -6,7 +6,9 @@ use selfsame_eval::linear_probe::{ProbeConfig, sgd};
 use selfsame_eval::logistic::{Logistic, LogisticConfig};
 use selfsame_eval::metrics::{BootstrapConfig, bootstrap_mean, correct};
 use selfsame_eval::ridge::Ridge;
-use selfsame_eval::{Features, KnnConfig, knn, knn_regress};
+use selfsame_eval::{
+    Features, KnnConfig, Pca, TsneConfig, effective_rank, knn, knn_regress, tsne, view_auc,
+};
 use std::process::Command;
 
 const THREADS: &str = "RAYON_NUM_THREADS";
@@ -78,6 +80,26 @@ fn fingerprint() -> u64 {
     let scores = correct(&truth, &outcome.predictions).unwrap();
     let interval = bootstrap_mean(&scores, &BootstrapConfig::default()).unwrap();
     add(interval.low.to_bits() ^ interval.standard_error.to_bits());
+
+    let pca = Pca::fit(&bank, 3, 0).unwrap();
+    let places = pca.transform(&queries).unwrap();
+    let of_pca = [pca.mean, pca.components, pca.variances, pca.shares, places];
+    of_pca.iter().flatten().for_each(|x| add(x.to_bits()));
+    add(effective_rank(&bank).unwrap().to_bits());
+    let other = rows(333, 96, 20, 3.0).0;
+    let aucs = view_auc(&queries, &other).unwrap();
+    aucs.iter().for_each(|x| add(x.to_bits()));
+    for exact_up_to in [5000, 0] {
+        let config = TsneConfig {
+            iterations: 60,
+            exact_up_to,
+            ..TsneConfig::default()
+        };
+        let map = tsne(&queries, &config, &mut |_| ()).unwrap();
+        let places = map.points.iter().flatten();
+        places.for_each(|x| add(u64::from(x.to_bits())));
+        add(map.kl.to_bits());
+    }
     hash
 }
 

@@ -175,4 +175,31 @@ mod tests {
         };
         assert_eq!(model, Logistic::fit(&features, &labels, &config).unwrap());
     }
+
+    #[test]
+    fn c_is_judged_on_rows_that_were_not_fitted() {
+        // More columns than rows: any labels can be fitted without an error, and there is nothing to learn.
+        let features = noise(60, 100);
+        let labels: Vec<usize> = (0..60).map(|i| i % 2).collect();
+        let config = LogisticConfig::default();
+        let (model, tried) =
+            fit_with_best_c(&features, &labels, &[1e4], &config, 0, &mut |_| ()).unwrap();
+        assert_eq!(model.predict(&features).unwrap(), labels);
+        assert!(tried[0].accuracy < 1.0, "{tried:?}");
+        assert!(tried[0].log_loss > 0.5, "{tried:?}");
+    }
+
+    #[test]
+    fn the_lower_cross_entropy_decides_between_equal_accuracies() {
+        let labels: Vec<usize> = (0..40).map(|i| i % 2).collect();
+        let sides = labels.iter().map(|label| [-1.0, 1.0][*label]).collect();
+        let features = Features::new(40, 1, sides).unwrap();
+        let grid = [1e-2, 1e2];
+        let config = LogisticConfig::default();
+        let (model, tried) =
+            fit_with_best_c(&features, &labels, &grid, &config, 0, &mut |_| ()).unwrap();
+        assert!(tried.iter().all(|one| one.accuracy == 1.0), "{tried:?}");
+        let config = LogisticConfig { c: 1e2, ..config };
+        assert_eq!(model, Logistic::fit(&features, &labels, &config).unwrap());
+    }
 }
