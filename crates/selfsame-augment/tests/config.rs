@@ -111,10 +111,10 @@ fn unknown_names_are_refused_and_named() {
         (r#"local = [{ op = "sharpen" }]"#, "sharpen"),
         (r#"interpolation = "nearest""#, "nearest"),
     ] {
-        let error = toml::from_str::<AugmentConfig>(text)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains(name), "{error}");
+        // The whole text of the error quotes the line.
+        let error = toml::from_str::<AugmentConfig>(text).unwrap_err();
+        let message = error.message();
+        assert!(message.contains(&format!("`{name}`")), "{message}");
     }
     assert!(toml::from_str::<AugmentConfig>("mean = [0.5, 0.5]").is_err());
 }

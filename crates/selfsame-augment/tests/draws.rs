@@ -319,12 +319,24 @@ fn standard_and_evaluation_crop_name_every_problem() {
         std: [0.0, 1.0, 1.0],
         ..StandardCrop::default()
     };
-    assert_eq!(standard.check().len(), 5, "{:?}", standard.check());
+    let keys = |problems: Vec<String>| -> Vec<String> {
+        let key = |problem: &String| problem.split_once(':').unwrap().0.to_owned();
+        problems.iter().map(key).collect()
+    };
+    let expected = ["image_size", "scale", "ratio", "flip_p", "std[0]"];
+    assert_eq!(
+        keys(standard.check()),
+        expected.map(|key| format!("standard_crop.{key}"))
+    );
     let evaluation = selfsame_augment::EvalCrop {
         image_size: 0,
         resize_ratio: f64::NAN,
         mean: [f64::INFINITY, 0.0, 0.0],
         ..Default::default()
     };
-    assert_eq!(evaluation.check().len(), 3, "{:?}", evaluation.check());
+    let expected = ["image_size", "resize_ratio", "mean[0]"];
+    assert_eq!(
+        keys(evaluation.check()),
+        expected.map(|key| format!("eval_crop.{key}"))
+    );
 }
