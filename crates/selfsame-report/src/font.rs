@@ -120,6 +120,8 @@ mod tests {
         for width in [30, 80, 160, 300] {
             let fitted = WORDS.fitted(name, width);
             assert!(WORDS.width(&fitted) <= width, "{width}: {fitted}");
+            let longer = shortened(name, fitted.chars().count() + 1);
+            assert!(WORDS.width(&longer) > width, "{width}: {longer} fits too");
             let (head, tail) = fitted.split_once('…').unwrap();
             assert!(name.starts_with(head) && name.ends_with(tail), "{fitted}");
             assert!(head.len() - tail.len() <= 1, "{fitted}");

@@ -1,6 +1,6 @@
 //! Charts of the largest and the smallest numbers there are.
 
-use selfsame_report::{Coloring, LineChart, Scale, Scatter, Series};
+use selfsame_report::{Coloring, LineChart, Scale, Scatter, Series, render_png};
 
 const EXTREMES: [f64; 9] = [
     0.0,
@@ -21,11 +21,14 @@ fn pairs() -> impl Iterator<Item = [f64; 2]> {
 
 /// A chart short enough to be one, with numbers only where numbers are due.
 fn assert_sound(svg: &str, what: &str) {
+    assert!(svg.starts_with("<svg"), "{what}: {svg}");
     assert!(svg.len() < 20_000, "{what}: {} bytes", svg.len());
     assert!(
         !svg.contains("NaN") && !svg.contains("inf"),
         "{what}: {svg}"
     );
+    let drawn = render_png(svg, 0.1);
+    assert!(drawn.is_ok(), "{what}: {drawn:?}");
 }
 
 #[test]

@@ -58,7 +58,9 @@ fn every_chart_is_an_svg_that_can_be_drawn() {
 fn all_points_lie_inside_the_frame() {
     let chart = chart(vec![Series::line("loss", falling())]);
     let frame = Frame::new(&chart, 0.0);
-    for (x, y) in frame.runs(&chart.series[0], Scale::Linear).concat() {
+    let points = frame.runs(&chart.series[0], Scale::Linear).concat();
+    assert_eq!(points.len(), 50);
+    for (x, y) in points {
         assert!((frame.left..=frame.right).contains(&x), "{x}");
         assert!((frame.top..=frame.bottom).contains(&y), "{y}");
     }
