@@ -342,4 +342,30 @@ mod tests {
         assert_eq!((found.manifest.step, warnings), (3, vec![]));
         assert!(damaged.exists() && !checkpoint_dir(run.path(), 1).exists());
     }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_could_not_be_read_for_now_stays_where_it_is() {
+        let run = tempfile::tempdir().unwrap();
+        save(run.path(), &empty(1), 2).unwrap();
+        let unread = save(run.path(), &empty(2), 2).unwrap();
+        let load = |dir: &Path| match dir == unread {
+            // A sector that the disk cannot read.
+            true => Err(std::io::Error::from_raw_os_error(5)).on("read", dir),
+            false => load_files(dir, None, &Device::Cpu),
+        };
+        let (found, warnings) = newest(run.path(), load).unwrap().unwrap();
+        assert_eq!((found.manifest.step, warnings.len()), (1, 1));
+        assert_eq!(
+            (&warnings[0].skipped, warnings[0].damaged),
+            (&unread, false)
+        );
+        assert_eq!(warnings[0].set_aside(), None);
+        assert!(unread.exists());
+        let damaged = Warning {
+            damaged: true,
+            ..warnings[0].clone()
+        };
+        assert!(damaged.set_aside().unwrap().exists() && !unread.exists());
+    }
 }

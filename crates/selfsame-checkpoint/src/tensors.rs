@@ -303,6 +303,28 @@ mod tests {
                 Tensor::zeros((0, 4), DType::F32, cpu).unwrap(),
             ),
             ("f.f64".to_string(), Tensor::new(0.1f64 + 0.2, cpu).unwrap()),
+            (
+                "g.i16".to_string(),
+                Tensor::new(&[i16::MIN, -2, 300], cpu).unwrap(),
+            ),
+            (
+                "h.i32".to_string(),
+                Tensor::new(&[i32::MIN, 70_000], cpu).unwrap(),
+            ),
+            (
+                "i.f16".to_string(),
+                Tensor::new(&odd, cpu)
+                    .unwrap()
+                    .to_dtype(DType::F16)
+                    .unwrap(),
+            ),
+            (
+                "j.bf16".to_string(),
+                Tensor::new(&odd[1..], cpu)
+                    .unwrap()
+                    .to_dtype(DType::BF16)
+                    .unwrap(),
+            ),
         ])
     }
 
@@ -339,7 +361,7 @@ mod tests {
         write_tensors(&path, &every_type(), &metadata).unwrap();
         let read = read_tensor_file(&path, &Device::Cpu).unwrap();
         assert_eq!(read.metadata, metadata);
-        assert_eq!(read.tensors.len(), 6);
+        assert_eq!(read.tensors.len(), 10);
         for (name, tensor) in every_type() {
             let back = &read.tensors[&name];
             assert_eq!(
@@ -382,6 +404,8 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         let (header_len, header) = SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(header_len % 8, 0);
+        let in_order = header.offset_keys();
+        assert_eq!(in_order[..2], ["c.i64", "f.f64"]);
         for name in every_type().keys() {
             let info = header.info(name).unwrap();
             let width = DType::try_from(info.dtype).unwrap().size_in_bytes();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use selfsame_checkpoint::{
@@ -444,21 +444,29 @@ fn a_failing_save_names_the_path_and_leaves_everything_as_it_was() {
 #[test]
 fn infinite_values_are_not_saved_but_large_ones_are() {
     let run = tempfile::tempdir().unwrap();
-    let with = |value: f32| {
-        let tensors = BTreeMap::from([("w".to_string(), Tensor::new(&[0., value], CPU).unwrap())]);
+    let with = |value: f64, dtype| {
+        let tensor = Tensor::new(&[0., value], CPU).unwrap().to_dtype(dtype);
+        let tensors = BTreeMap::from([("w".to_string(), tensor.unwrap())]);
         Checkpoint {
             files: BTreeMap::from([("state".to_string(), tensors)]),
             ..checkpoint(1)
         }
     };
-    for value in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
-        let error = save(run.path(), &with(value), 1).unwrap_err();
-        assert!(
-            matches!(error, CheckpointError::NotFinite { .. }),
-            "{error}"
-        );
+    for (dtype, largest) in [
+        (DType::F32, f64::from(f32::MAX)),
+        (DType::F64, f64::MAX),
+        (DType::F16, 65504.0),
+        (DType::BF16, f64::from(f32::from_bits(0x7f7f_0000))),
+    ] {
+        for value in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+            let error = save(run.path(), &with(value, dtype), 1).unwrap_err();
+            assert!(
+                matches!(error, CheckpointError::NotFinite { .. }),
+                "{dtype:?}: {error}"
+            );
+        }
+        save(run.path(), &with(largest, dtype), 1).unwrap();
     }
-    save(run.path(), &with(f32::MAX), 1).unwrap();
 }
 
 #[test]
