@@ -156,7 +156,13 @@ fn the_page_compares_with_the_weights_that_the_run_began_with() {
     let dir = scratch("begin-page");
     let first = first_run(&dir);
     let run = dir.join("run");
-    let mut args = tiny_run(&run, &["train.max_steps=1", "optim.lr=0", "optim.min_lr=0"]);
+    let sets = [
+        "seed=7",
+        "train.max_steps=1",
+        "optim.lr=0",
+        "optim.min_lr=0",
+    ];
+    let mut args = tiny_run(&run, &sets);
     args.extend(["--init".to_owned(), text(&first)]);
     done(&args);
     let told = done(&["report", &text(&run), "--json"]);
@@ -166,4 +172,8 @@ fn the_page_compares_with_the_weights_that_the_run_began_with() {
     // Nothing was learned, so both are the same, and not those of random weights.
     assert_eq!(of("after training"), of("weights it began with"));
     assert!(of("random weights").is_object(), "{told}");
+    let rank = |name: &str| told["views"][name]["effective_rank"].as_f64().unwrap();
+    let apart = |a: &str, b: &str| (rank(a) / rank(b) - 1.0).abs();
+    assert!(apart("after training", "weights it began with") < 1e-5);
+    assert!(apart("random weights", "weights it began with") > 1e-3);
 }

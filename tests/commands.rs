@@ -101,6 +101,14 @@ fn knn_gives_one_json_object() {
     assert_eq!(value["protocol"]["label"], "gender");
     assert_eq!(value["protocol"]["classes"], serde_json::json!(["f", "m"]));
     assert_eq!(value["protocol"]["image_size"], 32);
+    // What holds where nothing is said (cli.md, section 2).
+    let value = json(&labelled("knn", run(), &["--json"]));
+    let ks: Vec<&String> = value["knn"].as_object().unwrap().keys().collect();
+    assert_eq!(ks, ["10", "100", "20", "200"], "{value}");
+    let protocol = &value["protocol"];
+    assert_eq!(protocol["vote"], "weighted", "{value}");
+    assert_eq!(protocol["temperature"], 0.07, "{value}");
+    assert_eq!(protocol["interpolation"], "bicubic", "{value}");
     let majority = labelled("knn", run(), &["--k", "5", "--vote", "majority", "--json"]);
     assert_eq!(json(&majority)["protocol"]["vote"], "majority");
 

@@ -88,6 +88,7 @@ fn the_page_holds_every_section_and_asks_for_nothing() {
     for part in ["<script", "src=\"http", "href=\"http", "url(", "@import"] {
         assert!(!page.contains(part), "{part}");
     }
+    assert!(page.matches("<img ").count() > 3 && page.matches("<svg ").count() > 3);
     for tag in page.split("<img ").skip(1) {
         let tag = tag.split('>').next().unwrap();
         assert!(tag.starts_with("src=\"data:image/png;base64,") && !tag.contains("alt=\"\""));

@@ -350,6 +350,21 @@ fn a_preset_may_be_spelled_with_capitals_and_help_names_all() {
 }
 
 #[test]
+fn a_demo_takes_no_folder_away_that_is_not_a_demos() {
+    let dir = tempfile::tempdir().unwrap();
+    let thesis = dir.path().join("thesis.txt");
+    std::fs::write(&thesis, "years").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_selfsame"))
+        .args(["demo", "--run", dir.path().to_str().unwrap()])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("not an earlier demo"), "{told}");
+    assert_eq!(std::fs::read_to_string(&thesis).unwrap(), "years");
+}
+
+#[test]
 fn a_run_directory_that_is_a_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("small.csv");

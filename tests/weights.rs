@@ -219,6 +219,13 @@ fn what_a_config_beside_weights_says_is_followed_or_refused() {
         features("pairs", &text(&pairs), &[]),
         features("run", run(), &[])
     );
+    let other = timm_folder("mean", |config| {
+        config["pretrained_cfg"]["mean"] = serde_json::json!([0.9, 0.1, 0.5]);
+    });
+    assert_ne!(
+        features("mean", &text(&other), &[]),
+        features("run", run(), &[])
+    );
     let relu = timm_folder("relu", |config| {
         config["model_args"]["act_layer"] = serde_json::json!("relu");
     });

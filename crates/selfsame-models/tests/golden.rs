@@ -12,7 +12,7 @@
 mod common;
 
 use candle_core::{Device, Tensor};
-use common::{fill, gradients, noise, norm, tensor, values};
+use common::{fill, gradients, larger, noise, norm, tensor, values};
 use selfsame_models::pos_embed::resample_matrix;
 use selfsame_models::{
     Arch, Draws, Gradients, HeadConfig, HeadKind, Mode, ModelConfig, Network, ParamStore,
@@ -41,7 +41,7 @@ fn assert_close(what: &str, found: &[f64], expected: &Value, tolerance: f64) {
     let off = found
         .iter()
         .zip(&expected)
-        .fold(0f64, |max, (a, b)| max.max((a - b).abs()));
+        .fold(0f64, |max, (a, b)| larger(max, (a - b).abs()));
     assert!(
         off <= tolerance * scale,
         "{what}: off by {:e} of {scale:e}",

@@ -156,6 +156,7 @@ fn assert_slope(store: &ParamStore, loss: impl Fn() -> Tensor, step: f64) {
             .map(|(a, b)| a * b)
             .sum()
     };
+    let mut checked = 0;
     for (name, gradient) in gradients(&output, &store.trainable()) {
         let var = &store.weights()[&name];
         let gradient = gradient.unwrap();
@@ -176,7 +177,9 @@ fn assert_slope(store: &ParamStore, loss: impl Fn() -> Tensor, step: f64) {
             (quotient / slope - 1.0).abs() < 0.02,
             "{name}: {quotient} against {slope}"
         );
+        checked += 1;
     }
+    assert!(checked > 20, "{checked} gradients are large enough");
 }
 
 #[test]

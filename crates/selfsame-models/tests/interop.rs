@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
-use common::{fill, tensor, values};
+use common::{fill, larger, tensor, values};
 use selfsame_models::interop::{Layout, to_hf};
 use selfsame_models::{
-    Arch, MlpKind, Mode, ModelConfig, ParamStore, PosEmbedResample, Which, build_backbone,
-    draw_backbone, infer, read_weights, to_own_names,
+    Arch, ImportedWeights, MlpKind, Mode, ModelConfig, ParamStore, PosEmbedResample, Which,
+    build_backbone, draw_backbone, infer, read_weights, to_own_names,
 };
 use serde_json::Value;
 
@@ -87,7 +87,7 @@ fn features_are_those_of_transformers_at_both_sizes() {
             assert_eq!(found.len(), expected.len());
             let scale = expected.iter().fold(0f64, |max, v| max.max(v.abs()));
             let pairs = found.iter().zip(&expected);
-            let off = pairs.fold(0f64, |max, (a, b)| max.max((a - b).abs()));
+            let off = pairs.fold(0f64, |max, (a, b)| larger(max, (a - b).abs()));
             assert!(
                 off <= 1e-5 * scale,
                 "{name} at {size}: off by {:e}",
@@ -268,6 +268,11 @@ fn student_and_teacher_of_a_pth_are_told_apart() {
             .keys()
             .any(|name| name.starts_with("student."))
     );
+    let left = |of: &ImportedWeights, prefix: &str| -> bool {
+        of.left_out.keys().any(|name| name.starts_with(prefix))
+    };
+    assert!(left(&student, "teacher.") && !left(&student, "student."));
+    assert!(!left(&teacher, "teacher."));
     assert_eq!(teacher.tensors["backbone.1.num_batches_tracked"].rank(), 0);
 }
 

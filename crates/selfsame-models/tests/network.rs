@@ -10,7 +10,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use common::{tensor, values};
+use common::{larger, tensor, values};
 use selfsame_models::interop::Layout;
 use selfsame_models::{
     Arch, BatchStats, Beside, DinoHead, Draws, HeadConfig, HeadKind, ImportedWeights, InitForm,
@@ -311,7 +311,7 @@ fn several_resolutions_give_the_rows_of_each_in_order() {
     let off = all
         .iter()
         .zip(&each)
-        .fold(0f64, |max, (a, b)| max.max((a - b).abs()));
+        .fold(0f64, |max, (a, b)| larger(max, (a - b).abs()));
     assert!(off < 1e-5, "{off:e}");
 }
 
@@ -349,7 +349,7 @@ fn the_short_way_through_the_last_block_changes_nothing() {
     let off = short
         .iter()
         .zip(&whole)
-        .fold(0f64, |max, (a, b)| max.max((a - b).abs()));
+        .fold(0f64, |max, (a, b)| larger(max, (a - b).abs()));
     assert!(off < 1e-5, "{off:e}");
 }
 

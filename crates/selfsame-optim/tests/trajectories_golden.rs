@@ -64,6 +64,7 @@ fn largest_deviation(golden: &Value, case: &Value, options: Options) -> f32 {
         let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(got.len(), want.len());
         for (got, want) in got.iter().zip(want) {
+            assert!(got.is_finite(), "{got} instead of {want}");
             largest = largest.max((got - want).abs() / want.abs().max(1.0));
         }
     };

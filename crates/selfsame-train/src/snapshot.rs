@@ -60,5 +60,10 @@ mod tests {
         let input: InputConfig = serde_json::from_str(&metadata[INPUT_KEY]).unwrap();
         // ImageNet's mean and deviation stand in two crates.
         assert_eq!(input, InputConfig::imagenet(&config.model));
+        config.augment.mean = [0.1, 0.2, 0.3];
+        config.augment.global_size = 96;
+        let metadata = weights_metadata(&config);
+        let input: InputConfig = serde_json::from_str(&metadata[INPUT_KEY]).unwrap();
+        assert_eq!((input.mean, input.image_size), ([0.1, 0.2, 0.3], 96));
     }
 }

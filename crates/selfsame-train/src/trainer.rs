@@ -194,6 +194,11 @@ pub(crate) fn due(epochs_done: usize, every: usize) -> bool {
     every > 0 && epochs_done.is_multiple_of(every)
 }
 
+/// Whether something that happens every so many minutes (0: never) happens after so long.
+pub(crate) fn due_by_time(minutes: u64, elapsed: Duration) -> bool {
+    minutes > 0 && elapsed >= Duration::from_secs(minutes.saturating_mul(60))
+}
+
 /// Batches of the steps that are left.
 fn feed(
     run: &Run<'_>,
@@ -226,4 +231,18 @@ fn feed(
     );
     let uploader = Uploader::new(run.device, &config.augment)?;
     Ok(Feed::new(batches, uploader, accumulate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarter_of_an_hour_is_over_when_it_is() {
+        let seconds = Duration::from_secs;
+        assert!(!due_by_time(15, seconds(899)) && due_by_time(15, seconds(900)));
+        assert!(!due_by_time(0, seconds(1 << 40)), "never");
+        assert!(!due_by_time(u64::MAX, seconds(1 << 40)));
+        assert!(due(4, 2) && !due(5, 2) && !due(4, 0));
+    }
 }

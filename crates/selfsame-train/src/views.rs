@@ -213,15 +213,19 @@ mod tests {
         let scorer = ViewScorer::new(&config, &dataset, None).unwrap();
         assert_eq!((scorer.num_pictures(), scorer.is_held_out()), (12, false));
         let (ledger, stop) = (Arc::new(Ledger::new()), StopFlag::default());
+        let done = std::cell::Cell::new(0);
         let score = |stop: &StopFlag| {
             let pixels = Extractor::Pixels;
-            let told = |views| assert!(views % 2 == 0 && views <= 24);
+            let told = |views| {
+                assert!(views % 2 == 0 && views <= 24);
+                done.set(views);
+            };
             scorer
                 .score(pixels, &Device::Cpu, &ledger, stop, told)
                 .unwrap()
         };
         let found = score(&stop).unwrap();
-        assert_eq!((found.auc.len(), ledger.len()), (9, 3));
+        assert_eq!((found.auc.len(), ledger.len(), done.get()), (9, 3, 18));
         assert!(found.percent() > 90.0, "{found:?}");
         stop.request(15);
         assert_eq!(score(&stop), None);

@@ -259,6 +259,21 @@ fn a_sink_adds_up_the_gradients_of_a_block_that_is_used_twice() {
 }
 
 #[test]
+fn a_stack_in_bf16_stays_near_the_one_in_f32_and_rounds() {
+    for case in [&CASES[0], &CASES[4], &CASES[5]] {
+        let of = |precision| run(kernels::transformer_blocks, case, DType::F32, precision);
+        let (exact, rounded) = (of(Precision::F32), of(Precision::Bf16));
+        assert_eq!(exact.len(), rounded.len());
+        for (exact, rounded) in exact.iter().zip(&rounded) {
+            let d = apart(rounded, exact);
+            assert!(d < 4e-2, "{d:e} apart");
+        }
+        let d = apart(&rounded[0], &exact[0]);
+        assert!(d > 1e-5, "{d:e}: nothing was rounded");
+    }
+}
+
+#[test]
 fn the_number_of_threads_changes_no_bit_of_a_stack() {
     for case in [&CASES[4], &CASES[5]] {
         for precision in [Precision::F32, Precision::Bf16] {

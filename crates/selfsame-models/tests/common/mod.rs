@@ -94,6 +94,15 @@ pub(crate) fn values(xs: &Tensor) -> Vec<f64> {
     flat.to_vec1().unwrap()
 }
 
+/// The larger of two differences; what is no number is the largest.
+pub(crate) fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() {
+        f64::INFINITY
+    } else {
+        a.max(b)
+    }
+}
+
 /// Euclidean norm.
 pub(crate) fn norm(xs: &[f64]) -> f64 {
     xs.iter().map(|x| x * x).sum::<f64>().sqrt()

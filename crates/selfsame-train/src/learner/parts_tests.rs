@@ -48,6 +48,9 @@ fn three_steps(part_bytes: usize, local_size: usize) -> (Vec<StepFigures>, Vec<f
         global: crops(8, 32),
         local: Some(crops(12, local_size)),
     };
+    let parts = learner.student_parts(&batch).unwrap().len();
+    // Crops of one size are one part, if they may be.
+    assert_eq!(parts > 2, part_bytes == 1, "{parts} parts");
     let schedules = Schedules::new(&config.schedule(), 5).unwrap();
     let step = |step| {
         let now = schedules.at(step);

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use selfsame_checkpoint::Checkpoint;
 use selfsame_data::{Dataset, Ledger};
@@ -10,8 +10,8 @@ use selfsame_objectives::Now;
 
 use super::skips::SkipsInARow;
 use super::{
-    CAPTURES, Observer, Outcome, Progress, Run, RunFacts, SKIPPED_FILE, capture_dir, due, make_dir,
-    skipped,
+    CAPTURES, Observer, Outcome, Progress, Run, RunFacts, SKIPPED_FILE, capture_dir, due,
+    due_by_time, make_dir, skipped,
 };
 use crate::capture::{BadFigure, CaptureInfo, write_capture};
 use crate::data_record::DataRecord;
@@ -332,9 +332,7 @@ impl<'a> Training<'a> {
                 epochs_done,
             )?;
         }
-        let minutes = config.checkpoint_every_minutes;
-        let pause = Duration::from_secs(minutes.saturating_mul(60));
-        let by_time = minutes > 0 && self.saved.1.elapsed() >= pause;
+        let by_time = due_by_time(config.checkpoint_every_minutes, self.saved.1.elapsed());
         let by_epoch = epoch_is_done && due(epochs_done, config.checkpoint_every_epochs);
         if by_time || by_epoch || self.step == self.length.steps {
             self.save()?;

@@ -112,6 +112,10 @@ mod tests {
         assert_eq!((bytes.len() - 24) % 64, 0);
         let text = String::from_utf8_lossy(&bytes[10..128]).into_owned();
         assert!(
+            text.contains("'descr': '<f4', 'fortran_order': False"),
+            "{text}"
+        );
+        assert!(
             text.contains("(2, 3)") && bytes[bytes.len() - 25] == b'\n',
             "{text}"
         );

@@ -95,6 +95,109 @@ fn a_resumed_run_may_change_its_log_interval_but_not_its_learning_rate() {
     );
 }
 
+/// The values of the notebook, as users have them in writing (cli.md, section 6).
+const DOCUMENTED: &str = r#"
+seed = 42
+[data]
+layout = "auto"
+allow_outside = false
+workers = 2
+prefetch_batches = 4
+max_bad_fraction = 0.05
+[augment]
+global_size = 128
+local_size = 128
+local_crops = 8
+global_scale = [0.4, 1.0]
+local_scale = [0.05, 0.4]
+ratio = [0.75, 1.3333333333333333]
+interpolation = "bilinear"
+mean = [0.485, 0.456, 0.406]
+std = [0.229, 0.224, 0.225]
+[model]
+arch = "vit_small"
+patch_size = 16
+image_size = 128
+drop_path_rate = 0.0
+pos_embed_resample = "official"
+[head]
+kind = "notebook"
+out_dim = 2048
+hidden_dim = 2048
+bottleneck_dim = 256
+norm_last_layer = true
+use_bn = false
+[objective]
+student_temp = 0.1
+warmup_teacher_temp = 0.04
+teacher_temp = 0.07
+warmup_teacher_temp_epochs = 30
+center_momentum = 0.9
+momentum_teacher = 0.996
+[optim]
+name = "adamw"
+lr = 5e-4
+lr_scaling = "linear"
+min_lr = 0.0
+warmup_epochs = 10
+weight_decay = 0.04
+weight_decay_end = 0.4
+weight_decay_update = "epoch"
+decay_bias_and_norm = true
+clip_grad = 3.0
+clip_mode = "global"
+freeze_last_layer_epochs = 0
+[train]
+batch_size = 32
+accumulate = 1
+epochs = 100
+max_steps = 0
+precision = "f32"
+device = "auto"
+threads = 0
+checkpoint_every_epochs = 20
+checkpoint_every_minutes = 15
+keep_checkpoints = 3
+snapshot_every_epochs = 10
+log_every_steps = 10
+knn_every_epochs = 5
+knn_label = ""
+"#;
+
+#[test]
+fn the_defaults_are_the_documented_values() {
+    let mut written = Merged::defaults();
+    written.overlay(DOCUMENTED, "cli.md").unwrap();
+    let (written, default) = (
+        written.typed().unwrap(),
+        Merged::defaults().typed().unwrap(),
+    );
+    assert_eq!(written, default);
+    assert_eq!(default, RunConfig::default());
+}
+
+#[test]
+fn what_a_resumed_run_may_change_is_what_no_bit_depends_on() {
+    // Of cli.md, section 4, and two that came after it: train.max_memory_mib and data.cache_mib.
+    let mut may: Vec<&str> = MAY_CHANGE.to_vec();
+    may.sort_unstable();
+    let expected = [
+        "data.cache_mib",
+        "data.prefetch_batches",
+        "data.workers",
+        "train.checkpoint_every_epochs",
+        "train.checkpoint_every_minutes",
+        "train.device",
+        "train.keep_checkpoints",
+        "train.knn_every_epochs",
+        "train.log_every_steps",
+        "train.max_memory_mib",
+        "train.max_steps",
+        "train.threads",
+    ];
+    assert_eq!(may, expected);
+}
+
 #[test]
 fn each_changed_value_shows_where_it_came_from() {
     let mut merged = Merged::defaults();
