@@ -12,8 +12,9 @@ use serde_json::Value;
 /// PyTorch against itself with another thread count and instruction set differs by 1e-6 in loss.
 const LOSS_TOLERANCE: f64 = 2e-5;
 /// The same for weights, norm-wise: 7e-6 between instruction sets.
-const NORM_TOLERANCE: f64 = 1e-3;
 const WEIGHT_TOLERANCE: f64 = 1e-4;
+/// Of norms of gradients.
+const NORM_TOLERANCE: f64 = 1e-3;
 
 fn replay(capture: &str, changes: &[(&str, &str)]) -> (Vec<Value>, PathBuf, tempfile::TempDir) {
     let dir = copy_of(capture);

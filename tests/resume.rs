@@ -199,8 +199,8 @@ fn a_checkpoint_of_format_1_still_goes_on() {
     assert_eq!(last["step"], 14);
     let loss = last["loss"].as_f64().unwrap();
     let difference = (loss / LOSS_AT_THE_END - 1.0).abs();
-    // Without the moments of the checkpoint it would be some 1e-4.
-    assert!(difference < 5e-6, "{loss}: {difference:e}");
+    // As replay allows; all seven steps together move the loss by 2e-4.
+    assert!(difference < 2e-5, "{loss}: {difference:e}");
     let out = dir.path().join("features.npy");
     let args = [
         "embed",
