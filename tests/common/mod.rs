@@ -141,3 +141,26 @@ pub(crate) fn bmp(side: u32, [r, g, b]: [u8; 3]) -> Vec<u8> {
     }
     bytes
 }
+
+/// A line of `metrics.jsonl` about a step has every figure that it promises, and they agree.
+pub(crate) fn check_step_line(line: &serde_json::Value) {
+    let number = |key: &str| {
+        let value = line[key].as_f64();
+        value.unwrap_or_else(|| panic!("{key} is missing: {line}"))
+    };
+    for key in [
+        "step",
+        "epoch",
+        "lr",
+        "weight_decay",
+        "momentum",
+        "teacher_temp",
+        "grad_norm",
+        "feature_std",
+    ] {
+        assert!(number(key).is_finite(), "{key}: {line}");
+    }
+    assert!((number("loss") - number("loss_floor") - number("kl")).abs() < 1e-9);
+    assert!(number("images_per_s") > 0.0, "{line}");
+    assert!((0.0..=1.0).contains(&number("data_wait_frac")), "{line}");
+}
