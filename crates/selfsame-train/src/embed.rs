@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use selfsame_data::augment::ChwImage;
 use selfsame_data::{Dataset, EvalLoader, EvalTransform, Ledger};
-use selfsame_eval::Features;
+use selfsame_eval::{Features, choose};
 use selfsame_models::{Backbone, Mode};
 
 use crate::device_batch::{upload_eval, upload_picture};
@@ -155,6 +155,16 @@ impl Embedder<'_> {
             samples: done,
         }))
     }
+}
+
+/// At most so many samples, drawn from all and in their order, without pictures that are listed again,
+/// and how many those were.
+pub fn each_once(dataset: &dyn Dataset, most: usize) -> (Vec<usize>, usize) {
+    let mut samples = choose(dataset.len(), most, 0);
+    samples.sort_unstable();
+    let again = selfsame_data::repeated(dataset, samples.iter().copied());
+    samples.retain(|sample| again.binary_search(sample).is_err());
+    (samples, again.len())
 }
 
 /// Features of one prepared picture.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use candle_core::Device;
 use selfsame_data::augment::{AugmentConfig, MultiCrop};
 use selfsame_data::{Dataset, EvalTransform, Ledger};
-use selfsame_eval::{choose, effective_rank, view_auc};
+use selfsame_eval::{effective_rank, view_auc};
 
 use crate::config::RunConfig;
-use crate::embed::{EmbedOptions, Embedder, Extractor};
+use crate::embed::{EmbedOptions, Embedder, Extractor, each_once};
 use crate::error::TrainError;
 use crate::stop::StopFlag;
 
@@ -98,11 +98,8 @@ impl ViewScorer {
         let crops = MultiCrop::new(recipe);
         let crops = crops.map_err(|error| TrainError::Config(vec![error.to_string()]))?;
         let dataset = val.unwrap_or(train);
-        let mut samples = choose(dataset.len(), MAX_PICTURES, 0);
-        samples.sort_unstable();
         // Of a picture that is listed twice, one view is as near as the other.
-        let again = selfsame_data::repeated(dataset.as_ref(), samples.iter().copied());
-        samples.retain(|sample| again.binary_search(sample).is_err());
+        let (samples, _) = each_once(dataset.as_ref(), MAX_PICTURES);
         Ok(Self {
             dataset: dataset.clone(),
             samples,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use selfsame_data::augment::{AugmentConfig, EvalCrop};
-use selfsame_data::{Dataset, EvalTransform, repeated};
-use selfsame_eval::{Features, choose};
+use selfsame_data::{Dataset, EvalTransform};
+use selfsame_eval::Features;
 use selfsame_models::{Backbone, Network};
 use selfsame_train::{
     EmbedOptions, Embedder, Extractor, RunConfig, StopFlag, TrainError, ViewScore, ViewScorer,
@@ -191,14 +191,11 @@ fn given(config: &RunConfig, device: &Device) -> Option<Weights> {
 
 /// Some pictures of a side, without those that are listed again, which would vote on themselves.
 fn each_once(set: &Arc<dyn Dataset>, spec: &str, max: usize) -> Vec<usize> {
-    let mut samples = choose(set.len(), max, 0);
-    samples.sort_unstable();
-    let again = repeated(set.as_ref(), samples.iter().copied());
-    if !again.is_empty() {
-        let (copies, of) = (again.len(), samples.len());
+    let (samples, copies) = selfsame_train::each_once(set.as_ref(), max);
+    if copies > 0 {
+        let of = samples.len() + copies;
         tell!("note: {copies} of {of} pictures of {spec} are listed before; each counts once");
     }
-    samples.retain(|sample| again.binary_search(sample).is_err());
     samples
 }
 
