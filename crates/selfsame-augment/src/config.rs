@@ -207,6 +207,30 @@ impl FromStr for Interpolation {
 }
 
 impl AugmentConfig {
+    /// The shorter side, in pixels, from which on no crop of a square picture is enlarged: the
+    /// smallest share of a picture that each kind of view takes still has the view's pixels.
+    ///
+    /// ```
+    /// use selfsame_augment::AugmentConfig;
+    ///
+    /// let mut config = AugmentConfig { global_size: 224, local_size: 96, ..Default::default() };
+    /// config.global_scale = [0.4, 1.0];
+    /// config.local_scale = [0.05, 0.4];
+    /// assert_eq!(config.sharp_side(), 430); // 96 pixels of a twentieth of the area
+    /// config.local_crops = 0;
+    /// assert_eq!(config.sharp_side(), 355); // 224 of two fifths
+    /// ```
+    pub fn sharp_side(&self) -> usize {
+        let mut views = vec![(self.global_size, self.global_scale[0])];
+        if self.local_crops > 0 {
+            views.push((self.local_size, self.local_scale[0]));
+        }
+        let sides = views
+            .into_iter()
+            .map(|(size, share)| (size as f64 / share.sqrt()).ceil() as usize);
+        sides.max().unwrap_or(0)
+    }
+
     /// Every problem of this configuration, each text naming its key; empty if there is none.
     pub fn check(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -36,6 +36,7 @@
 //! - [`PictureList`] names what has changed since a run began.
 //! - [`Overlap`] tells whether two data sets have pictures in common.
 //! - [`check()`] decodes everything and counts what cannot be used.
+//! - [`shrink()`] writes copies that are no larger than training needs.
 //! - [`annotations`], [`split`] and [`walk`] are what `cargo xtask prepare-*` is made of.
 //!
 //! **What this crate does not know:** tensors, devices, models, losses, TOML, the command line.
@@ -63,6 +64,7 @@ mod picture_list;
 mod portraits;
 mod rng;
 pub mod sampler;
+mod shrink;
 pub mod split;
 pub mod walk;
 
@@ -80,6 +82,7 @@ pub use overlap::{Overlap, repeated};
 pub use picture_list::PictureList;
 pub use portraits::PORTRAIT_SIZE;
 pub use sampler::Sampler;
+pub use shrink::{ShrinkConfig, ShrinkReport, shrink};
 
 /// The README's example is a test.
 #[cfg(doctest)]

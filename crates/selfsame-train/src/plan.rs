@@ -25,6 +25,10 @@ const TRIAL_IMAGES: usize = 8;
 /// Timed turns of each trial step; the fastest counts.
 const TRIAL_TURNS: usize = 2;
 
+/// What counts as large: so many times the pixels on a side that crops need, where reading takes
+/// more than such a share of a step.
+const LARGE: (f64, f64) = (1.5, 0.1);
+
 /// Fewer steps than this have not been enough for anything here (docs/results.md).
 const FEW_STEPS: u64 = 1_000;
 
@@ -220,6 +224,8 @@ pub struct Trial {
     pub picture: Duration,
     /// One picture of a k-NN score.
     pub evaluated_image: Duration,
+    /// The median of the trial pictures' shorter sides, in pixels; 0 if none could be decoded.
+    pub shorter_side: u32,
 }
 
 impl Trial {
@@ -245,11 +251,13 @@ impl Trial {
         let pictures = crops(config, train, many)?;
         let picture = began.elapsed() / many as u32;
         let began = Instant::now();
-        for sample in 0..many {
-            // One that cannot be decoded costs its time too.
-            let _ = train.decode(sample);
-        }
+        // One that cannot be decoded costs its time too.
+        let mut sides: Vec<u32> = (0..many)
+            .filter_map(|sample| Some(train.decode(sample).ok()?.dimensions()))
+            .map(|(width, height)| width.min(height))
+            .collect();
         let decoded = began.elapsed() / many as u32;
+        sides.sort_unstable();
 
         let mut learner = Learner::new(config, device)?;
         let schedules = Schedules::new(&config.schedule(), 1)?;
@@ -290,6 +298,26 @@ impl Trial {
             picture,
             evaluated_image: forward
                 + (decoded + picture / config.num_crops() as u32) / cores.max(1) as u32,
+            shorter_side: sides.get(sides.len() / 2).copied().unwrap_or(0),
+        })
+    }
+
+    /// What to do about pictures that are much larger than their crops, if reading them is felt.
+    pub fn large_pictures(&self, config: &RunConfig) -> Option<String> {
+        let needed = config.augment.sharp_side();
+        let (larger, felt) = LARGE;
+        let share = 1.0 - self.compute.as_secs_f64() / self.step.as_secs_f64().max(1e-9);
+        let is_large = f64::from(self.shorter_side) > larger * needed as f64;
+        (is_large && share > felt).then(|| {
+            format!(
+                "data.train: pictures have {} pixels on their shorter side and crops need {needed}; \
+                 reading them is {:.0} % of a step. Smaller copies, made once, spare most of it: \
+                 selfsame shrink {} --side {} --out DIR",
+                self.shorter_side,
+                100.0 * share,
+                config.data.train,
+                needed.next_multiple_of(32)
+            )
         })
     }
 }
@@ -320,4 +348,37 @@ fn crops(
         images: train.len(),
         needed: images,
     })??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_pictures_are_told_of_where_reading_them_is_felt() {
+        let mut config = RunConfig::default();
+        config.augment.local_crops = 0;
+        config.augment.global_size = 224;
+        config.data.train = "photos".to_owned();
+        let trial = |shorter_side, step: f64| Trial {
+            images: 8,
+            step: Duration::from_secs_f64(step),
+            compute: Duration::from_secs(1),
+            picture: Duration::from_millis(300),
+            evaluated_image: Duration::from_millis(300),
+            shorter_side,
+        };
+        let told = trial(3000, 4.0).large_pictures(&config).unwrap();
+        for words in [
+            "3000 pixels",
+            "need 355",
+            "75 %",
+            "selfsame shrink photos --side 384",
+        ] {
+            assert!(told.contains(words), "{words} is not in {told}");
+        }
+        assert_eq!(trial(3000, 1.05).large_pictures(&config), None, "not felt");
+        assert_eq!(trial(500, 4.0).large_pictures(&config), None, "not large");
+        assert_eq!(trial(0, 4.0).large_pictures(&config), None, "none decoded");
+    }
 }

@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Report(Report),
     /// Decode every file and list what cannot be used.
     CheckData(CheckData),
+    /// Write copies of pictures that are no larger than training needs.
+    Shrink(Shrink),
     /// Write weights for other programs.
     Export(Export),
     /// Say what a weights file is: layout, architecture, every name and shape.
@@ -424,6 +426,30 @@ pub(crate) struct CheckData {
     #[command(flatten)]
     pub(crate) reading: Reading,
     /// One JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Shrink {
+    /// A folder, or a .csv file with a column of paths.
+    pub(crate) data: String,
+    /// Folder for the copies, under the names they have there: a new one, or one of an earlier
+    /// call, which goes on.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Shorter side of a copy in pixels; smaller pictures are copied as they are.
+    #[arg(long, value_name = "N", default_value = "512", value_parser = size::pixels())]
+    pub(crate) side: usize,
+    /// Quality of JPEG; names in .png are written as PNG.
+    #[arg(long, value_name = "1-100", default_value_t = 92, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) quality: u8,
+    /// Threads; 0: one per core.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
+    /// One JSON object on stdout, everything else on stderr.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -193,10 +193,12 @@ fn smallest(config: &RunConfig, stage: Stage) -> RunConfig {
     config
 }
 
-/// "1.2 GiB", "340 MiB".
+/// "1.2 GiB", "340 MiB", "12 KiB".
 pub(crate) fn in_words(bytes: u64) -> String {
     let mib = bytes as f64 / 1_048_576.0;
-    if mib < 1024.0 {
+    if mib < 1.0 && bytes > 0 {
+        format!("{:.0} KiB", mib * 1024.0)
+    } else if mib < 1024.0 {
         format!("{mib:.0} MiB")
     } else {
         format!("{:.1} GiB", mib / 1024.0)

@@ -17,6 +17,7 @@ mod replay;
 pub(crate) mod report;
 mod resume;
 mod show_config;
+mod shrink;
 mod train;
 
 use crate::cli::{Cli, Command};
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Done> {
         Command::Linear(args) => linear::run(&args),
         Command::Finetune(args) => finetune::run(&args),
         Command::CheckData(args) => check_data::run(&args),
+        Command::Shrink(args) => shrink::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Inspect(args) => inspect::run(&args).map_err(|error| by_flag("", error)),
         Command::Preview(args) => preview::run(&args),

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
         "" => None,
         spec => Some(data::of_run(spec, &config.data)?),
     };
-    let plan = Plan::of(&config, &train, val.as_ref(), &device)?;
+    let mut plan = Plan::of(&config, &train, val.as_ref(), &device)?;
     init_of(&config, &device)?;
     let limit = budget(&config);
     let free = args.run.as_deref().and_then(disk::free);
@@ -44,6 +44,8 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
     } else {
         None
     };
+    plan.warnings
+        .extend(trial.and_then(|trial| trial.large_pictures(&config)));
     if args.json {
         let seconds = trial.map(|trial| {
             json!({

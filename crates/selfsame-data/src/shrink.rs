@@ -1,0 +1,471 @@
+//! Copies of pictures that are no larger than training needs.
+
+use std::fs::{self, File};
+use std::io::{Cursor, Read, Seek, SeekFrom, Write};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use image::codecs::jpeg::JpegEncoder;
+use image::{ExtendedColorType, ImageFormat, RgbImage};
+use rayon::prelude::*;
+use selfsame_augment::{EvalCrop, Interpolation, Workspace, ops};
+
+use crate::dataset::{Dataset, picture_of};
+use crate::error::DataError;
+use crate::ledger::LedgerEntry;
+
+/// How large the copies are, and how they are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ShrinkConfig {
+    /// The shorter side of a copy in pixels; what is no larger is copied as it is.
+    pub shorter_side: u32,
+    /// Quality of JPEG, from 1 to 100.
+    pub quality: u8,
+}
+
+impl Default for ShrinkConfig {
+    fn default() -> Self {
+        Self {
+            shorter_side: 512,
+            quality: 92,
+        }
+    }
+}
+
+/// What [`shrink`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ShrinkReport {
+    /// Pictures that were made smaller.
+    pub shrunk: usize,
+    /// Pictures that were small enough and copied byte for byte.
+    pub copied: usize,
+    /// Pictures whose copy was there from an earlier call.
+    pub kept: usize,
+    /// Pictures that cannot be used, in the data set's order; they have no copy.
+    pub unusable: Vec<LedgerEntry>,
+    /// Bytes of the files that were read or need not be read again.
+    pub bytes_before: u64,
+    /// Bytes of their copies.
+    pub bytes_after: u64,
+}
+
+/// What became of one picture.
+enum Fate {
+    Shrunk(u64, u64),
+    Copied(u64, u64),
+    Kept(u64, u64),
+    Unusable(LedgerEntry),
+    /// Listed once more.
+    Again,
+}
+
+/// Writes a smaller copy of every picture into `out`, under the name it has in the data set, on
+/// rayon's current pool.
+///
+/// A copy is upright and opaque, shrunk by Pillow's bicubic filter; it is PNG where the name ends
+/// so and JPEG everywhere else, as the name stays and a format is told by its content. A copy that
+/// is whole and not older than its picture is kept, so that a call that was broken off goes on.
+/// Copies appear whole or not at all under their names; a loss of power may take the last of them.
+/// `progress` is called with the number of pictures done so far, from any thread.
+///
+/// # Errors
+/// [`DataError::Setting`] for a setting without sense or a picture whose name leads out of `out`;
+/// [`DataError::Io`] if a copy cannot be written. Copies that were written stay.
+pub fn shrink(
+    dataset: &dyn Dataset,
+    out: &Path,
+    config: &ShrinkConfig,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<ShrinkReport, DataError> {
+    config.check()?;
+    if let Some(name) = names(dataset).find(|name| !stays_within(name)) {
+        return Err(DataError::Setting(format!(
+            "{name:?} lies outside the folder that pictures' names start from; --images-root with \
+             a folder above all of them brings them inside"
+        )));
+    }
+    let done = AtomicUsize::new(0);
+    let fates: Vec<Fate> = (0..dataset.len())
+        .into_par_iter()
+        .map_init(Workspace::new, |workspace, index| {
+            // Equal names follow one another.
+            let is_again = index > 0 && dataset.name(index - 1) == dataset.name(index);
+            let fate = match is_again {
+                true => Fate::Again,
+                false => shrink_one(dataset, index, out, config, workspace)?,
+            };
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+            Ok(fate)
+        })
+        .collect::<Result<_, DataError>>()?;
+
+    let mut report = ShrinkReport::default();
+    for fate in fates {
+        let (count, before, after) = match fate {
+            Fate::Shrunk(before, after) => (&mut report.shrunk, before, after),
+            Fate::Copied(before, after) => (&mut report.copied, before, after),
+            Fate::Kept(before, after) => (&mut report.kept, before, after),
+            Fate::Unusable(entry) => {
+                report.unusable.push(entry);
+                continue;
+            }
+            Fate::Again => continue,
+        };
+        *count += 1;
+        report.bytes_before += before;
+        report.bytes_after += after;
+    }
+    Ok(report)
+}
+
+impl ShrinkConfig {
+    fn check(&self) -> Result<(), DataError> {
+        let problem = match self {
+            Self {
+                shorter_side: 0, ..
+            } => "the shorter side of a copy must have at least 1 pixel",
+            Self {
+                quality: 0 | 101.., ..
+            } => "the quality of JPEG goes from 1 to 100",
+            _ => return Ok(()),
+        };
+        Err(DataError::Setting(problem.to_owned()))
+    }
+}
+
+fn names(dataset: &dyn Dataset) -> impl Iterator<Item = &str> {
+    (0..dataset.len()).map(|index| dataset.name(index))
+}
+
+/// Whether a name is a path downwards.
+fn stays_within(name: &str) -> bool {
+    let mut parts = Path::new(name).components().peekable();
+    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn shrink_one(
+    dataset: &dyn Dataset,
+    index: usize,
+    out: &Path,
+    config: &ShrinkConfig,
+    workspace: &mut Workspace,
+) -> Result<Fate, DataError> {
+    let (source, target) = (dataset.path(index), out.join(dataset.name(index)));
+    let before = source.as_deref().and_then(|path| fs::metadata(path).ok());
+    let bytes_before = before.as_ref().map_or(0, fs::Metadata::len);
+    if let Some(before) = &before
+        && let Some(after) = whole_copy(&target, before)
+    {
+        return Ok(Fate::Kept(bytes_before, after));
+    }
+    let picture = match picture_of(dataset, index) {
+        Ok(picture) => picture,
+        Err(error) => return Ok(Fate::Unusable(LedgerEntry::of(dataset, index, &error))),
+    };
+    let is_small = picture.width().min(picture.height()) <= config.shorter_side;
+    let (bytes, is_copy) = match source.filter(|_| is_small) {
+        Some(source) => {
+            let read = fs::read(&source);
+            let bytes = read.map_err(|error| DataError::io("reading", &source, error))?;
+            (bytes, true)
+        }
+        None => {
+            let picture = match is_small {
+                true => picture,
+                false => smaller(&picture, config.shorter_side, workspace),
+            };
+            let bytes = encoded(&picture, &target, config.quality)
+                .map_err(|error| DataError::io("encoding", &target, error))?;
+            (bytes, false)
+        }
+    };
+    write_copy(&target, dataset.name(index), &bytes)?;
+    let after = bytes.len() as u64;
+    Ok(match is_copy {
+        true => Fate::Copied(bytes_before, after),
+        false => Fate::Shrunk(bytes_before, after),
+    })
+}
+
+/// The length of a copy that is not older than its picture and was not cut short.
+fn whole_copy(target: &Path, source: &fs::Metadata) -> Option<u64> {
+    /// What JPEG and PNG end in.
+    const ENDS: [&[u8]; 2] = [&[0xFF, 0xD9], b"IEND\xAE\x42\x60\x82"];
+    let mut file = File::open(target).ok()?;
+    let copy = file.metadata().ok()?;
+    if copy.modified().ok()? < source.modified().ok()? {
+        return None;
+    }
+    if copy.len() == source.len() {
+        return Some(copy.len());
+    }
+    let mut end = [0; 8];
+    file.seek(SeekFrom::End(-(end.len() as i64))).ok()?;
+    file.read_exact(&mut end).ok()?;
+    ENDS.iter().any(|e| end.ends_with(e)).then_some(copy.len())
+}
+
+/// The picture with a shorter side of so many pixels.
+fn smaller(picture: &RgbImage, shorter_side: u32, workspace: &mut Workspace) -> RgbImage {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let to = EvalCrop {
+        image_size: shorter_side as usize,
+        ..EvalCrop::default()
+    };
+    let (width, height) = to.resized_dimensions(width, height);
+    ops::resize(picture, width, height, Interpolation::Bicubic, workspace)
+}
+
+fn encoded(picture: &RgbImage, target: &Path, quality: u8) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let done = match ImageFormat::from_path(target) {
+        Ok(ImageFormat::Png) => picture.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png),
+        _ => JpegEncoder::new_with_quality(&mut bytes, quality).encode(
+            picture.as_raw(),
+            picture.width(),
+            picture.height(),
+            ExtendedColorType::Rgb8,
+        ),
+    };
+    done.map_err(std::io::Error::other)?;
+    Ok(bytes)
+}
+
+/// Writes beside, then renames. Not waiting for the disk: a copy can be made again.
+fn write_copy(target: &Path, name: &str, bytes: &[u8]) -> Result<(), DataError> {
+    let failed = |error| DataError::io("writing", target, error);
+    let folder = target.parent().unwrap_or(Path::new(""));
+    fs::create_dir_all(folder).map_err(failed)?;
+    // As short as any name may be, and the same when a call that was killed is made again.
+    let beside: PathBuf = folder.join(format!(
+        ".tmp-{:.16}",
+        blake3::hash(name.as_bytes()).to_hex()
+    ));
+    let written = File::create(&beside).and_then(|mut file| file.write_all(bytes));
+    let done = written.and_then(|()| fs::rename(&beside, target));
+    done.map_err(|error| {
+        let _ = fs::remove_file(&beside);
+        failed(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DecodeError, Limits, OpenOptions, decode, open};
+    use std::sync::Arc;
+    use std::time::{Duration, SystemTime};
+
+    /// A slope with a dot, of which every pixel differs from its neighbours.
+    fn picture(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([(x * 2) as u8, (y * 3) as u8, ((x ^ y) * 5) as u8])
+        })
+    }
+
+    struct Sets {
+        dir: tempfile::TempDir,
+    }
+
+    impl Sets {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir_all(dir.path().join("in/cats")).unwrap();
+            Self { dir }
+        }
+
+        fn source(&self, name: &str) -> PathBuf {
+            self.dir.path().join("in").join(name)
+        }
+
+        fn out(&self) -> PathBuf {
+            self.dir.path().join("out")
+        }
+
+        fn open(&self) -> Arc<dyn Dataset> {
+            let folder = self.dir.path().join("in");
+            open(folder.to_str().unwrap(), &OpenOptions::default()).unwrap()
+        }
+
+        fn shrink(&self, shorter_side: u32) -> ShrinkReport {
+            let config = ShrinkConfig {
+                shorter_side,
+                ..ShrinkConfig::default()
+            };
+            shrink(self.open().as_ref(), &self.out(), &config, &|_| ()).unwrap()
+        }
+
+        fn copy(&self, name: &str) -> RgbImage {
+            decode::decode_file(&self.out().join(name), &Limits::default()).unwrap()
+        }
+    }
+
+    #[test]
+    fn large_pictures_are_shrunk_small_ones_copied_unusable_ones_named() {
+        let sets = Sets::new();
+        picture(120, 80).save(sets.source("cats/a.png")).unwrap();
+        picture(60, 200).save(sets.source("cats/b.jpg")).unwrap();
+        picture(39, 300).save(sets.source("c.bmp")).unwrap();
+        picture(90, 90).save(sets.source("d.bmp")).unwrap();
+        fs::write(sets.source("e.jpg"), "no picture").unwrap();
+        let report = sets.shrink(40);
+        assert_eq!((report.shrunk, report.copied, report.kept), (3, 1, 0));
+        let unusable: Vec<&str> = report.unusable.iter().map(|e| &*e.file).collect();
+        assert_eq!(unusable, ["e.jpg"]);
+        assert_eq!(sets.copy("cats/a.png").dimensions(), (60, 40));
+        assert_eq!(sets.copy("cats/b.jpg").dimensions(), (40, 133));
+        assert_eq!(sets.copy("d.bmp").dimensions(), (40, 40));
+        let same = |name: &str| {
+            fs::read(sets.source(name)).unwrap() == fs::read(sets.out().join(name)).unwrap()
+        };
+        assert!(same("c.bmp"));
+        // Nothing but the copies, unfinished files included.
+        let names = |folder: PathBuf| {
+            let files = fs::read_dir(folder).unwrap();
+            let mut names: Vec<_> = files.map(|f| f.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(sets.out()), ["c.bmp", "cats", "d.bmp"]);
+        assert_eq!(names(sets.out().join("cats")), ["a.png", "b.jpg"]);
+        // PNG is exact, so it is the resize's picture to the byte.
+        let exact = smaller(&picture(120, 80), 40, &mut Workspace::new());
+        assert_eq!(sets.copy("cats/a.png"), exact);
+        let size = |folder: &Path| {
+            ["cats/a.png", "cats/b.jpg", "c.bmp", "d.bmp"]
+                .map(|name| fs::metadata(folder.join(name)).unwrap().len())
+                .iter()
+                .sum::<u64>()
+        };
+        assert_eq!(report.bytes_before, size(&sets.source("")));
+        assert_eq!(report.bytes_after, size(&sets.out()));
+    }
+
+    #[test]
+    fn a_jpeg_copy_looks_like_its_picture() {
+        let sets = Sets::new();
+        let smooth = RgbImage::from_fn(256, 128, |x, y| image::Rgb([x as u8, y as u8, 90]));
+        smooth.save(sets.source("a.bmp")).unwrap();
+        sets.shrink(64);
+        let (copy, exact) = (
+            sets.copy("a.bmp"),
+            smaller(&smooth, 64, &mut Workspace::new()),
+        );
+        assert_eq!(copy.dimensions(), (128, 64));
+        let apart = copy
+            .as_raw()
+            .iter()
+            .zip(exact.as_raw())
+            .map(|(a, b)| a.abs_diff(*b))
+            .max();
+        assert!((1..=6).contains(&apart.unwrap()), "{apart:?}");
+    }
+
+    #[test]
+    fn a_copy_is_made_again_if_its_picture_is_newer_or_it_was_cut_short() {
+        let sets = Sets::new();
+        for name in ["a.jpg", "b.jpg", "c.jpg"] {
+            picture(100, 100).save(sets.source(name)).unwrap();
+        }
+        assert_eq!(sets.shrink(50).shrunk, 3);
+        let again = sets.shrink(50);
+        assert_eq!((again.shrunk, again.kept), (0, 3));
+        let b = File::options()
+            .write(true)
+            .open(sets.out().join("b.jpg"))
+            .unwrap();
+        b.set_len(300).unwrap();
+        let c = File::options()
+            .write(true)
+            .open(sets.source("c.jpg"))
+            .unwrap();
+        c.set_modified(SystemTime::now() + Duration::from_secs(60))
+            .unwrap();
+        let again = sets.shrink(50);
+        assert_eq!((again.shrunk, again.kept), (2, 1));
+        assert_eq!(sets.copy("b.jpg").dimensions(), (50, 50));
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_told_and_the_others_stay() {
+        let sets = Sets::new();
+        picture(100, 100).save(sets.source("cats/a.jpg")).unwrap();
+        picture(100, 100).save(sets.source("b.jpg")).unwrap();
+        fs::create_dir_all(sets.out()).unwrap();
+        fs::write(sets.out().join("cats"), "a file").unwrap();
+        let config = ShrinkConfig::default();
+        let told = shrink(sets.open().as_ref(), &sets.out(), &config, &|_| ());
+        let told = told.unwrap_err();
+        assert!(
+            !told.is_usage() && told.to_string().contains("cats"),
+            "{told}"
+        );
+    }
+
+    /// A set whose names lead anywhere.
+    struct Outside(&'static str);
+
+    impl Dataset for Outside {
+        fn len(&self) -> usize {
+            1
+        }
+        fn name(&self, _: usize) -> &str {
+            self.0
+        }
+        fn labels(&self, _: usize) -> std::collections::BTreeMap<String, String> {
+            std::collections::BTreeMap::new()
+        }
+        fn label_names(&self) -> Vec<String> {
+            Vec::new()
+        }
+        fn decode(&self, _: usize) -> Result<RgbImage, DecodeError> {
+            Ok(picture(9, 9))
+        }
+        fn path(&self, _: usize) -> Option<PathBuf> {
+            None
+        }
+        fn fingerprint(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_refused_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["../a.jpg", "/a.jpg", "b/../../a.jpg", "", "."] {
+            let told = shrink(
+                &Outside(name),
+                dir.path(),
+                &ShrinkConfig::default(),
+                &|_| (),
+            );
+            let told = told.unwrap_err();
+            assert!(
+                told.is_usage() && told.to_string().contains("--images-root"),
+                "{told}"
+            );
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        // Without a file there is nothing to copy; the picture itself is written.
+        let report = shrink(
+            &Outside("a.jpg"),
+            dir.path(),
+            &ShrinkConfig::default(),
+            &|_| (),
+        );
+        assert_eq!(report.unwrap().shrunk, 1);
+        assert!(dir.path().join("a.jpg").is_file());
+    }
+
+    #[test]
+    fn settings_without_sense_are_refused() {
+        for (shorter_side, quality) in [(0, 90), (10, 0), (10, 101)] {
+            let config = ShrinkConfig {
+                shorter_side,
+                quality,
+            };
+            let told = shrink(&Outside("a"), Path::new("none"), &config, &|_| ());
+            assert!(told.unwrap_err().is_usage());
+        }
+    }
+}

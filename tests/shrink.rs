@@ -1,0 +1,153 @@
+//! `selfsame shrink`: copies that a run takes instead of its pictures.
+
+#![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{done, selfsame, text};
+use serde_json::Value;
+
+/// Pictures in AgeDB's naming, one of them small, one of them none, and a list of three of them.
+fn pictures(dir: &Path) -> PathBuf {
+    let folder = dir.join("photos");
+    std::fs::create_dir_all(folder.join("more")).unwrap();
+    let draw = |width: u32, height: u32| {
+        image::RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, 7]))
+    };
+    let save = |name: &str, width, height| draw(width, height).save(folder.join(name)).unwrap();
+    save("0_Ann_30_f.png", 200, 100);
+    save("1_Bob_41_m.png", 90, 300);
+    save("more/2_Cat_52_f.png", 30, 40);
+    std::fs::write(folder.join("3_Dan_63_m.jpg"), "no picture").unwrap();
+    let rows = "Images,Name,Age\nmore/2_Cat_52_f.png,Cat,52\n3_Dan_63_m.jpg,Dan,63\n\
+                0_Ann_30_f.png,\"Ann, A.\",\n";
+    std::fs::write(folder.join("annot.csv"), rows).unwrap();
+    folder
+}
+
+fn shrunk(data: &Path, out: &Path, flags: &[&str]) -> Value {
+    let (data, out) = (text(data), text(out));
+    let args = [
+        &["shrink", &data, "--out", &out, "--side", "50", "--json"],
+        flags,
+    ]
+    .concat();
+    serde_json::from_str(&done(&args)).unwrap()
+}
+
+#[test]
+fn copies_are_a_data_set_with_the_same_names_and_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, out) = (pictures(dir.path()), dir.path().join("small"));
+    let report = shrunk(&folder, &out, &[]);
+    assert_eq!(
+        (&report["shrunk"], &report["copied"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!(report["unusable"][0]["file"], "3_Dan_63_m.jpg");
+    assert_eq!(report["annotations"], Value::Null);
+    let checked = done(&["check-data", &text(&out), "--json"]);
+    let checked: Value = serde_json::from_str(&checked).unwrap();
+    assert_eq!(checked["usable"], 3);
+    assert_eq!(
+        checked["labels"]["gender"]["counts"],
+        serde_json::json!({"f": 2, "m": 1})
+    );
+    let ann = image::open(out.join("0_Ann_30_f.png")).unwrap();
+    assert_eq!((ann.width(), ann.height()), (100, 50));
+
+    // Once more: nothing is done again, and what it says is for people.
+    let told = done(&[
+        "shrink",
+        &text(&folder),
+        "--out",
+        &text(&out),
+        "--side",
+        "50",
+    ]);
+    assert!(
+        told.contains("0 made smaller, 0 small enough and copied, 3 there already, 1 left out"),
+        "{told}"
+    );
+    assert!(
+        told.contains("3_Dan_63_m.jpg: ") && told.contains("--data "),
+        "{told}"
+    );
+}
+
+#[test]
+fn the_rows_of_an_annotation_file_follow_their_copies() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, out) = (pictures(dir.path()), dir.path().join("small"));
+    let report = shrunk(&folder.join("annot.csv"), &out, &[]);
+    let rows = out.join("annot.csv");
+    assert_eq!(report["annotations"], text(&rows));
+    let expected = "Images,name,age\n0_Ann_30_f.png,\"Ann, A.\",\nmore/2_Cat_52_f.png,Cat,52\n";
+    assert_eq!(std::fs::read_to_string(&rows).unwrap(), expected);
+    let checked: Value =
+        serde_json::from_str(&done(&["check-data", &text(&rows), "--json"])).unwrap();
+    assert_eq!(
+        (&checked["usable"], &checked["unusable"]),
+        (&2.into(), &0.into())
+    );
+    assert_eq!(checked["labels"]["age"]["missing"], 1);
+    // Another list of the same pictures may join.
+    let other = folder.join("other.csv");
+    std::fs::write(&other, "Images\n1_Bob_41_m.png\n0_Ann_30_f.png\n").unwrap();
+    let report = shrunk(&other, &out, &[]);
+    assert_eq!((&report["shrunk"], &report["kept"]), (&1.into(), &1.into()));
+    assert!(out.join("other.csv").is_file() && rows.is_file());
+}
+
+#[test]
+fn a_folder_that_is_not_for_copies_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, out) = (pictures(dir.path()), dir.path().join("small"));
+    let refused = |out: &Path, flags: &[&str], words: &str| {
+        let (data, out) = (text(&folder), text(out));
+        let answer = selfsame(&[&["shrink", &data, "--out", &out], flags].concat());
+        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);
+    };
+    refused(&folder, &[], "whose pictures are read");
+    refused(&folder.join("more/new"), &[], "whose pictures are read");
+    refused(dir.path(), &[], "something else in it");
+    refused(&folder.join("annot.csv"), &[], "whose pictures are read");
+    refused(&out, &["--side", "0"], "--side");
+    refused(&out, &["--quality", "0"], "--quality");
+    assert!(!out.exists());
+    shrunk(&folder, &out, &[]);
+    refused(&out, &["--side", "60"], "--side 50 --quality 92");
+    std::fs::write(out.join("shrink.json"), "{}").unwrap();
+    refused(&out, &["--side", "50"], "shrink.json");
+    let drawn = selfsame(&[
+        "shrink",
+        "synthetic:portraits?count=4",
+        "--out",
+        &text(&dir.path().join("d")),
+    ]);
+    assert_eq!(drawn.code, 2, "{}", drawn.stderr);
+    assert!(!dir.path().join("d").exists());
+}
+
+#[test]
+fn pictures_of_which_none_can_be_used_are_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("photos");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("a.jpg"), "no picture").unwrap();
+    let answer = selfsame(&[
+        "shrink",
+        &text(&folder),
+        "--out",
+        &text(&dir.path().join("small")),
+    ]);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("not one picture"),
+        "{}",
+        answer.stderr
+    );
+}
