@@ -129,7 +129,7 @@ pub fn transformer_blocks(
 }
 
 /// Bytes that [`transformer_blocks`] takes on the CPU beside its input and its output if no gradient
-/// is asked for: those of the chunks that so many threads have in hand.
+/// is asked for and no factors are given: those of the chunks that so many threads have in hand.
 ///
 /// # Shape
 /// `[images, tokens, width]`, and the width inside the MLP.

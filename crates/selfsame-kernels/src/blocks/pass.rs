@@ -217,7 +217,11 @@ impl Pass {
             self.block_forward(&mut parts, block, branches, class_only);
             if is_last {
                 self.mlp_out(&parts, block, branches, ys);
-            } else if keep || self.is_class_only(index + 1, weights.len()) {
+            } else if keep
+                // Room that was made for this block need not fit the next one.
+                || !factors.is_empty()
+                || self.is_class_only(index + 1, weights.len())
+            {
                 let mut next = new(index + 1);
                 self.mlp_out(&parts, block, branches, next.parts().x);
                 let done = std::mem::replace(&mut current, next);

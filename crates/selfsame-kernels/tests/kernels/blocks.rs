@@ -71,6 +71,20 @@ fn weights(vars: &[Var]) -> Vec<BlockWeights> {
         .collect()
 }
 
+/// The same without gradients.
+fn detached(vars: &[Var]) -> Vec<BlockWeights> {
+    let pair = |(weight, bias): &(Tensor, Tensor)| (weight.detach(), bias.detach());
+    let block = |of: &BlockWeights| BlockWeights {
+        norm1: pair(&of.norm1),
+        qkv: pair(&of.qkv),
+        proj: pair(&of.proj),
+        norm2: pair(&of.norm2),
+        fc1: pair(&of.fc1),
+        fc2: pair(&of.fc2),
+    };
+    weights(vars).iter().map(block).collect()
+}
+
 fn factors(case: &Case) -> Vec<BranchFactors> {
     let branch = |seed: usize| -> Vec<f32> {
         let dropped = |i: usize| match case.drop {
@@ -191,6 +205,48 @@ fn the_fused_stack_equals_the_composed_one_in_values_and_gradients() {
             let d = apart(ours, exact);
             assert!(d < 1e-5, "case {number}, result {i}: {d:e} apart");
         }
+    }
+}
+
+#[test]
+fn dropped_images_without_gradients_equal_the_composed_stack() {
+    let check = |case: &Case, factors: &[BranchFactors]| {
+        let xs = values(&[case.images, case.tokens, case.width], 1, 1.0);
+        let weights = detached(&variables(case.width, DType::F32));
+        let options = BlockOptions {
+            num_heads: case.heads,
+            eps: 1e-6,
+            class_token_only: case.class_token_only,
+            precision: Precision::F32,
+        };
+        let ys = kernels::transformer_blocks(&xs, &weights, factors, options).unwrap();
+        assert!(!ys.track_op());
+        let composed = kernels::composed::transformer_blocks;
+        let d = apart(&ys, &composed(&xs, &weights, factors, options).unwrap());
+        assert!(d < 1e-5, "{factors:?}: {d:e} apart");
+    };
+    for case in CASES.iter().filter(|case| case.drop != Drop::Nothing) {
+        check(case, &factors(case));
+    }
+    // Blocks that keep more images than the one before, fewer, and all.
+    let kept = |branch: [f32; 5]| Some(branch.to_vec());
+    let (one, three) = ([0.0, 2.0, 0.0, 0.0, 0.0], [1.5, 0.0, 1.5, 0.0, 1.5]);
+    let block = |attention, mlp| BranchFactors { attention, mlp };
+    let orders = [
+        [
+            block(kept(one), kept(one)),
+            block(kept(three), kept([1.25; 5])),
+            block(None, kept(one)),
+        ],
+        [
+            block(kept(one), None),
+            block(None, kept(three)),
+            block(kept([1.25; 5]), None),
+        ],
+    ];
+    for factors in &orders {
+        check(&CASES[2], factors);
+        check(&CASES[3], factors);
     }
 }
 
@@ -332,16 +388,7 @@ fn many_tokens_are_evaluated_some_queries_at_a_time() {
     };
     let xs = values(&[case.images, case.tokens, case.width], 1, 1.0);
     let vars = variables(case.width, DType::F32);
-    let detached = |(weight, bias): &(Tensor, Tensor)| (weight.detach(), bias.detach());
-    let weights = weights(&vars).into_iter().map(|of| BlockWeights {
-        norm1: detached(&of.norm1),
-        qkv: detached(&of.qkv),
-        proj: detached(&of.proj),
-        norm2: detached(&of.norm2),
-        fc1: detached(&of.fc1),
-        fc2: detached(&of.fc2),
-    });
-    let weights: Vec<BlockWeights> = weights.collect();
+    let weights = detached(&vars);
     let options = BlockOptions {
         num_heads: case.heads,
         eps: 1e-6,
