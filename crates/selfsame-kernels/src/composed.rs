@@ -324,6 +324,10 @@ pub fn soft_cross_entropy_rows(
 
 /// See [`crate::l2_normalize_last_dim`].
 pub fn l2_normalize_last_dim(xs: &Tensor, eps: f64) -> Result<Tensor> {
+    // Squares, of `eps` above all, are too small or too large for f16.
+    if let half @ (DType::F16 | DType::BF16) = xs.dtype() {
+        return l2_normalize_last_dim(&xs.to_dtype(DType::F32)?, eps)?.to_dtype(half);
+    }
     // Clamped before the root, so that a zero row has a zero gradient instead of a NaN.
     let norm = xs
         .sqr()?

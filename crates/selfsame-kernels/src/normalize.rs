@@ -8,12 +8,12 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
 /// Divides each row (the last dimension) by its Euclidean norm, or by `eps` if that is larger.
 ///
-/// PyTorch's `F.normalize(xs, dim=-1, eps=eps)`, whose default `eps` is 1e-12. Norms of bf16 rows are
-/// taken in f32.
+/// PyTorch's `F.normalize(xs, dim=-1, eps=eps)`, whose default `eps` is 1e-12. Norms of bf16 and f16
+/// rows are taken in f32.
 pub fn l2_normalize_last_dim(xs: &Tensor, eps: f64) -> Result<Tensor> {
-    if xs.dtype() == DType::BF16 {
+    if let half @ (DType::BF16 | DType::F16) = xs.dtype() {
         let ys = l2_normalize_last_dim(&xs.to_dtype(DType::F32)?, eps)?;
-        return ys.to_dtype(DType::BF16);
+        return ys.to_dtype(half);
     }
     #[cfg(feature = "cuda")]
     if crate::cuda::takes(xs) && xs.rank() > 0 {

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use selfsame_kernels as kernels;
 
-use crate::common::{Op, apart, run, values};
+use crate::common::{Op, apart, flat, run, values};
 
 /// The operation on bf16 activations (the first input) stays near the one in f32, and weights get
 /// gradients of their own type.
@@ -40,6 +40,45 @@ fn activations_in_bf16_take_weights_in_f32() {
 }
 
 #[test]
+fn half_precision_rows_of_any_length_are_normalised() {
+    // The square of 1e-12 is zero in f16, that of 300 is infinite.
+    let rows = Tensor::from_vec(
+        vec![0f32, 0.0, 300.0, -400.0, 3e-5, 4e-5],
+        (3, 2),
+        &Device::Cpu,
+    );
+    let (rows, eye) = (rows.unwrap(), Tensor::eye(2, DType::F32, &Device::Cpu));
+    let eye = eye.unwrap();
+    let product = |t: &[Tensor]| {
+        let eye = eye.to_dtype(t[0].dtype())?;
+        kernels::normalized_linear(&eye, &t[0], None, 1e-12)?.t()
+    };
+    let fused = |t: &[Tensor]| kernels::l2_normalize_last_dim(&t[0], 1e-12);
+    let composed = |t: &[Tensor]| kernels::composed::l2_normalize_last_dim(&t[0], 1e-12);
+    let ops: [(&str, Op<'_>); 3] = [
+        ("fused", &fused),
+        ("composed", &composed),
+        ("normalized_linear", &product),
+    ];
+    for (name, op) in ops {
+        for dtype in [DType::F16, DType::BF16] {
+            let (ys, grads) = run(op, &[rows.to_dtype(dtype).unwrap()]);
+            assert_eq!((ys.dtype(), grads[0].dtype()), (dtype, dtype), "{name}");
+            let ys = flat(&ys);
+            for (y, want) in ys.iter().zip([0.0, 0.0, 0.6, -0.8, 0.6, 0.8]) {
+                assert!((y - want).abs() < 5e-3, "{name}, {dtype:?}: {ys:?}");
+            }
+            // A row of zeros is divided by 1e-12, and so is its gradient.
+            let grads = &flat(&grads[0])[2..];
+            assert!(
+                grads.iter().all(|x| x.is_finite()),
+                "{name}, {dtype:?}: {grads:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn centered_softmax_is_the_softmax_of_the_difference_and_has_no_gradient() {
     let [logits, center] = [values(&[4, 37], 1, 2.0), values(&[1, 37], 2, 1.0)];
     let shifted = (logits.broadcast_sub(&center).unwrap() / 0.07).unwrap();
@@ -69,9 +108,5 @@ fn softmax_over_scores_in_bf16_is_computed_in_f32() {
     let want = want.to_dtype(DType::BF16).unwrap();
     let got = kernels::composed::attention_weights(&qkv, 1).unwrap();
     assert_eq!(got.dtype(), DType::BF16);
-    let flat = |t: &Tensor| -> Vec<f32> {
-        let t = t.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
-        t.to_vec1().unwrap()
-    };
     assert_eq!(flat(&got), flat(&want));
 }
