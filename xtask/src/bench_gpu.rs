@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use crate::bench_peer::quantile;
-use crate::turns::{Bench, OURS, Turn, json_lines, peer_script, summaries};
+use crate::turns::{Bench, OURS, Turn, json_lines, peer_script, session, summaries};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -132,6 +132,7 @@ const ROWS: [Row; 5] = [
 /// One turn that is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Planned {
+    round: usize,
     row: usize,
     /// The peer's position, or none for our own program.
     peer: Option<usize>,
@@ -146,7 +147,11 @@ fn plan(rows: &[&Row], rounds: usize) -> Vec<Planned> {
             let peers = (0..row.peers.len()).map(Some);
             let mut sides: Vec<_> = std::iter::once(None).chain(peers).collect();
             sides.rotate_left(round % row_sides(row));
-            turns.extend(sides.into_iter().map(|peer| Planned { row: index, peer }));
+            turns.extend(sides.into_iter().map(|peer| Planned {
+                round,
+                row: index,
+                peer,
+            }));
         }
     }
     turns
@@ -190,6 +195,7 @@ fn measure(args: &Args, drawn: &Path) -> anyhow::Result<()> {
         true => args.steps.max(args.workers),
         false => args.steps,
     };
+    let session = session();
     let bench = |with_data: bool| Bench {
         python: &args.python,
         program: &args.program,
@@ -207,11 +213,15 @@ fn measure(args: &Args, drawn: &Path) -> anyhow::Result<()> {
         by_mean: with_data,
         libraries: Some(&libraries),
         raw: &args.raw,
+        session: &session,
     };
     let budget = Duration::from_secs(args.seconds);
     let mut taken: Vec<(Planned, Duration)> = Vec::new();
     for turn in plan(&rows, args.rounds) {
-        let before = taken.iter().rev().find(|(earlier, _)| *earlier == turn);
+        let before = taken.iter().rev().find(|(earlier, _)| {
+            // In whichever round.
+            (earlier.row, earlier.peer) == (turn.row, turn.peer)
+        });
         let expected = before.map_or(Duration::ZERO, |(_, time)| *time);
         if began.elapsed() + expected > budget {
             println!(
@@ -230,7 +240,7 @@ fn measure(args: &Args, drawn: &Path) -> anyhow::Result<()> {
                 let mut more = gpu;
                 more["machine"] = machine.clone();
                 more["with_data"] = row.with_data.into();
-                bench.record(row.name, side, &done, &more)?;
+                bench.record(row.name, side, turn.round, &done, &more)?;
             }
             Err(error) => eprintln!("{}, {side}: {error:#}", row.name),
         }
@@ -408,16 +418,20 @@ mod tests {
         let sides: usize = rows.iter().map(|row| row_sides(row)).sum();
         let turns = plan(&rows, 2);
         assert_eq!(turns.len(), 2 * sides);
-        for round in turns.chunks(sides) {
+        for (round, turns) in turns.chunks(sides).enumerate() {
             for (index, row) in rows.iter().enumerate() {
                 for peer in std::iter::once(None).chain((0..row.peers.len()).map(Some)) {
-                    let turn = Planned { row: index, peer };
-                    assert_eq!(round.iter().filter(|other| **other == turn).count(), 1);
+                    let turn = Planned {
+                        round,
+                        row: index,
+                        peer,
+                    };
+                    assert_eq!(turns.iter().filter(|other| **other == turn).count(), 1);
                 }
             }
         }
         assert_ne!(
-            turns[0], turns[sides],
+            turns[0].peer, turns[sides].peer,
             "another side begins the second round"
         );
     }

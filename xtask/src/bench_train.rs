@@ -119,6 +119,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             Some(program) => program.clone(),
             None => turns::build()?,
         };
+        let session = turns::session();
         let bench = Bench {
             python: &args.python,
             program: &program,
@@ -133,6 +134,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             by_mean: false,
             libraries: None,
             raw: &args.raw,
+            session: &session,
         };
         for row in rows {
             for pair in 0..args.pairs {
@@ -143,7 +145,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                         false => ("PyTorch", bench.peer_turn(row.peer)),
                     };
                     let turn = turn.with_context(|| format!("{}, {side}", row.name))?;
-                    bench.record(row.name, side, &turn, &json!({}))?;
+                    bench.record(row.name, side, pair, &turn, &json!({}))?;
                 }
             }
         }

@@ -1,16 +1,20 @@
 //! Turns of a speed comparison: each side is its own program with its own data loading, started
-//! anew, and every turn is kept as one JSON line.
+//! anew, and every turn is kept as one JSON line. A line names the pair that its turn belongs to and
+//! under which settings it was taken, so that a turn that failed leaves no wrong pair behind.
+
+mod summary;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::bench_peer::quantile;
+pub(crate) use summary::summaries;
 
 /// How often the memory of a running side is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -46,6 +50,14 @@ pub(crate) struct Bench<'a> {
     pub(crate) libraries: Option<&'a str>,
     /// JSON lines of all turns; appended to.
     pub(crate) raw: &'a Path,
+    /// Names this start of the command among those whose turns stand in one file; see [`session`].
+    pub(crate) session: &'a str,
+}
+
+/// When the command was started, in milliseconds since 1970.
+pub(crate) fn session() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis()).to_string()
 }
 
 /// What one turn of one side gave.
@@ -192,11 +204,13 @@ impl Bench<'_> {
         Ok(turn)
     }
 
-    /// Keeps a turn, with whatever `more` has to say of it.
+    /// Keeps a turn, with whatever `more` has to say of it; `pair` is the pair's number, or the
+    /// round's.
     pub(crate) fn record(
         &self,
         row: &str,
         side: &str,
+        pair: usize,
         turn: &Turn,
         more: &Value,
     ) -> anyhow::Result<()> {
@@ -215,6 +229,7 @@ impl Bench<'_> {
         let mut line = json!({
             "row": row,
             "side": side,
+            "pair": format!("{}-{pair}", self.session),
             "seconds": middle(counted),
             "steps": turn.seconds,
             "steps_a_line": self.steps_a_line,
@@ -223,6 +238,7 @@ impl Bench<'_> {
             "peak_mib": turn.peak_mib.round(),
             "first_step_s": turn.first_line_s,
             "threads": self.threads,
+            "peer_threads": self.peer_threads,
             "workers": self.workers,
         });
         for (key, value) in more.as_object().into_iter().flatten() {
@@ -311,99 +327,50 @@ pub(crate) fn json_lines(path: &Path) -> anyhow::Result<Vec<Value>> {
     Ok(lines)
 }
 
-/// A row's and a peer's ratios over all pairs of turns.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Summary {
-    pub(crate) row: String,
-    pub(crate) peer: String,
-    /// The peer's seconds by ours, pair by pair.
-    pub(crate) speed: Vec<f64>,
-    /// Our value by the peer's, the median of the pairs, for each key asked for.
-    pub(crate) shares: Vec<Option<f64>>,
-}
-
-impl Summary {
-    /// Median, lowest and highest of the pairs' ratios, and their number.
-    pub(crate) fn speed_text(&self) -> String {
-        let [low, middle, high] = [0.0, 0.5, 1.0].map(|at| quantile(&self.speed, at));
-        format!(
-            "{:18} {middle:5.2} x {} ({low:.2} to {high:.2}, {} pairs)",
-            self.row,
-            self.peer,
-            self.speed.len()
-        )
-    }
-}
-
-/// Ratios over all turns of a raw file: the n-th turn of a peer with the n-th of ours.
-pub(crate) fn summaries(lines: &[Value], keys: &[&str]) -> anyhow::Result<Vec<Summary>> {
-    let mut pairs: Vec<(&str, &str)> = Vec::new();
-    for line in lines {
-        let row = line["row"].as_str().context("a line without a row")?;
-        let side = line["side"].as_str().context("a line without a side")?;
-        if side != OURS && !pairs.contains(&(row, side)) {
-            pairs.push((row, side));
-        }
-    }
-    let mut all = Vec::new();
-    for (row, peer) in pairs {
-        let of = |side: &str, key: &str| -> Vec<f64> {
-            let turns = lines
-                .iter()
-                .filter(|line| line["row"] == row && line["side"] == side);
-            turns.filter_map(|line| line[key].as_f64()).collect()
-        };
-        let ratios = |key: &str| -> Vec<f64> {
-            let pairs = of(peer, key).into_iter().zip(of(OURS, key));
-            pairs.map(|(peer, ours)| peer / ours).collect()
-        };
-        let share = |key: &&str| {
-            let ratios = ratios(key);
-            (!ratios.is_empty()).then(|| 1.0 / quantile(&ratios, 0.5))
-        };
-        let speed = ratios("seconds");
-        if !speed.is_empty() {
-            all.push(Summary {
-                row: row.to_owned(),
-                peer: peer.to_owned(),
-                speed,
-                shares: keys.iter().map(share).collect(),
-            });
-        }
-    }
-    Ok(all)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::summary::settings;
     use super::*;
 
     #[test]
-    fn turns_are_paired_in_order_and_by_row_and_peer() {
-        let turn = |row: &str, side: &str, seconds: f64, mib: f64| json!({"row": row, "side": side, "seconds": seconds, "mib": mib});
-        let lines = [
-            turn("a", OURS, 1.0, 10.0),
-            turn("a", "eager", 2.0, 40.0),
-            turn("a", "compiled", 1.5, 20.0),
-            turn("a", "eager", 6.0, 40.0),
-            turn("a", OURS, 2.0, 10.0),
-            turn("b", "eager", 6.0, 40.0),
-        ];
-        let found = summaries(&lines, &["mib", "unknown"]).unwrap();
-        let summary = |peer: &str, speed: &[f64], share: f64| Summary {
-            row: "a".to_owned(),
-            peer: peer.to_owned(),
-            speed: speed.to_vec(),
-            shares: vec![Some(share), None],
+    fn a_line_names_its_pair_and_both_numbers_of_threads() {
+        let folder = tempfile::tempdir().unwrap();
+        let raw = folder.path().join("raw.jsonl");
+        let bench = Bench {
+            python: Path::new("python3"),
+            program: Path::new("selfsame"),
+            images: folder.path(),
+            device: "cpu",
+            threads: 2,
+            peer_threads: 3,
+            workers: 4,
+            cold_lines: 1,
+            lines: 1,
+            steps_a_line: 1,
+            by_mean: false,
+            libraries: None,
+            raw: &raw,
+            session: "1700000000000",
         };
-        assert_eq!(
-            found,
-            [
-                summary("eager", &[2.0, 3.0], 0.25),
-                summary("compiled", &[1.5], 0.5)
-            ]
-        );
-        let text = found[0].speed_text();
-        assert!(text.contains("x eager (2.00 to 3.00, 2 pairs)"), "{text}");
+        let turn = Turn {
+            seconds: vec![9.0, 1.0],
+            losses: vec![8.0, 8.0],
+            waits: vec![0.0, 0.0],
+            peak_mib: 1.0,
+            first_line_s: 1.0,
+        };
+        for side in [OURS, "eager"] {
+            bench.record("a", side, 5, &turn, &json!({})).unwrap();
+        }
+        let lines = json_lines(&raw).unwrap();
+        for line in &lines {
+            assert_eq!(line["pair"], "1700000000000-5");
+            assert_eq!(
+                settings(line),
+                [&json!(2), &json!(3), &json!(4), &Value::Null]
+            );
+        }
+        assert_eq!(summaries(&lines, &[]).unwrap()[0].speed, [1.0]);
+        assert!(session().parse::<u64>().unwrap() > 1_700_000_000_000);
     }
 }
