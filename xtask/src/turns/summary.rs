@@ -32,7 +32,7 @@ impl Summary {
     pub(crate) fn speed_text(&self) -> String {
         let [low, middle, high] = [0.0, 0.5, 1.0].map(|at| quantile(&self.speed, at));
         format!(
-            "{:18} {middle:5.2} x {} ({low:.2} to {high:.2}, {} pairs{})",
+            "{:22} {middle:5.2} x {} ({low:.2} to {high:.2}, {} pairs{})",
             self.row,
             self.peer,
             self.speed.len(),
