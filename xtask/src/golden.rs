@@ -49,10 +49,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     scripts.sort();
     ensure!(!scripts.is_empty(), "no golden files of {:?}", args.only);
+    let python = from_anywhere(&args.python)?;
     for script in &scripts {
         eprintln!("{}", script.display());
         let folder = script.parent().context("a script lies in a folder")?;
-        let status = Command::new(&args.python)
+        let status = Command::new(&python)
             .arg(script)
             .current_dir(folder)
             .status()
@@ -61,6 +62,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     eprintln!("{} scripts ran; git diff shows what changed", scripts.len());
     Ok(())
+}
+
+/// The program as it is called in another folder: a path from the current one as a whole path, a
+/// mere name as it is.
+fn from_anywhere(program: &Path) -> anyhow::Result<PathBuf> {
+    match program.components().count() {
+        // Not canonical: behind the link of a virtual environment lies the interpreter without it.
+        2.. => std::path::absolute(program)
+            .with_context(|| format!("completing {}", program.display())),
+        _ => Ok(program.to_owned()),
+    }
 }
 
 fn exhaustive(args: &Args, script: &Path) -> anyhow::Result<()> {
@@ -181,6 +193,16 @@ fn read_image(from: &mut impl Read, width: u32, height: u32) -> anyhow::Result<R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interpreter_below_the_current_folder_is_found_from_another() {
+        let python = |path: &str| from_anywhere(Path::new(path)).unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(python("venv/bin/python"), here.join("venv/bin/python"));
+        assert_eq!(python("./python"), here.join("python"));
+        assert_eq!(python("/usr/bin/python3"), Path::new("/usr/bin/python3"));
+        assert_eq!(python("python3"), Path::new("python3"));
+    }
 
     #[test]
     fn records_are_read_and_done_again() {
