@@ -146,7 +146,8 @@ impl FinetuneConfig {
 
 /// Fine-tuning under way: backbone, head, optimizer, and how far it has come.
 ///
-/// It can be put aside at any batch and go on in another process with the same bits:
+/// It can be put aside at any batch and go on in another process with the same bits (but for an epoch
+/// of which most pictures so far could not be used: it begins again):
 /// [`Finetuning::checkpoint`], [`Finetuning::restore`].
 pub struct Finetuning {
     model: ModelConfig,
@@ -160,6 +161,8 @@ pub struct Finetuning {
     weights: BTreeMap<String, Var>,
     optimizer: Optimizer,
     progress: Progress,
+    /// Whether the progress is an earlier process's and not gone on from yet.
+    is_restored: bool,
     device: Device,
 }
 
@@ -215,6 +218,7 @@ impl Finetuning {
             weights,
             optimizer,
             progress: Progress::default(),
+            is_restored: false,
             device: device.clone(),
         })
     }
@@ -284,7 +288,7 @@ impl Finetuning {
         self.params.load_part(weights, BACKBONE)?;
         self.head_params.load_part(weights, HEAD)?;
         self.optimizer.load_state(optimizer)?;
-        self.progress = progress;
+        (self.progress, self.is_restored) = (progress, true);
         Ok(())
     }
 
@@ -308,8 +312,10 @@ impl Finetuning {
     ) -> Result<(), TrainError> {
         self.check_classes(set)?;
         let all: Vec<usize> = set.classes.keys().copied().collect();
-        while !self.is_done() {
+        if std::mem::take(&mut self.is_restored) {
             self.begin_again_what_lacked_pictures(all.len());
+        }
+        while !self.is_done() {
             let epoch = self.progress.epoch;
             let order = epoch_order(self.config.seed, epoch as u64, all.len());
             let samples: Vec<usize> = order.into_iter().map(|i| all[i]).collect();
@@ -355,7 +361,7 @@ impl Finetuning {
     }
 
     /// Forgets the part of an epoch in which most pictures could not be used, so that they have another
-    /// chance.
+    /// chance: whoever goes on in another process may have brought them back.
     fn begin_again_what_lacked_pictures(&mut self, of_epoch: usize) {
         let progress = &mut self.progress;
         let passed = of_epoch.min(progress.batches * self.config.batch_size);

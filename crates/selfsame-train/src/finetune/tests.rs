@@ -278,6 +278,8 @@ fn an_epoch_that_was_left_with_few_pictures_begins_again() {
     // Of the six pictures of two batches one could be used.
     left.progress.batches = 2;
     (left.progress.seen, left.progress.loss_sum) = (1, 9.0);
+    let kept = left.checkpoint(String::new()).unwrap();
+    left.restore(&kept).unwrap();
     for tuning in [&mut whole, &mut left] {
         bench.train(tuning, usize::MAX).unwrap();
     }
@@ -287,6 +289,17 @@ fn an_epoch_that_was_left_with_few_pictures_begins_again() {
     // Of those of one batch two could: that goes on.
     let mut most = bench.begin(CLASSES, &quick()).unwrap();
     (most.progress.batches, most.progress.seen) = (1, 2);
+    let kept = most.checkpoint(String::new()).unwrap();
+    most.restore(&kept).unwrap();
     bench.train(&mut most, usize::MAX).unwrap();
     assert_eq!(most.pictures(), whole.pictures() - 3);
+
+    // A pause within a process changes nothing: the epoch goes on, and ends with too few.
+    let mut paused = bench.begin(CLASSES, &quick()).unwrap();
+    paused.progress.batches = 2;
+    let text = bench
+        .train(&mut paused, usize::MAX)
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("2 of 8 pictures of epoch 1"), "{text}");
 }
