@@ -225,8 +225,11 @@ pub struct TrainConfig {
 /// From which cost on a precision is called slow; less may be noise.
 const SLOWER: f64 = 1.15;
 
-/// Learning rate at most: what f32, in which weights are moved, holds.
+/// Learning rate and weight decay at most: what f32, in which weights are moved, holds.
 const MOST_RATE: f64 = f32::MAX as f64;
+
+/// More epochs than anybody trains, few enough to calculate with.
+const MOST_EPOCHS: usize = 1_000_000_000;
 
 /// MiB of a part on a CPU: with half of it the rows of a product are too few.
 const PART_MIB: u64 = 960;
@@ -403,6 +406,15 @@ impl RunConfig {
         } else if schedule.lr > MOST_RATE {
             problems.push(format!("optim.lr: {lr} is more than f32 holds"));
         }
+        for (key, value) in [
+            ("optim.min_lr", self.optim.min_lr),
+            ("optim.weight_decay", self.optim.weight_decay),
+            ("optim.weight_decay_end", self.optim.weight_decay_end),
+        ] {
+            if value.is_finite() && value > MOST_RATE {
+                problems.push(format!("{key}: {value} is more than f32 holds"));
+            }
+        }
         problems.extend(schedule.check());
         self.check_objective(&mut problems);
         self.check_train(&mut problems);
@@ -450,6 +462,21 @@ impl RunConfig {
         }
     }
 
+    /// The last maps of a ResNet have a 32nd of a crop's pixels on a side, rounded up; batch norm
+    /// needs more than one of them.
+    fn check_last_map(&self, problems: &mut Vec<String>) {
+        let (augment, images) = (&self.augment, self.train.batch_size);
+        let is_one = images == 1 && augment.local_crops == 1 && augment.local_size <= 32;
+        let is_alone = augment.local_size != augment.global_size;
+        if !self.model.arch.is_vit() && is_one && is_alone {
+            problems.push(format!(
+                "train.batch_size: one local crop of {} pixels leaves batch norm one value a \
+                 channel, which has no variance; take more pictures or augment.local_crops",
+                augment.local_size
+            ));
+        }
+    }
+
     fn check_train(&self, problems: &mut Vec<String>) {
         let t = &self.train;
         for (key, value) in [
@@ -462,6 +489,13 @@ impl RunConfig {
                 problems.push(format!("train.{key}: must be at least 1"));
             }
         }
+        if t.epochs > MOST_EPOCHS {
+            problems.push(format!(
+                "train.epochs: {} is more than {MOST_EPOCHS}",
+                t.epochs
+            ));
+        }
+        self.check_last_map(problems);
         if t.accumulate > 1 && (!self.model.arch.is_vit() || self.head.use_bn) {
             problems.push(format!(
                 "train.accumulate: {} micro-batches would each have batch-norm statistics of their \
@@ -505,71 +539,4 @@ fn is_cuda(device: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_notebook_values_are_a_valid_configuration() {
-        assert_eq!(RunConfig::default().check(), Vec::<String>::new());
-    }
-
-    #[test]
-    fn all_problems_are_listed_at_once_with_their_keys() {
-        let mut config = RunConfig::default();
-        config.train.epochs = 5;
-        config.train.batch_size = 0;
-        config.augment.global_size = 100;
-        config.objective.teacher_temp = 0.0;
-        let problems = config.check().join("\n");
-        for key in [
-            "optim.warmup_epochs",
-            "objective.warmup_teacher_temp_epochs",
-            "train.batch_size",
-            "augment.global_size",
-            "objective.teacher_temp",
-        ] {
-            assert!(problems.contains(key), "{key} missing in:\n{problems}");
-        }
-    }
-
-    #[test]
-    fn a_network_that_takes_no_notice_of_a_precision_is_told_of_on_every_device() {
-        let mut config = RunConfig::default();
-        config.model.num_registers = 4;
-        for on_cpu in [true, false] {
-            config.train.precision = Precision::Bf16;
-            let told = config.vain_precision(on_cpu).unwrap();
-            assert!(told.contains("computed in f32"), "{told}");
-            config.train.precision = Precision::F32;
-            assert_eq!(config.vain_precision(on_cpu), None);
-        }
-        config.model.num_registers = 0;
-        config.train.precision = Precision::Bf16;
-        assert_eq!(config.vain_precision(false), None);
-    }
-
-    #[test]
-    fn a_rate_that_f32_cannot_hold_is_refused() {
-        let mut config = RunConfig::default();
-        for lr in [1e300, f64::INFINITY, f64::NAN, -1.0] {
-            config.optim.lr = lr;
-            let problems = config.check();
-            assert_eq!(problems.len(), 1, "{problems:?}");
-            assert!(problems[0].starts_with("optim.lr"), "{problems:?}");
-        }
-    }
-
-    #[test]
-    fn accumulation_with_batch_norm_is_refused() {
-        let mut config = RunConfig::default();
-        config.train.accumulate = 2;
-        assert!(config.check().is_empty());
-        config.head.use_bn = true;
-        assert!(config.check()[0].starts_with("train.accumulate"));
-    }
-
-    #[test]
-    fn device_names_are_checked() {
-        assert!(is_cuda("cuda:1") && is_cuda("cuda") && !is_cuda("cuda:x") && !is_cuda("gpu"));
-    }
-}
+mod tests;

@@ -124,9 +124,10 @@ impl Plan {
 
     /// Wall time of the whole run, if every step takes what the trial's did.
     pub fn duration(&self, trial: &Trial) -> Duration {
-        let steps = trial.step.mul_f64(self.steps as f64);
-        let passes = (self.evaluations * self.evaluation_images) as f64;
-        steps + trial.evaluated_image.mul_f64(passes)
+        let steps = trial.step.as_secs_f64() * self.steps as f64;
+        let passes = self.evaluations as f64 * self.evaluation_images as f64;
+        let seconds = steps + trial.evaluated_image.as_secs_f64() * passes;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 }
 

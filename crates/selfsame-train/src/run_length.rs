@@ -37,7 +37,11 @@ impl RunLength {
             });
         }
         let steps_per_epoch = (images / images_per_step) as u64;
-        let Some(scheduled_steps) = steps_per_epoch.checked_mul(config.train.epochs as u64) else {
+        // The loader counts micro-batches.
+        let counted = steps_per_epoch
+            .checked_mul(config.train.epochs as u64)
+            .filter(|steps| steps.checked_mul(config.train.accumulate as u64).is_some());
+        let Some(scheduled_steps) = counted else {
             return Err(TrainError::Config(vec![format!(
                 "train.epochs: no number holds the steps of {} epochs",
                 config.train.epochs
