@@ -271,6 +271,34 @@ fn local_crops_of_other_pictures_than_the_global_ones_are_refused() {
     refused(dir.path(), 1, "local has shape");
 }
 
+#[test]
+fn a_batch_without_local_crops_or_without_pictures_is_no_panic() {
+    let dir = copy_of("official-tiny-s7");
+    let path = dir.path().join("batch-000000.safetensors");
+    let tensors = selfsame_checkpoint::read_tensors(&path).unwrap();
+    let with = |name: &str, dim: usize| {
+        let mut tensors = tensors.clone();
+        let none = tensors[name].narrow(dim, 0, 0).unwrap();
+        tensors.insert(name.to_owned(), none.contiguous().unwrap());
+        selfsame_checkpoint::write_tensors(&path, &tensors, &Default::default()).unwrap();
+    };
+    with("global", 1);
+    refused(dir.path(), 1, "global has shape [2, 0, 3");
+    // As none at all.
+    let loss = || {
+        let output = replayed(dir.path(), &["--steps", "1"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    with("local", 0);
+    let empty = loss();
+    let mut without = tensors.clone();
+    without.remove("local");
+    selfsame_checkpoint::write_tensors(&path, &without, &Default::default()).unwrap();
+    assert_eq!(loss(), empty);
+}
+
 /// Runs `selfsame replay` of a capture with these flags.
 fn replayed(capture: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_selfsame"));

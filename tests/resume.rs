@@ -150,7 +150,7 @@ fn accumulated_batches_equal_the_large_one_up_to_rounding() {
         let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
         let of_line = |line: &str| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            ["loss", "grad_norm"].map(|key| line[key].as_f64().unwrap())
+            ["loss", "grad_norm", "feature_std"].map(|key| line[key].as_f64().unwrap())
         };
         text.lines().map(of_line).collect::<Vec<_>>()
     };
@@ -160,6 +160,7 @@ fn accumulated_batches_equal_the_large_one_up_to_rounding() {
     for (a, b) in whole.iter().zip(&parts) {
         assert!((a[0] / b[0] - 1.0).abs() < 1e-5, "losses {a:?} {b:?}");
         assert!((a[1] / b[1] - 1.0).abs() < 1e-4, "norms {a:?} {b:?}");
+        assert!((a[2] / b[2] - 1.0).abs() < 1e-4, "spreads {a:?} {b:?}");
     }
 }
 

@@ -56,20 +56,20 @@ impl std::fmt::Display for BadFigure {
         f.write_str(match self {
             Self::Loss => "loss",
             Self::GradientNorm => "gradient norm",
-            Self::EarlierStep => "gradient norm of a step since the last line",
+            Self::EarlierStep => "loss or gradient norm of a step since the last line",
         })
     }
 }
 
-/// The newest step of a run that was captured because something in it was not finite.
-pub(crate) fn not_finite_step(run_dir: &Path) -> Option<(u64, BadFigure)> {
-    let captures = std::fs::read_dir(run_dir.join("captures")).ok()?;
-    let found = captures.filter_map(|entry| {
+/// The steps of a run that were captured because something in them was not finite.
+pub(crate) fn not_finite_steps(run_dir: &Path) -> Vec<(u64, BadFigure)> {
+    let captures = std::fs::read_dir(run_dir.join("captures"));
+    let found = captures.into_iter().flatten().filter_map(|entry| {
         let text = std::fs::read_to_string(entry.ok()?.path().join("capture.json")).ok()?;
         let info: CaptureInfo = serde_json::from_str(&text).ok()?;
         Some((info.step, info.not_finite?))
     });
-    found.max_by_key(|(step, _)| *step)
+    found.collect()
 }
 
 impl CaptureInfo {
@@ -99,7 +99,7 @@ pub struct Capture {
 /// Writes `learner` (at the start of `info.step`) and the step's micro-batches to `dir`.
 ///
 /// # Errors
-/// [`TrainError::Io`] or a checkpoint error naming the file.
+/// [`TrainError::Io`] or a checkpoint error naming the file; what was written is removed.
 pub fn write_capture(
     dir: &Path,
     info: CaptureInfo,
@@ -108,6 +108,21 @@ pub fn write_capture(
     micro_batches: &[DeviceBatch],
 ) -> Result<(), TrainError> {
     std::fs::create_dir_all(dir).map_err(TrainError::io(dir, "cannot be created"))?;
+    let written = write_parts(dir, &info, config_text, learner, micro_batches);
+    if written.is_err() {
+        // A part of a capture is of no use, and a checkpoint may need its room.
+        remove_parts(dir, info.batches);
+    }
+    written
+}
+
+fn write_parts(
+    dir: &Path,
+    info: &CaptureInfo,
+    config_text: &str,
+    learner: &Learner,
+    micro_batches: &[DeviceBatch],
+) -> Result<(), TrainError> {
     // It makes a capture of the folder, so it goes first and comes last.
     let description = dir.join("capture.json");
     match std::fs::remove_file(&description) {
@@ -130,9 +145,22 @@ pub fn write_capture(
         }
         write_tensors(&batch_path(dir, index), &tensors, &BTreeMap::new())?;
     }
-    let text = serde_json::to_string_pretty(&info).expect("a capture's description serialises");
+    let text = serde_json::to_string_pretty(info).expect("a capture's description serialises");
     write_bytes(&description, text.as_bytes())?;
     Ok(())
+}
+
+/// Removes what a capture is made of, and the folder if nothing else is in it.
+fn remove_parts(dir: &Path, batches: usize) {
+    let names = ["capture.json", "config.toml", "state.safetensors"];
+    let named = names.map(|name| dir.join(name));
+    for path in named
+        .into_iter()
+        .chain((0..batches).map(|index| batch_path(dir, index)))
+    {
+        let _ = std::fs::remove_file(path);
+    }
+    let _ = std::fs::remove_dir(dir);
 }
 
 /// Writes a learner's state under the names of a capture: `student.*`, `teacher.*`, `center`,
@@ -236,10 +264,10 @@ impl Capture {
             .remove("global")
             .ok_or_else(|| capture_error(&path, "has no tensor named global".to_owned()))?;
         let images = match *global.dims() {
-            [2, images, ..] => images,
-            _ => {
-                let what = "global does not have two views";
-                return Err(capture_error(&path, what.to_owned()));
+            [2, images, ..] if images > 0 => images,
+            ref other => {
+                let what = format!("global has shape {other:?}, not [2, images, 3, G, G]");
+                return Err(capture_error(&path, what));
             }
         };
         let flat = |tensor: Tensor, name: &str| match *tensor.dims() {
@@ -250,8 +278,9 @@ impl Capture {
             )),
         };
         let local = match tensors.remove("local") {
-            None => None,
-            Some(local) => Some(flat(local, "local")?),
+            // No local crops are none, however they were written.
+            Some(local) if local.dims().first() != Some(&0) => Some(flat(local, "local")?),
+            _ => None,
         };
         Ok(DeviceBatch {
             global: flat(global, "global")?,

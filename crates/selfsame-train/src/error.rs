@@ -28,11 +28,8 @@ pub enum TrainError {
         /// Effective batch size.
         needed: usize,
     },
-    /// Loss or gradient is NaN or infinite; no update was applied.
-    #[error(
-        "step {step}: the {what} is {value}; nothing was updated. Lower optim.lr or raise \
-         optim.warmup_epochs, and look at the captured step if there is one"
-    )]
+    /// Loss or gradient is NaN or infinite; no update was applied in that step.
+    #[error("step {step}: {}", not_finite(*.what, *.value))]
     NonFinite {
         /// Index of the step.
         step: u64,
@@ -172,4 +169,16 @@ fn list(subject: &str, problems: &[String]) -> String {
         text.push_str(problem);
     }
     text
+}
+fn not_finite(what: BadFigure, value: f64) -> String {
+    let told = match what {
+        BadFigure::EarlierStep => {
+            format!("the {what} was NaN or infinite; nothing since the last checkpoint is kept")
+        }
+        _ => format!("the {what} is {value}; nothing was updated"),
+    };
+    format!(
+        "{told}. Begin another run with a lower optim.lr or more optim.warmup_epochs (--init takes \
+         weights along), and look at the captured step if there is one"
+    )
 }

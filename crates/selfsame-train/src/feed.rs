@@ -41,9 +41,16 @@ impl Feed {
         }
     }
 
-    /// Fetches the batches that the next [`Feed::take`] will give.
-    pub(crate) fn prepare(&mut self) {
-        self.ahead = Some(self.next());
+    /// Fetches the batches that the next [`Feed::take`] will give; how long the loader was waited
+    /// for, which that call does not tell again.
+    pub(crate) fn prepare(&mut self) -> Duration {
+        let next = self.next();
+        let (ahead, waited) = match next {
+            Ok((batches, waited)) => (Ok((batches, Duration::ZERO)), waited),
+            Err(error) => (Err(error), Duration::ZERO),
+        };
+        self.ahead = Some(ahead);
+        waited
     }
 
     fn next(&mut self) -> Result<Step, TrainError> {
@@ -59,5 +66,40 @@ impl Feed {
             step.push(self.uploader.upload(&batch)?);
         }
         Ok((step, waited))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use candle_core::Device;
+    use selfsame_data::augment::{AugmentConfig, MultiCrop};
+    use selfsame_data::{Ledger, Loader, LoaderConfig, OpenOptions, open};
+
+    use super::*;
+
+    #[test]
+    fn the_wait_for_a_batch_is_told_when_it_was_waited() {
+        let mut augment = AugmentConfig::default();
+        (augment.global_size, augment.local_crops) = (16, 0);
+        let set = open(
+            "synthetic:portraits?count=8&seed=0",
+            &OpenOptions::default(),
+        )
+        .unwrap();
+        let settings = LoaderConfig {
+            batch_size: 2,
+            workers: 0,
+            ..LoaderConfig::default()
+        };
+        let multi_crop = MultiCrop::new(augment.clone()).unwrap();
+        let loader = Loader::new(set, multi_crop, settings, Arc::new(Ledger::default())).unwrap();
+        let uploader = Uploader::new(&Device::Cpu, &augment).unwrap();
+        let mut feed = Feed::new(loader.batches(4, 0..4), uploader, 1);
+        // Without workers a batch is drawn while one waits.
+        assert!(feed.prepare() > Duration::ZERO);
+        assert_eq!(feed.take().unwrap().1, Duration::ZERO);
+        assert!(feed.take().unwrap().1 > Duration::ZERO);
     }
 }

@@ -155,15 +155,17 @@ impl Learner {
         step: u64,
     ) -> Result<Option<Pending>, TrainError> {
         let images = micro_batches.first().map(DeviceBatch::batch_size);
-        if images.is_none() || micro_batches.iter().any(|b| Some(b.batch_size()) != images) {
+        let is_none = images.is_none_or(|images| images == 0);
+        if is_none || micro_batches.iter().any(|b| Some(b.batch_size()) != images) {
             return Err(TrainError::State(
-                "a step is made of micro-batches of one size, of one at least".to_owned(),
+                "a step is made of micro-batches of one size, of one image at least".to_owned(),
             ));
         }
         let share = 1.0 / micro_batches.len() as f64;
         let trainable = self.student_params.trainable();
         let mut grads = GradSum::default();
         let mut batch_mean: Option<Tensor> = None;
+        let mut features = Vec::with_capacity(micro_batches.len());
         let mut sums = Sums::new(self.defers);
         let mut batch_stats = BatchStats::default();
 
@@ -210,8 +212,7 @@ impl Learner {
             }
 
             sums.add(Sum::Floor, &teacher_entropy(&targets)?, share)?;
-            let spread = collapse::feature_spread(&teacher_features)?;
-            sums.add(Sum::Spread, &spread, share)?;
+            features.push(teacher_features);
             let mean = (teacher_logits.mean_keepdim(0)? * share)?;
             batch_mean = Some(match batch_mean {
                 None => mean,
@@ -219,6 +220,9 @@ impl Learner {
             });
         }
 
+        // Over all micro-batches at once: one of a single picture has hardly any spread.
+        let spread = collapse::feature_spread(&Tensor::cat(&features, 0)?)?;
+        sums.add(Sum::Spread, &spread, 1.0)?;
         let passed = Passed {
             grads: grads.finish(&trainable)?,
             batch_mean: batch_mean.expect("a step has a micro-batch"),

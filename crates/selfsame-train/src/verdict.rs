@@ -8,7 +8,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::capture::not_finite_step;
+use crate::capture::not_finite_steps;
 use crate::config::RunConfig;
 use crate::metrics::StepLine;
 use crate::trainer::capture_dir;
@@ -116,9 +116,14 @@ fn window(lines: &[StepLine]) -> &[StepLine] {
     &lines[first.min(lines.len().saturating_sub(WINDOW_LINES))..]
 }
 
+/// Whether nothing can be said yet.
+fn is_too_short(lines: &[StepLine]) -> bool {
+    lines.len() < WINDOW_LINES
+}
+
 /// The rules, on lines in the order of their steps.
 ///
-/// 1. Until the mean spread of features over the latest lines has once left the first value by
+/// 1. With fewer than three lines, and until the mean spread of features over the latest lines has once left the first value by
 ///    8 %, the run is not yet moving.
 /// 2. If the mean KL is below 1 % of ln K and the entropy above half of it, the teacher says the
 ///    same flat thing of every picture: uniform collapse.
@@ -126,7 +131,7 @@ fn window(lines: &[StepLine]) -> &[StepLine] {
 ///    below 0.5, it is always the same few prototypes: one-prototype collapse.
 /// 4. Else it is healthy.
 pub fn verdict(lines: &[StepLine], out_dim: usize) -> Verdict {
-    if lines.len() < WINDOW_LINES {
+    if is_too_short(lines) {
         return Verdict::NotYetMoving;
     }
     let ln_k = (out_dim as f64).ln();
@@ -164,6 +169,10 @@ pub fn judge(lines: &[StepLine], config: &RunConfig) -> Judgement {
     );
     let why = match (verdict, lines.first()) {
         (_, None) => "no step has been logged yet".to_owned(),
+        _ if is_too_short(lines) => format!(
+            "{} of the {WINDOW_LINES} lines that are needed to judge are logged ({figures})",
+            lines.len()
+        ),
         (Verdict::NotYetMoving, Some(first)) => format!(
             "after {} steps the features are as they were at the first ({figures}; spread then \
              {:.2})",
@@ -188,15 +197,26 @@ pub fn judge(lines: &[StepLine], config: &RunConfig) -> Judgement {
     Judgement {
         verdict,
         why,
-        advice: advice(verdict, config),
+        advice: match is_too_short(lines) {
+            true => Vec::new(),
+            false => advice(verdict, config),
+        },
     }
 }
 
 /// As [`judge`], of the run in a directory whose log has these lines: one that ended, or stands, at a
-/// step that was not finite has diverged, whatever its lines say.
+/// step that was not finite has diverged, whatever its lines say; one that has a line or a checkpoint
+/// of a later step went on without it.
 pub fn judge_run(run_dir: &Path, lines: &[StepLine], config: &RunConfig) -> Judgement {
-    let next = lines.last().map_or(0, |line| line.step + 1);
-    match not_finite_step(run_dir).filter(|(step, _)| *step >= next) {
+    let logged = lines.last().map_or(0, |line| line.step + 1);
+    // What is not finite never gets into a checkpoint, so a later one was reached without the step.
+    let checkpoints = selfsame_checkpoint::list(run_dir).unwrap_or_default();
+    let saved = checkpoints.into_iter().map(|(steps, _)| steps).max();
+    let gone_by = logged.max(saved.unwrap_or(0));
+    let newest = not_finite_steps(run_dir)
+        .into_iter()
+        .max_by_key(|(step, _)| *step);
+    match newest.filter(|(step, _)| *step >= gone_by) {
         None => judge(lines, config),
         Some((step, what)) => Judgement {
             verdict: Verdict::Diverged,
@@ -335,6 +355,42 @@ mod tests {
         );
         let judgement = judge(&[], &RunConfig::default());
         assert!(judgement.why.contains("no step"), "{judgement}");
+        let judgement = judge(
+            &lines(&[(5.5, 0.0, 0.7), (5.5, 0.0, 0.1)]),
+            &RunConfig::default(),
+        );
+        assert!(judgement.why.starts_with("2 of the 3 lines"), "{judgement}");
+        assert!(judgement.advice.is_empty(), "{judgement}");
+    }
+
+    #[test]
+    fn a_run_that_went_on_behind_a_step_that_was_left_out_has_not_diverged() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let config = RunConfig::default();
+        let lines = lines(&[(5.5, 0.0, 0.7); 4]);
+        let verdict = || judge_run(dir.path(), &lines, &config).verdict;
+        let capture = |step: u64, not_finite: &str| {
+            let text = format!(
+                "{{\"format\":1,\"step\":{step},\"steps_per_epoch\":9,\"epochs\":9,\"batches\":1,\
+                 \"not_finite\":{not_finite}}}"
+            );
+            put(&format!("captures/step-{step:08}/capture.json"), &text);
+        };
+        capture(35, "null");
+        assert_ne!(verdict(), Verdict::Diverged, "asked for by a flag");
+        capture(12, "\"loss\"");
+        assert_ne!(verdict(), Verdict::Diverged, "a later line is there");
+        capture(33, "\"gradient_norm\"");
+        assert_eq!(verdict(), Verdict::Diverged);
+        put("checkpoints/step-00000033/manifest.json", "");
+        assert_eq!(verdict(), Verdict::Diverged, "the checkpoint before it");
+        put("checkpoints/step-00000034/manifest.json", "");
+        assert_ne!(verdict(), Verdict::Diverged);
     }
 
     #[test]

@@ -43,6 +43,14 @@ impl Observer for Notes {
 }
 
 fn run(config: &RunConfig, dir: &Path) -> (Result<Outcome, TrainError>, String) {
+    run_capturing(config, dir, None)
+}
+
+fn run_capturing(
+    config: &RunConfig,
+    dir: &Path,
+    capture_step: Option<u64>,
+) -> (Result<Outcome, TrainError>, String) {
     let run = Run {
         config,
         config_text: "",
@@ -54,7 +62,7 @@ fn run(config: &RunConfig, dir: &Path) -> (Result<Outcome, TrainError>, String) 
         )
         .unwrap(),
         val: None,
-        capture_step: None,
+        capture_step,
         accept_data_change: false,
         init: None,
         stop: &StopFlag::default(),
@@ -87,4 +95,57 @@ fn a_step_that_cannot_be_captured_is_left_out_all_the_same() {
     assert_eq!(said.matches("skipped: step").count(), 3, "{said}");
     let error = outcome.unwrap_err();
     assert!(matches!(error, TrainError::NonFinite { .. }), "{error}");
+}
+
+#[test]
+fn no_more_steps_are_captured_than_a_disk_can_be_asked_to_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    for step in 0..3 {
+        let folder = dir.path().join(format!("captures/step-{:08}", 1000 + step));
+        std::fs::create_dir_all(&folder).unwrap();
+        let text = format!(
+            r#"{{"format":1,"step":{step},"steps_per_epoch":1,"epochs":6,"batches":1,"not_finite":"loss"}}"#
+        );
+        std::fs::write(folder.join("capture.json"), text).unwrap();
+    }
+    let (outcome, said) = run(&config(1e30), dir.path());
+    assert!(outcome.is_err());
+    assert!(said.contains("the step is not captured: 3 "), "{said}");
+    let captures = std::fs::read_dir(dir.path().join("captures")).unwrap();
+    assert_eq!(captures.count(), 3);
+}
+
+#[test]
+fn a_capture_or_snapshot_that_cannot_be_written_costs_no_step() {
+    for in_the_way in ["captures", "snapshots"] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(in_the_way), "in the way").unwrap();
+        let mut config = config(1e-3);
+        config.train.snapshot_every_epochs = 3;
+        config.train.checkpoint_every_epochs = 0;
+        let capture_step = (in_the_way == "captures").then_some(3);
+        let (outcome, said) = run_capturing(&config, dir.path(), capture_step);
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains(in_the_way), "{error}");
+        assert!(
+            said.contains("the 3 steps done are kept in a checkpoint"),
+            "{said}"
+        );
+        assert!(dir.path().join("checkpoints/step-00000003").is_dir());
+    }
+}
+
+#[test]
+fn half_a_capture_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("captures/step-00000002");
+    std::fs::create_dir_all(folder.join("batch-000000.safetensors/in the way")).unwrap();
+    let (outcome, said) = run_capturing(&config(1e-3), dir.path(), Some(2));
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("batch-000000.safetensors"), "{error}");
+    assert!(said.contains("the 2 steps done are kept"), "{said}");
+    // The state was written before it.
+    let left = std::fs::read_dir(&folder).unwrap();
+    let left: Vec<_> = left.map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left, ["batch-000000.safetensors"]);
 }

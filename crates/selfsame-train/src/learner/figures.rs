@@ -14,7 +14,7 @@ pub struct StepFigures {
     pub loss_floor: f64,
     /// Norm of all gradients before clipping and freezing.
     pub grad_norm: f64,
-    /// Spread of the teacher's L2-normalised features over the batch.
+    /// Spread of the teacher's L2-normalised features over the global crops of the whole step.
     pub feature_std: f64,
 }
 

@@ -13,7 +13,7 @@ use super::{
     CAPTURES, Observer, Outcome, Progress, Run, RunFacts, SKIPPED_FILE, capture_dir, due,
     due_by_time, make_dir, skipped,
 };
-use crate::capture::{BadFigure, CaptureInfo, write_capture};
+use crate::capture::{BadFigure, CaptureInfo, not_finite_steps, write_capture};
 use crate::data_record::DataRecord;
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
@@ -31,6 +31,9 @@ use crate::verdict::Watch;
 /// Said when a device tells of a step that was not finite after others have been done.
 const UNREAD: &str = "the step was not looked at when it was done; go on from the last checkpoint \
                       with --set train.log_every_steps=1 to have it captured";
+
+/// How many steps that were not finite a run keeps: a capture is as large as a checkpoint.
+const MOST_CAPTURED: usize = 3;
 
 /// A run between two steps.
 pub(super) struct Training<'a> {
@@ -187,7 +190,8 @@ impl<'a> Training<'a> {
         let (batches, waited) = feed.take().or_else(|error| self.rescue(error))?;
         self.pace.waited(waited);
         if self.run.capture_step == Some(self.step) {
-            self.capture(&batches, None)?;
+            self.capture(&batches, None)
+                .or_else(|error| self.rescue(error))?;
         }
         Ok(batches)
     }
@@ -218,7 +222,7 @@ impl<'a> Training<'a> {
             Some(Ok(pending)) => {
                 if pending.waits() && !self.is_last() {
                     // The device is busy until then, and is to find work afterwards.
-                    feed.prepare();
+                    self.pace.waited(feed.prepare());
                 }
                 pending.read()
             }
@@ -238,12 +242,8 @@ impl<'a> Training<'a> {
                     self.observer.note(UNREAD);
                 } else {
                     self.learner.take_back_step();
-                    if self.skips.are_none()
-                        && let Err(error) = self.capture(batches, Some(what))
-                    {
-                        // What is wrong with the step is worse than that it cannot be kept.
-                        self.observer
-                            .note(&format!("the step could not be captured: {error}"));
+                    if self.skips.are_none() {
+                        self.capture_not_finite(batches, what);
                     }
                 }
                 if !self.skips.allow_another(self.run.config.train.non_finite) {
@@ -301,8 +301,8 @@ impl<'a> Training<'a> {
         });
     }
 
-    /// Keeps the steps done in a checkpoint where the run has to end for want of pictures or of a
-    /// score, and gives back why it ends.
+    /// Keeps the steps done in a checkpoint where the run has to end for want of pictures, of a
+    /// score or of room for something else, and gives back why it ends.
     fn rescue<T>(&mut self, error: TrainError) -> Result<T, TrainError> {
         if self.step > 0 && self.saved.0 != Some(self.step) {
             let note = match self.save() {
@@ -325,12 +325,9 @@ impl<'a> Training<'a> {
         let epoch_is_done = self.step.is_multiple_of(self.length.steps_per_epoch);
         if epoch_is_done && due(epochs_done, config.snapshot_every_epochs) {
             self.settle()?;
-            save_snapshot(
-                self.run.run_dir,
-                self.run.config,
-                &self.learner,
-                epochs_done,
-            )?;
+            let (run, learner) = (self.run, &self.learner);
+            save_snapshot(run.run_dir, run.config, learner, epochs_done)
+                .or_else(|error| self.rescue(error))?;
         }
         let by_time = due_by_time(config.checkpoint_every_minutes, self.saved.1.elapsed());
         let by_epoch = epoch_is_done && due(epochs_done, config.checkpoint_every_epochs);
@@ -409,6 +406,20 @@ impl<'a> Training<'a> {
         self.ledger.write_csv(&run.run_dir.join(SKIPPED_FILE))?;
         self.saved = (Some(step), Instant::now());
         Ok(())
+    }
+
+    /// Keeps a step that was not finite, if that can be and there are not enough of them.
+    fn capture_not_finite(&mut self, batches: &[DeviceBatch], what: BadFigure) {
+        let kept = not_finite_steps(self.run.run_dir).len();
+        if kept >= MOST_CAPTURED {
+            self.observer.note(&format!(
+                "the step is not captured: {kept} that were not finite are in {CAPTURES} already"
+            ));
+        } else if let Err(error) = self.capture(batches, Some(what)) {
+            // What is wrong with the step is worse than that it cannot be kept.
+            self.observer
+                .note(&format!("the step could not be captured: {error}"));
+        }
     }
 
     /// Writes the batches of the coming step and the state before it.
