@@ -170,6 +170,16 @@ fn list(subject: &str, problems: &[String]) -> String {
     }
     text
 }
+
+/// What the drivers of NVIDIA's libraries say where memory is lacking.
+const EXHAUSTED: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
+
+/// Whether an error's text, with all of its causes, tells that a device refused memory.
+pub fn lacks_device_memory(text: &str) -> bool {
+    EXHAUSTED.iter().any(|refusal| text.contains(refusal))
+}
+
+/// The text of [`TrainError::NonFinite`] behind its step.
 fn not_finite(what: BadFigure, value: f64) -> String {
     let told = match what {
         BadFigure::EarlierStep => {

@@ -51,7 +51,7 @@ pub use config::{
 pub use data_record::PICTURES_FILE;
 pub use device_batch::{DeviceBatch, Uploader, upload_eval};
 pub use embed::{EmbedOptions, Embedded, Embedder, Extractor, each_once, embed_picture};
-pub use error::TrainError;
+pub use error::{TrainError, lacks_device_memory};
 pub use finetune::{FinetuneConfig, FinetuneEvent, Finetuning, LabelledSamples, Predictions};
 pub use learner::{Learner, Pending, StepFigures};
 pub use linear::{LinearScores, classes_of, official_linear};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use selfsame_data::Ledger;
 
 use crate::embed::Extractor;
-use crate::error::TrainError;
+use crate::error::{TrainError, lacks_device_memory};
 use crate::learner::Learner;
 use crate::metrics::{EvalLine, MetricsFile, MetricsLine, ViewsLine};
 use crate::monitor::Monitor;
@@ -85,7 +85,7 @@ impl<'a> Scoring<'a> {
     }
 
     /// Takes the scores that are open; a stop meanwhile leaves them open. One that cannot be taken, for
-    /// want of pictures, does not end the training that it looks at.
+    /// want of pictures or of a device's memory, does not end the training that it looks at.
     ///
     /// # Errors
     /// Those of the network.
@@ -123,7 +123,7 @@ impl<'a> Scoring<'a> {
         };
         if let (true, Ok(monitor)) = (self.knn_is_open(steps_done), &self.monitor) {
             let taken = monitor.evaluate(backbone, device, self.ledger, stop);
-            match without_pictures(taken, "k-NN score", failures)? {
+            match sorted_out(taken, "k-NN score", failures)? {
                 Taken::Stopped => return Ok(()),
                 Taken::Score(knn) => log(MetricsLine::Eval(EvalLine {
                     step,
@@ -143,7 +143,7 @@ impl<'a> Scoring<'a> {
                 stop,
                 |_| (),
             );
-            match without_pictures(taken, "score of views", failures)? {
+            match sorted_out(taken, "score of views", failures)? {
                 Taken::Stopped => return Ok(()),
                 Taken::Score(score) => log(MetricsLine::Views(ViewsLine {
                     step,
@@ -166,12 +166,12 @@ enum Taken<T> {
     Score(T),
     /// A stop was requested.
     Stopped,
-    /// It could not be taken, for want of pictures or of features that are numbers.
+    /// It could not be taken, for want of pictures, of features that are numbers or of memory.
     Failed,
 }
 
 /// Sorts out what came of a score; why it failed goes to `failures`.
-fn without_pictures<T>(
+fn sorted_out<T>(
     taken: Result<Option<T>, TrainError>,
     what: &str,
     failures: &mut Vec<String>,
@@ -183,6 +183,47 @@ fn without_pictures<T>(
             failures.push(format!("the {what} could not be taken: {error}"));
             Ok(Taken::Failed)
         }
+        // Training itself has room on the device; a checkpoint can be scored elsewhere.
+        Err(error) if lacks_device_memory(&with_causes(&error)) => {
+            failures.push(format!(
+                "the {what} could not be taken, as the device has no memory left for it; `selfsame \
+                 knn` with --device cpu takes one of a checkpoint: {error}"
+            ));
+            Ok(Taken::Failed)
+        }
         Err(error) => Err(error),
+    }
+}
+
+fn with_causes(error: &TrainError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_without_memory_for_a_score_does_not_end_the_training() {
+        let taken = |text: &str, failures: &mut Vec<String>| {
+            let error = candle_core::Error::Msg(text.to_owned()).bt();
+            sorted_out::<f64>(Err(TrainError::Tensor(error)), "k-NN score", failures)
+        };
+        let mut failures = Vec::new();
+        let refusal = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        let left_out = taken(refusal, &mut failures).unwrap();
+        assert!(matches!(left_out, Taken::Failed));
+        let [told] = &failures[..] else {
+            panic!("{failures:?}");
+        };
+        assert!(told.starts_with("the k-NN score could not be taken") && told.contains(refusal));
+        assert!(taken("no such shape", &mut failures).is_err());
+        assert_eq!(failures.len(), 1);
     }
 }

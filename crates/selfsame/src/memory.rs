@@ -5,7 +5,7 @@ mod evaluation;
 
 use candle_core::Device;
 use selfsame_models::device_memory;
-use selfsame_train::{MemoryEstimate, RunConfig, TrainError};
+use selfsame_train::{MemoryEstimate, RunConfig, TrainError, lacks_device_memory};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 pub(crate) use evaluation::{Evaluation, check_preview, check_whole};
@@ -80,20 +80,13 @@ pub(crate) fn check(config: &RunConfig, device: &Device, stage: Stage) -> anyhow
     )))
 }
 
-/// What the drivers of NVIDIA's libraries say where memory is lacking.
-const EXHAUSTED: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
-
 /// What [`explain`] says of it.
 const USED_UP: &str = "the device's memory is used up, by this run and what else runs there";
-
-fn is_exhausted(text: &str) -> bool {
-    EXHAUSTED.iter().any(|refusal| text.contains(refusal))
-}
 
 /// What to do where a device refused memory to a command that does not train; empty otherwise.
 pub(crate) fn hint(error: &anyhow::Error) -> &'static str {
     let text = format!("{error:#}");
-    match is_exhausted(&text) && !text.contains(USED_UP) {
+    match lacks_device_memory(&text) && !text.contains(USED_UP) {
         true => ". The device's memory is used up; a smaller --batch-size needs less",
         false => "",
     }
@@ -107,7 +100,7 @@ pub(crate) fn explain(
     stage: Stage,
 ) -> anyhow::Error {
     let error = anyhow::Error::from(error);
-    if !is_exhausted(&format!("{error:#}")) {
+    if !lacks_device_memory(&format!("{error:#}")) {
         return error;
     }
     let total = device_memory(device).ok().flatten();
