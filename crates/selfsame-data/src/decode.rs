@@ -219,7 +219,8 @@ fn decode_with_image(
     for (width, height) in chunks::frame_sizes(bytes, format) {
         limits.check(width, height)?;
     }
-    let mut reader = ImageReader::new(Cursor::new(bytes));
+    let readable = chunks::without_false_claims(bytes, format);
+    let mut reader = ImageReader::new(Cursor::new(&*readable));
     reader.set_format(format);
     let mut bound = image::Limits::no_limits();
     bound.max_alloc = Some(limits.max_alloc());

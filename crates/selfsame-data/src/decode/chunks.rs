@@ -3,7 +3,27 @@
 //! The decoders ask for the memory that a chunk claims or a frame within the file has, whatever the
 //! size of the picture, and pass over EXIF where it may lie. What is told here is checked before.
 
+use std::borrow::Cow;
+
 use image::ImageFormat;
+
+/// The file without a WebP header's claims of EXIF and XMP that it does not hold, as programs leave
+/// that take these out: Pillow passes over the claim, the decoder here would refuse the file.
+pub(super) fn without_false_claims(bytes: &[u8], format: ImageFormat) -> Cow<'_, [u8]> {
+    const FLAGS_AT: usize = 20;
+    let claims = [(0x08, *b"EXIF"), (0x04, *b"XMP ")];
+    let is_extended = |chunk: &Chunk<'_>| chunk.name == *b"VP8X" && !chunk.data.is_empty();
+    let mut cleared = Cow::Borrowed(bytes);
+    if format == ImageFormat::WebP && webp_chunks(bytes).next().is_some_and(|c| is_extended(&c)) {
+        for (flag, name) in claims {
+            let is_there = || webp_chunks(bytes).any(|chunk| chunk.name == name);
+            if bytes[FLAGS_AT] & flag != 0 && !is_there() {
+                cleared.to_mut()[FLAGS_AT] &= !flag;
+            }
+        }
+    }
+    cleared
+}
 
 /// Width and height of every frame that a decoder may make of the file, beside the picture's own.
 pub(super) fn frame_sizes(bytes: &[u8], format: ImageFormat) -> Vec<(u32, u32)> {
@@ -248,6 +268,19 @@ mod tests {
         body.extend(lossless(&quarters()));
         body.extend(riff(b"EXIF", &exif_of(6)));
         assert_eq!(decode(&riff(b"RIFF", &body)).unwrap(), quarters());
+    }
+
+    #[test]
+    fn a_webp_that_announces_exif_and_xmp_and_holds_neither_is_decoded() {
+        for flags in [0x08, 0x04, 0x0c, 0x2c] {
+            let bytes = extended(flags, (16, 8), &[lossless(&quarters())]);
+            assert_eq!(decode(&bytes).unwrap(), quarters(), "flags {flags}");
+        }
+        // An animation without frames stays none.
+        assert!(decode(&extended(0x02, (16, 8), &[lossless(&quarters())])).is_err());
+        let exif = riff(b"EXIF", &exif_of(6));
+        let turned = decode(&extended(0x0c, (16, 8), &[lossless(&quarters()), exif])).unwrap();
+        assert_eq!(turned.dimensions(), (8, 16), "what is there still counts");
     }
 
     #[test]
