@@ -166,6 +166,7 @@ fn logistic_regression_refuses_the_flags_of_sgd() {
             &["--protocol", "official", "--epochs", "7"],
             "--protocol official and --epochs 7: for --method sgd",
         ),
+        (&["--lr", "0.1"], "--lr 0.1: for --method sgd"),
     ] {
         let answer = score("linear", data, data, &[&flags, extra].concat());
         assert_eq!(answer.code, 2, "{}", answer.stderr);
@@ -288,6 +289,8 @@ fn the_official_protocol_says_what_it_took() {
     };
     let told = linear("pixels", &["--image-size", "16"]);
     let last = told.lines().last().unwrap();
+    let other = linear("pixels", &["--image-size", "16", "--lr", "0.5"]);
+    assert!(other.lines().last().unwrap().contains("lr 0.5,"), "{other}");
     for words in ["lr 0.001,", "resize 1.142857", "batch size 256"] {
         assert!(last.contains(words), "{last}");
     }

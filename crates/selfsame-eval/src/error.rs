@@ -64,7 +64,7 @@ pub enum EvalError {
     /// The SGD linear probe's weights left the range of numbers.
     #[error(
         "linear probe: epoch {epoch} ends with a loss of {loss:.2e} and weights that are not all finite numbers; \
-         lower probe.lr (it is {lr:.2e} in this epoch) or probe.momentum, or bring the features to a size of about 1"
+         lower the learning rate (it is {lr:.2e} in this epoch) or the momentum, or bring the features to a size of about 1"
     )]
     Diverged {
         /// The epoch, from 0.

@@ -369,9 +369,12 @@ pub(crate) struct Linear {
     /// Passes over the training pictures (sgd only); default: 100.
     #[arg(long)]
     pub(crate) epochs: Option<usize>,
+    /// Learning rate at the start (sgd only); default: 0.01, in `--protocol official` 0.001.
+    #[arg(long)]
+    pub(crate) lr: Option<f64>,
     /// Predict a number by ridge regression, alpha chosen on a held-out part: mean absolute error
     /// and R².
-    #[arg(long, conflicts_with_all = ["method", "protocol", "epochs"])]
+    #[arg(long, conflicts_with_all = ["method", "protocol", "epochs", "lr"])]
     pub(crate) regress: bool,
     /// Seed of first weights, order and crops, and of what is held out.
     #[arg(long, default_value_t = 42)]

@@ -211,7 +211,7 @@ mod tests {
                 matches!(error, EvalError::Diverged { epoch: 0, .. }),
                 "{text}"
             );
-            assert!(text.contains("lower probe.lr (it is 1"), "{text}");
+            assert!(text.contains("lower the learning rate (it is 1"), "{text}");
         }
     }
 

@@ -35,6 +35,9 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
     if args.epochs == Some(0) {
         return Err(usage("--epochs 0: at least one is needed"));
     }
+    if let Some(lr) = args.lr.filter(|lr| !(*lr > 0.0 && lr.is_finite())) {
+        return Err(usage(format!("--lr {lr}: a number above 0 is needed")));
+    }
     if args.method == Method::Logistic {
         refuse_flags_of_sgd(args)?;
     }
@@ -53,7 +56,6 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
     if sets.same {
         tell!("warning: --test is --train; the score is that of the pictures learned from");
     }
-    let epochs = args.epochs.unwrap_or(EPOCHS);
     let weights = Weights::open(
         &flags.weights,
         flags.which,
@@ -94,13 +96,9 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
         }
         (Method::Sgd, Protocol::Notebook) => {
             let (train, test) = sets.embed(&weights, weights.extractor(), &args.data, [1, 1])?;
-            let config = ProbeConfig {
-                epochs,
-                seed: args.seed,
-                ..ProbeConfig::default()
-            };
+            let config = probe(args, ProbeConfig::default());
             let (labels, truth) = (sets.encode(&train.labels), sets.encode(&test.labels));
-            let mut progress = CountProgress::new("epochs", epochs);
+            let mut progress = CountProgress::new("epochs", config.epochs);
             let done = sgd(
                 (&train.features, &labels),
                 (&test.features, &truth),
@@ -109,18 +107,14 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 &mut |done| progress.set(done),
             )?;
             let details = json!({
-                "method": "sgd", "protocol": "notebook", "epochs": epochs,
+                "method": "sgd", "protocol": "notebook", "epochs": config.epochs, "lr": config.lr,
                 "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch + 1,
             });
             let ranked = done.classifier.predict_ranked(&test.features, TOP)?;
             (truth, done.predictions, Some(ranked), details)
         }
         (Method::Sgd, Protocol::Official) => {
-            let config = ProbeConfig {
-                epochs,
-                seed: args.seed,
-                ..ProbeConfig::official(OFFICIAL_BATCH)
-            };
+            let config = probe(args, ProbeConfig::official(OFFICIAL_BATCH));
             let crop = weights.eval_crop(flags)?;
             let standard = StandardCrop {
                 image_size: crop.image_size,
@@ -135,7 +129,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
             );
             sets.evaluation(&weights, flags, [1, 1])?
                 .check(&sets.device)?;
-            let mut progress = CountProgress::new("epochs", epochs);
+            let mut progress = CountProgress::new("epochs", config.epochs);
             let done = official_linear(
                 &sets.embedder(&weights, extractor, flags)?,
                 &LabelledSamples {
@@ -156,7 +150,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 explain(error, flag, spec)
             })?;
             let details = json!({
-                "method": "sgd", "protocol": "official", "epochs": epochs,
+                "method": "sgd", "protocol": "official", "epochs": config.epochs,
                 "features": features, "image_size": crop.image_size, "resize": crop.resize_ratio,
                 "interpolation": flags.interpolation,
                 "batch_size": OFFICIAL_BATCH, "lr": config.lr,
@@ -291,11 +285,22 @@ fn official_features(weights: &Weights) -> (Extractor<'_>, String) {
     }
 }
 
+/// The protocol's settings, but for what flags say.
+fn probe(args: &Linear, protocol: ProbeConfig) -> ProbeConfig {
+    ProbeConfig {
+        epochs: args.epochs.unwrap_or(EPOCHS),
+        lr: args.lr.unwrap_or(protocol.lr),
+        seed: args.seed,
+        ..protocol
+    }
+}
+
 /// Refuses what would change nothing.
 fn refuse_flags_of_sgd(args: &Linear) -> anyhow::Result<()> {
     let protocol = (args.protocol == Protocol::Official).then(|| "--protocol official".to_owned());
     let epochs = args.epochs.map(|epochs| format!("--epochs {epochs}"));
-    let flags: Vec<String> = protocol.into_iter().chain(epochs).collect();
+    let lr = args.lr.map(|lr| format!("--lr {lr}"));
+    let flags: Vec<String> = [protocol, epochs, lr].into_iter().flatten().collect();
     if flags.is_empty() {
         return Ok(());
     }
