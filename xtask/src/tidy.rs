@@ -105,10 +105,14 @@ fn package_problems(package: &Value) -> Vec<String> {
         ));
     }
     if name.starts_with("selfsame-") {
-        for part in ["README.md", "examples"] {
+        for part in ["README.md", "examples", "LICENSE-MIT", "LICENSE-APACHE"] {
             if !folder.join(part).exists() {
                 problems.push(format!("{name}: {part} is missing"));
             }
+        }
+        let library = std::fs::read_to_string(folder.join("src/lib.rs")).unwrap_or_default();
+        if !library.contains("#[doc = include_str!(\"../README.md\")]") {
+            problems.push(format!("{name}: the examples of README.md are not tested"));
         }
     }
     problems

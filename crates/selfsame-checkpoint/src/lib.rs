@@ -57,3 +57,8 @@ pub use tensors::{
 
 /// What every fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, CheckpointError>;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -84,3 +84,8 @@ pub use relu::relu;
 pub use sink::GradSink;
 pub use softmax::{centered_softmax, log_softmax_last_dim, softmax_last_dim};
 pub use upload::CropUploader;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -88,3 +88,8 @@ pub use selfsame_kernels::{
     CropUploader, Precision, check_device, device_memory, keep_freed_memory,
 };
 pub use vit::VisionTransformer;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -39,3 +39,8 @@ pub use center::Center;
 pub use dino_loss::{DinoLoss, dino_loss, dino_loss_part, teacher_entropy, teacher_probs};
 pub use momentum_teacher::update_teacher;
 pub use schedule::{Now, ScheduleConfig, ScheduleError, Schedules, WeightDecayUpdate};
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -44,3 +44,8 @@ pub use optimizer::{Optimizer, OptimizerKind};
 pub use param_group::is_decayed;
 pub use state::StateError;
 pub use whole_step::WholeStep;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

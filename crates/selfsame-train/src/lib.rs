@@ -69,3 +69,8 @@ pub use tensorboard::{EventFile, Scalar, read_events, scalars};
 pub use trainer::{Init, Observer, Outcome, Progress, Run, RunFacts, capture_dir, train};
 pub use verdict::{Judgement, Verdict, Watch, judge, judge_run, verdict};
 pub use views::{ViewScore, ViewScorer};
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
