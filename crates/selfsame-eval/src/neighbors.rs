@@ -3,11 +3,11 @@
 use crate::error::{EvalError, same_length};
 use crate::features::Features;
 use crate::pca::{centred, column_means};
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, WithDType};
 use rayon::prelude::*;
 use std::cmp::Ordering;
 
-// A block of similarities is at most 256 x 4096 f32 = 4 MiB, whatever the sizes of bank and queries.
+// A block of similarities is at most 256 x 4096 numbers (4 MiB of f32), whatever the sizes of bank and queries.
 const QUERY_BLOCK: usize = 256;
 const BANK_BLOCK: usize = 4096;
 // A matrix product of fewer rows and columns may sum in another order: `gemm` has other routines for one row or column,
@@ -75,7 +75,20 @@ pub fn neighbors(
         return Err(EvalError::Empty { what: "neighbours" });
     }
 
-    search(bank.l2_normalized(), &queries.l2_normalized(), None, k, own)
+    let rows = |of: &Features| {
+        let Features { n, d, data } = of.l2_normalized();
+        Tensor::from_vec(data, (n, d), &Device::Cpu)
+    };
+    let (indices, similarities) =
+        search(&rows(bank)?, &rows(queries)?, None, k, |query| match own {
+            Own::Keep => None,
+            Own::LeaveOut => Some(query),
+        })?;
+    Ok(Neighbors {
+        k,
+        indices,
+        similarities,
+    })
 }
 
 /// The nearest other rows of each row by Euclidean distance.
@@ -89,50 +102,135 @@ pub(crate) struct Nearest {
 /// Finds the `k` (below n) nearest other rows of each row; of equally near ones the lower index comes first.
 ///
 /// Matrix products find somewhat more than `k` candidates; their distances are then summed in `f64` from differences.
+/// The products are `f32`, which is blind within a tight cluster that is far from the mean. Rows for which a row that
+/// was left out may be nearer than one that was taken are therefore searched again in `f64`, which tells apart what
+/// features of `f32` can.
 pub(crate) fn nearest_euclidean(features: &Features, k: usize) -> Result<Nearest, EvalError> {
     const SPARE: usize = 16;
     features.check_width(features.d)?;
+    let n = features.n;
     let mean = column_means(features);
-    let (data, _) = centred(features, &mean);
-    let rows = Features { data, ..*features };
-    // |x - y|² = |x|² - 2 (x·y - |y|²/2)
-    let half_squares: Vec<f32> = rows
-        .rows()
-        .map(|row| (row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / 2.0) as f32)
+    let candidates = (k + SPARE).min(n - 1);
+    let all: Vec<u32> = (0..n as u32).collect();
+    let (rows, unit) = centred(features, &mean, |x| x as f32);
+    let squares: Vec<f64> = rows
+        .par_chunks(features.d)
+        .map(|row| row.iter().map(|&x| f64::from(x).powi(2)).sum())
         .collect();
-    let candidates = (k + SPARE).min(features.n - 1);
-    let bank = rows.clone();
-    let found = search(bank, &rows, Some(&half_squares), candidates, Own::LeaveOut)?;
-    let exact: Vec<(u32, f64)> = (0..features.n)
-        .into_par_iter()
-        .flat_map_iter(|i| {
-            let distance = |&j: &u32| {
-                let pairs = rows.row(i).iter().zip(rows.row(j as usize));
-                let squares = pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
-                (j, squares.sum::<f64>())
-            };
-            let mut row: Vec<(u32, f64)> = found.row(i).0.iter().map(distance).collect();
-            row.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
-            row.truncate(k);
-            row
+    let halves: Vec<f32> = squares.iter().map(|square| (square / 2.0) as f32).collect();
+    let found = nearest_by_products(rows, &halves, &all, candidates)?;
+
+    let scale = unit * unit; // a power of two, by which a division is exact
+    let mut exact = in_order(features, &all, &found.0, candidates, scale);
+    let longest = squares.iter().copied().fold(0.0, f64::max).sqrt();
+    let doubtful: Vec<u32> = all
+        .into_iter()
+        .filter(|&i| {
+            // A product less half of |y|² is half of what |x|² exceeds the squared distance by. What `f32` makes of it
+            // is off by less than `error`: d·u·|x|·|y| for the product (Higham 2002), some u for the rest.
+            let i = i as usize;
+            let u = f64::from(f32::EPSILON);
+            let error = (features.d + 8) as f64 * u * squares[i].sqrt() * longest
+                + 2.0 * u * longest * longest;
+            let last = f64::from(found.1[(i + 1) * candidates - 1]);
+            squares[i] - exact[i][k - 1].1 <= 2.0 * (last + error)
         })
         .collect();
+    if candidates < n - 1 && !doubtful.is_empty() {
+        let (rows, _) = centred(features, &mean, |x| x);
+        let halves: Vec<f64> = rows
+            .par_chunks(features.d)
+            .map(|row| row.iter().map(|x| x * x).sum::<f64>() / 2.0)
+            .collect();
+        let (found, _) = nearest_by_products(rows, &halves, &doubtful, candidates)?;
+        let again = in_order(features, &doubtful, &found, candidates, scale);
+        for (i, row) in doubtful.into_iter().zip(again) {
+            exact[i as usize] = row;
+        }
+    }
+    let nearest = || exact.iter().flat_map(|row| &row[..k]);
     Ok(Nearest {
-        indices: exact.iter().map(|item| item.0).collect(),
-        squared_distances: exact.iter().map(|item| item.1).collect(),
+        indices: nearest().map(|item| item.0).collect(),
+        squared_distances: nearest().map(|item| item.1).collect(),
     })
 }
 
-/// The `k` rows of `bank` with the largest products, less `penalties` if there are any.
-fn search(
-    bank: Features,
-    queries: &Features,
-    penalties: Option<&[f32]>,
+/// The `k` nearest other rows of those `asked` for, by products: |x - y|² = |x|² - 2 (x·y - |y|²/2). Indices and what
+/// the brackets hold, `[asked, k]`.
+fn nearest_by_products<T: Score>(
+    rows: Vec<T>,
+    half_squares: &[T],
+    asked: &[u32],
     k: usize,
-    own: Own,
-) -> Result<Neighbors, EvalError> {
-    let Features { n, d, data } = bank;
-    let bank = Tensor::from_vec(data, (n, d), &Device::Cpu)?;
+) -> Result<(Vec<u32>, Vec<T>), EvalError> {
+    let n = half_squares.len();
+    let bank = Tensor::from_vec(rows, (n, ()), &Device::Cpu)?;
+    let queries = match asked.len() == n {
+        true => bank.clone(),
+        false => bank.index_select(&Tensor::new(asked, &Device::Cpu)?, 0)?,
+    };
+    search(&bank, &queries, Some(half_squares), k, |query| {
+        Some(asked[query] as usize)
+    })
+}
+
+/// For each row `asked` for, the rows `found` and their squared distances over `scale`, nearest first.
+fn in_order(
+    features: &Features,
+    asked: &[u32],
+    found: &[u32],
+    candidates: usize,
+    scale: f64,
+) -> Vec<Vec<(u32, f64)>> {
+    let rows = asked.par_iter().zip(found.par_chunks(candidates));
+    rows.map(|(&i, found)| {
+        let distance = |&j: &u32| {
+            let (a, b) = (features.row(i as usize), features.row(j as usize));
+            let squares = a
+                .iter()
+                .zip(b)
+                .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+            (j, squares.sum::<f64>() / scale)
+        };
+        let mut row: Vec<(u32, f64)> = found.iter().map(distance).collect();
+        row.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+        row
+    })
+    .collect()
+}
+
+/// What similarities are computed in.
+trait Score: WithDType {
+    /// Below all others.
+    const LEAST: Self;
+    fn total_cmp(&self, other: &Self) -> Ordering;
+}
+
+impl Score for f32 {
+    const LEAST: f32 = f32::NEG_INFINITY;
+    fn total_cmp(&self, other: &f32) -> Ordering {
+        f32::total_cmp(self, other)
+    }
+}
+
+impl Score for f64 {
+    const LEAST: f64 = f64::NEG_INFINITY;
+    fn total_cmp(&self, other: &f64) -> Ordering {
+        f64::total_cmp(self, other)
+    }
+}
+
+/// For each query the `k` rows of `bank` with the largest products, less `penalties` if there are any: indices and
+/// what they have, `[queries, k]`. `own` says which row of the bank a query may not find.
+fn search<T: Score>(
+    bank: &Tensor,
+    queries: &Tensor,
+    penalties: Option<&[T]>,
+    k: usize,
+    own: impl Fn(usize) -> Option<usize> + Sync,
+) -> Result<(Vec<u32>, Vec<T>), EvalError> {
+    let (n, _) = bank.dims2()?;
+    let (asked, _) = queries.dims2()?;
     // Views of the bank, which is not copied.
     let bank_blocks = (0..n)
         .step_by(BANK_BLOCK)
@@ -144,30 +242,26 @@ fn search(
         .collect::<candle_core::Result<Vec<(usize, usize, Tensor)>>>()?;
 
     let query_block = (MAX_CANDIDATES / (2 * k)).clamp(16, QUERY_BLOCK);
-    let mut found = Neighbors {
-        k,
-        indices: Vec::with_capacity(queries.n * k),
-        similarities: Vec::with_capacity(queries.n * k),
-    };
-    for (block, rows) in queries.data.chunks(query_block * d).enumerate() {
-        let count = rows.len() / d;
-        let rows = Tensor::from_slice(rows, (count, d), &Device::Cpu)?;
-        let rows = filled(&rows, FEWEST_QUERIES)?;
-        let mut best: Vec<Best> = (0..count).map(|_| Best::new(k)).collect();
+    let mut indices = Vec::with_capacity(asked * k);
+    let mut found = Vec::with_capacity(asked * k);
+    for start in (0..asked).step_by(query_block) {
+        let count = query_block.min(asked - start);
+        let rows = filled(&queries.narrow(0, start, count)?, FEWEST_QUERIES)?;
+        let mut best: Vec<Best<T>> = (0..count).map(|_| Best::new(k)).collect();
         for &(first, width, ref bank_rows) in &bank_blocks {
-            let mut similarities = rows.matmul(bank_rows)?.flatten_all()?.to_vec1::<f32>()?;
+            let mut similarities = rows.matmul(bank_rows)?.flatten_all()?.to_vec1::<T>()?;
             let stride = bank_rows.dim(1)?; // `width`, or more where zeros fill the block
             if let Some(penalties) = penalties {
                 similarities.par_chunks_mut(stride).for_each(|row| {
                     let penalties = &penalties[first..first + width];
-                    row.iter_mut().zip(penalties).for_each(|(x, p)| *x -= p);
+                    row.iter_mut().zip(penalties).for_each(|(x, p)| *x -= *p);
                 });
             }
             best.par_iter_mut()
                 .zip(similarities.par_chunks(stride))
                 .enumerate()
                 .for_each(|(i, (best, similarities))| {
-                    let skip = (own == Own::LeaveOut).then_some(block * query_block + i);
+                    let skip = own(start + i);
                     for (j, &similarity) in similarities[..width].iter().enumerate() {
                         if similarity > best.bar && Some(first + j) != skip {
                             best.push(similarity, (first + j) as u32);
@@ -177,11 +271,11 @@ fn search(
         }
         best.par_iter_mut().for_each(Best::finish);
         for (similarity, index) in best.iter().flat_map(|best| &best.items) {
-            found.indices.push(*index);
-            found.similarities.push(*similarity);
+            indices.push(*index);
+            found.push(*similarity);
         }
     }
-    Ok(found)
+    Ok((indices, found))
 }
 
 /// The rows, and rows of zeros below them if they are fewer than `fewest`.
@@ -190,24 +284,24 @@ fn filled(rows: &Tensor, fewest: usize) -> candle_core::Result<Tensor> {
 }
 
 /// The best `k` of a stream of candidates that come by rising index.
-struct Best {
+struct Best<T> {
     k: usize,
-    items: Vec<(f32, u32)>,
+    items: Vec<(T, u32)>,
     /// Only what is above it can still be among the best; an equal one has a higher index, hence loses.
-    bar: f32,
+    bar: T,
 }
 
-impl Best {
-    fn new(k: usize) -> Best {
+impl<T: Score> Best<T> {
+    fn new(k: usize) -> Best<T> {
         Best {
             k,
             items: Vec::new(),
-            bar: f32::NEG_INFINITY,
+            bar: T::LEAST,
         }
     }
 
-    fn push(&mut self, similarity: f32, index: u32) {
-        self.items.push((similarity + 0.0, index)); // -0 becomes 0: they are equal
+    fn push(&mut self, similarity: T, index: u32) {
+        self.items.push((similarity + T::zero(), index)); // -0 becomes 0: they are equal
         if self.items.len() >= 2 * self.k {
             self.items.select_nth_unstable_by(self.k - 1, nearer);
             self.items.truncate(self.k);
@@ -221,7 +315,7 @@ impl Best {
     }
 }
 
-fn nearer(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
+fn nearer<T: Score>(a: &(T, u32), b: &(T, u32)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
 
@@ -278,6 +372,42 @@ mod tests {
                 assert!(
                     (found.squared_distances[i * 9 + place] - distance).abs() < 1e-3 * distance
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn euclidean_search_sees_into_tight_clusters_far_apart() {
+        // f32 tells numbers near 1000 apart by 6·10⁻⁵, and squares near 10⁷ by 1.
+        for (spread, d) in [(0.05f32, 16), (1e-3, 40), (0.0, 7)] {
+            let mut features = noise(900, d, 5);
+            for (i, row) in features.data.chunks_exact_mut(d).enumerate() {
+                let (place, spread) = match i % 3 {
+                    0 => (1000.0, spread),
+                    1 => (-1000.0, spread),
+                    // Scattered between both.
+                    _ => (0.0, 1000.0),
+                };
+                row.iter_mut().for_each(|x| *x = place + spread * *x);
+            }
+            let k = 91;
+            let found = nearest_euclidean(&features, k).unwrap();
+            for i in 0..900 {
+                let others = (0..900u32).filter(|&j| j as usize != i);
+                let distance = |j: u32| {
+                    let pairs = features.row(i).iter().zip(features.row(j as usize));
+                    let squares = pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+                    (squares.sum::<f64>(), j)
+                };
+                let mut all: Vec<(f64, u32)> = others.map(distance).collect();
+                all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+                let expected: Vec<u32> = all[..k].iter().map(|item| item.1).collect();
+                let (found, squares) = (
+                    &found.indices[i * k..][..k],
+                    &found.squared_distances[i * k..][..k],
+                );
+                assert_eq!(found, expected, "row {i}, spread {spread}");
+                assert!(all.iter().zip(squares).all(|(all, found)| all.0 == *found));
             }
         }
     }

@@ -72,7 +72,7 @@ impl Pca {
             });
         }
         let mean = column_means(features);
-        let (centred, unit) = centred(features, &mean);
+        let (centred, unit) = centred(features, &mean, |x| x as f32);
         let total = centred.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
         let xs = Tensor::from_vec(centred, (n, d), &Device::Cpu)?;
         let xs_t = xs.t()?.contiguous()?;
@@ -151,11 +151,15 @@ pub(crate) fn column_means(features: &Features) -> Vec<f64> {
     sums
 }
 
-/// The rows less the column means, in a unit that is given too.
+/// The rows less the column means, in a unit that is given too, each value by way of `number`.
 ///
 /// The unit is 1 unless the largest difference is above 2³⁰ or below 2⁻³⁰; then it is a power of two near that
 /// difference, so that sums of products stay within `f32` and no bit is lost.
-pub(crate) fn centred(features: &Features, mean: &[f64]) -> (Vec<f32>, f64) {
+pub(crate) fn centred<T>(
+    features: &Features,
+    mean: &[f64],
+    number: impl Fn(f64) -> T,
+) -> (Vec<T>, f64) {
     const ORDINARY: f64 = (1u64 << 30) as f64;
     let differences = |row| std::iter::zip(row, mean).map(|(x, m): (&f32, _)| f64::from(*x) - m);
     let largest = features
@@ -169,7 +173,7 @@ pub(crate) fn centred(features: &Features, mean: &[f64]) -> (Vec<f32>, f64) {
         x => f64::from_bits(x.to_bits() & f64::INFINITY.to_bits()),
     };
     let rows = features.rows().flat_map(differences);
-    (rows.map(|x| (x / unit) as f32).collect(), unit)
+    (rows.map(|x| number(x / unit)).collect(), unit)
 }
 
 /// `q` vectors of length `d` as the columns of a matrix `[d, q]`.
