@@ -281,24 +281,27 @@ impl Trial {
         };
         let compute = (long + each * (batch - many) as f64) * config.train.accumulate as f64;
         let loading = picture.as_secs_f64() * config.effective_batch() as f64;
-        let workers = config.data.workers.max(1);
-        let step = if device.is_cpu() {
-            compute + loading / cores.max(1) as f64
-        } else {
-            compute.max(loading / workers.min(cores.max(1)) as f64)
+        let cores = cores.max(1);
+        let workers = config.data.workers.clamp(1, cores);
+        // Of the network and of reading pictures on one core.
+        let together = |compute: f64, reading: f64| match device.is_cpu() {
+            true => compute + reading / cores as f64,
+            false => compute.max(reading / workers as f64),
         };
+        let step = together(compute, loading);
 
         let global = uploader.upload(&pictures)?.global;
         let began = Instant::now();
         learner.teacher.backbone().forward(&global, &Mode::Eval)?;
         let forward = began.elapsed() / (2 * many) as u32;
+        let reading = decoded + picture / config.num_crops() as u32;
+        let evaluated = together(forward.as_secs_f64(), reading.as_secs_f64());
         Ok(Self {
             images: many,
             step: Duration::from_secs_f64(step),
             compute: Duration::from_secs_f64(compute),
             picture,
-            evaluated_image: forward
-                + (decoded + picture / config.num_crops() as u32) / cores.max(1) as u32,
+            evaluated_image: Duration::from_secs_f64(evaluated),
             shorter_side: sides.get(sides.len() / 2).copied().unwrap_or(0),
         })
     }
