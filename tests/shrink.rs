@@ -6,7 +6,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{done, selfsame, text};
+use common::{done, selfsame, text, tiny_run};
 use serde_json::Value;
 
 /// Pictures in AgeDB's naming, one of them small, one of them none, and a list of three of them.
@@ -150,4 +150,29 @@ fn pictures_of_which_none_can_be_used_are_a_failure() {
         "{}",
         answer.stderr
     );
+}
+
+#[test]
+fn a_new_run_says_that_its_pictures_are_large() {
+    let dir = tempfile::tempdir().unwrap();
+    let noted = |side: u32| {
+        let folder = dir.path().join(format!("of-{side}"));
+        std::fs::create_dir(&folder).unwrap();
+        for i in 0..8 {
+            let picture = image::RgbImage::from_pixel(side + 10, side, image::Rgb([i; 3]));
+            picture.save(folder.join(format!("{i}.png"))).unwrap();
+        }
+        let mut args = tiny_run(
+            &dir.path().join(format!("run-{side}")),
+            &["train.max_steps=1"],
+        );
+        let data = args.iter().position(|arg| arg == "--data").unwrap();
+        args[data + 1] = text(&folder);
+        let answer = selfsame(&args);
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        answer
+            .stderr
+            .contains(&format!("note: pictures have {side} pixels"))
+    };
+    assert!(noted(1001) && !noted(1000));
 }

@@ -60,7 +60,7 @@ pub use metrics::{
     EvalLine, METRICS_FILE, MetricsFile, MetricsLine, StepLine, ViewsLine, read_metrics,
 };
 pub use monitor::Monitor;
-pub use plan::{Plan, Trial};
+pub use plan::{Plan, Trial, shrink_them};
 pub use replay::{ReplayLine, replay};
 pub use run_length::RunLength;
 pub use snapshot::{backbone_tensors, weights_metadata};

@@ -314,16 +314,22 @@ impl Trial {
         let is_large = f64::from(self.shorter_side) > larger * needed as f64;
         (is_large && share > felt).then(|| {
             format!(
-                "data.train: pictures have {} pixels on their shorter side and crops need {needed}; \
-                 reading them is {:.0} % of a step. Smaller copies, made once, spare most of it: \
-                 selfsame shrink {} --side {} --out DIR",
-                self.shorter_side,
+                "data.train: reading pictures is {:.0} % of a step. {}",
                 100.0 * share,
-                config.data.train,
-                needed.next_multiple_of(32)
+                shrink_them(config, self.shorter_side)
             )
         })
     }
+}
+
+/// What to do about pictures with so many pixels on their shorter side.
+pub fn shrink_them(config: &RunConfig, shorter_side: u32) -> String {
+    let needed = config.augment.sharp_side();
+    format!(
+        "pictures have {shorter_side} pixels on their shorter side and crops need {needed}; smaller \
+         copies, made once, are read many times faster: selfsame shrink PICTURES --side {} --out DIR",
+        needed.next_multiple_of(32)
+    )
 }
 
 /// The first images of epoch 0, decoded on this thread.
@@ -363,7 +369,6 @@ mod tests {
         let mut config = RunConfig::default();
         config.augment.local_crops = 0;
         config.augment.global_size = 224;
-        config.data.train = "photos".to_owned();
         let trial = |shorter_side, step: f64| Trial {
             images: 8,
             step: Duration::from_secs_f64(step),
@@ -377,7 +382,7 @@ mod tests {
             "3000 pixels",
             "need 355",
             "75 %",
-            "selfsame shrink photos --side 384",
+            "selfsame shrink PICTURES --side 384",
         ] {
             assert!(told.contains(words), "{words} is not in {told}");
         }

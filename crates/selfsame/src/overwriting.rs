@@ -70,6 +70,17 @@ pub(crate) fn refuse_overwriting_pictures(
     }
 }
 
+/// Whether a path lies, or will lie, within a folder that is there, by its text or by where links lead.
+pub(crate) fn lies_within(path: &Path, folder: &Path) -> bool {
+    let (Ok(path), Ok(at)) = (std::path::absolute(path), std::path::absolute(folder)) else {
+        return false;
+    };
+    // As much as there is of it already.
+    let existing = path.ancestors().find_map(|at| at.canonicalize().ok());
+    let leads_there = |at: PathBuf| existing.is_some_and(|existing| existing.starts_with(at));
+    folder.is_dir() && (path.starts_with(&at) || at.canonicalize().is_ok_and(leads_there))
+}
+
 fn is_read_of(folder: &Path, file: &Path) -> bool {
     let Ok(within) = file.strip_prefix(folder) else {
         return false;

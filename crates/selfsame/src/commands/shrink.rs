@@ -15,6 +15,7 @@ use crate::device::set_threads;
 use crate::exit::{Done, pasteable, usage};
 use crate::memory::in_words;
 use crate::out::check_folder;
+use crate::overwriting::lies_within;
 use crate::progress::CountProgress;
 use crate::scores::{print_json, print_text, printable};
 
@@ -41,7 +42,14 @@ pub(crate) fn run(args: &Shrink) -> anyhow::Result<Done> {
         shorter_side: u32::try_from(args.side)?,
         quality: args.quality,
     };
-    refuse_within(&args.out, Path::new(&args.data))?;
+    // Copies would be pictures of the folder the next time.
+    if lies_within(&args.out, Path::new(&args.data)) {
+        return Err(usage(format!(
+            "--out {}: that lies in {}, whose pictures are read; name a folder elsewhere",
+            args.out.display(),
+            args.data
+        )));
+    }
     set_threads(args.threads)?;
     claim(&args.out, config)?;
 
@@ -64,25 +72,6 @@ pub(crate) fn run(args: &Shrink) -> anyhow::Result<Done> {
     match report.shrunk + report.copied + report.kept {
         0 => bail!("{}: not one picture can be used", args.data),
         _ => Ok(Done::Well),
-    }
-}
-
-/// Copies within the folder of the pictures would be pictures of it the next time.
-fn refuse_within(out: &Path, data: &Path) -> anyhow::Result<()> {
-    let (Ok(data_at), true) = (data.canonicalize(), data.is_dir()) else {
-        return Ok(());
-    };
-    let whole = std::path::absolute(out)?;
-    let existing = whole
-        .ancestors()
-        .find_map(|above| above.canonicalize().ok());
-    match existing.is_some_and(|above| above.starts_with(&data_at)) {
-        true => Err(usage(format!(
-            "--out {}: that lies in {}, whose pictures are read; name a folder elsewhere",
-            out.display(),
-            data.display()
-        ))),
-        false => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use selfsame_data::{Dataset, Overlap};
 use selfsame_models::ModelError;
 use selfsame_train::{
     Init, Learner, MetricsLine, Outcome, Plan, Run, RunConfig, RunLength, StopFlag, TrainError,
-    judge_run, read_metrics, train,
+    judge_run, read_metrics, shrink_them, train,
 };
 
 use super::report::{self, Facts, REPORT_FILE};
@@ -16,6 +16,7 @@ use crate::cli::{Train, Which};
 use crate::config::{Merged, refuse_changes, to_toml};
 use crate::exit::{Done, Usage, pasteable, usage};
 use crate::memory::Stage;
+use crate::overwriting::lies_within;
 use crate::progress::TrainProgress;
 use crate::stderr::tell;
 use crate::weights::{Weights, refuse_reference};
@@ -66,6 +67,9 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     let text = to_toml(&config)?;
     run_dir::write_config(&args.run, &merged.annotated(&config)?)?;
     let stop = signals::stop_flag()?;
+    if !continues {
+        tell_of_large(&config, train_data.as_ref());
+    }
     let outcome = execute(&Execution {
         config: &config,
         config_text: &text,
@@ -86,16 +90,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
 /// Refuses a run directory within a folder of pictures: its curves and checkpoints would be taken
 /// for pictures from then on.
 fn refuse_inside(run: &Path, flag: &str, spec: &str) -> anyhow::Result<()> {
-    let folder = Path::new(spec);
-    let (Ok(run_at), Ok(at)) = (std::path::absolute(run), std::path::absolute(folder)) else {
-        return Ok(());
-    };
-    // Where links lead: of the run, as much as there is already.
-    let existing = run_at.ancestors().find_map(|at| at.canonicalize().ok());
-    let is_inside = folder.is_dir()
-        && (run_at.starts_with(&at)
-            || existing.is_some_and(|run| at.canonicalize().is_ok_and(|at| run.starts_with(at))));
-    if !is_inside {
+    if !lies_within(run, Path::new(spec)) {
         return Ok(());
     }
     Err(usage(format!(
@@ -103,6 +98,24 @@ fn refuse_inside(run: &Path, flag: &str, spec: &str) -> anyhow::Result<()> {
          name a folder outside",
         run.display()
     )))
+}
+
+/// Says if pictures are so large that it will take most of the time to read them, as far as three of
+/// them tell; `plan` measures it.
+fn tell_of_large(config: &RunConfig, set: &dyn Dataset) {
+    /// Pixels on the shorter side that a decoder reads as fast as crops are made.
+    const LARGE: u32 = 1000;
+    if set.path(0).is_none() {
+        return;
+    }
+    let some = [0, set.len() / 2, set.len() - 1];
+    let pictures = some.into_iter().filter_map(|index| set.decode(index).ok());
+    let mut sides: Vec<u32> = pictures.map(|p| p.width().min(p.height())).collect();
+    sides.sort_unstable();
+    let side = sides.get(sides.len() / 2).copied().unwrap_or(0);
+    if side > LARGE && side as usize > 2 * config.augment.sharp_side() {
+        tell!("note: {}", shrink_them(config, side));
+    }
 }
 
 /// The weights that a run in `dir` starts from, if it has not begun: what it was given is in its
