@@ -54,7 +54,7 @@ enum Fate {
     Shrunk(u64, u64),
     Copied(u64, u64),
     Kept(u64, u64),
-    Unusable(LedgerEntry),
+    Unusable(Box<LedgerEntry>),
     /// Listed once more.
     Again,
 }
@@ -106,7 +106,7 @@ pub fn shrink(
             Fate::Copied(before, after) => (&mut report.copied, before, after),
             Fate::Kept(before, after) => (&mut report.kept, before, after),
             Fate::Unusable(entry) => {
-                report.unusable.push(entry);
+                report.unusable.push(*entry);
                 continue;
             }
             Fate::Again => continue,
@@ -160,7 +160,10 @@ fn shrink_one(
     }
     let picture = match picture_of(dataset, index) {
         Ok(picture) => picture,
-        Err(error) => return Ok(Fate::Unusable(LedgerEntry::of(dataset, index, &error))),
+        Err(error) => {
+            let entry = LedgerEntry::of(dataset, index, &error);
+            return Ok(Fate::Unusable(Box::new(entry)));
+        }
     };
     let is_small = picture.width().min(picture.height()) <= config.shorter_side;
     let (bytes, is_copy) = match source.filter(|_| is_small) {
