@@ -14,9 +14,10 @@ pub(super) fn without_false_claims(bytes: &[u8], format: ImageFormat) -> Cow<'_,
     let claims = [(0x08, *b"EXIF"), (0x04, *b"XMP ")];
     let is_extended = |chunk: &Chunk<'_>| chunk.name == *b"VP8X" && !chunk.data.is_empty();
     let mut cleared = Cow::Borrowed(bytes);
-    if format == ImageFormat::WebP && webp_chunks(bytes).next().is_some_and(|c| is_extended(&c)) {
+    let file = webp_file(bytes);
+    if format == ImageFormat::WebP && webp_chunks(file).next().is_some_and(|c| is_extended(&c)) {
         for (flag, name) in claims {
-            let is_there = || webp_chunks(bytes).any(|chunk| chunk.name == name);
+            let is_there = || webp_chunks(file).any(|chunk| chunk.name == name);
             if bytes[FLAGS_AT] & flag != 0 && !is_there() {
                 cleared.to_mut()[FLAGS_AT] &= !flag;
             }
@@ -40,9 +41,7 @@ pub(super) fn exif(bytes: &[u8], format: ImageFormat) -> Option<&[u8]> {
     match format {
         ImageFormat::WebP => {
             const HAS_EXIF: u8 = 0x08;
-            // What stands behind the end that the file itself tells is no part of it.
-            let length = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
-            let mut chunks = webp_chunks(until(bytes, 8 + u64::from(length)));
+            let mut chunks = webp_chunks(webp_file(bytes));
             // A file that begins with the picture has no other chunks.
             let header = chunks.next().filter(|chunk| chunk.name == *b"VP8X")?;
             if header.data.first()? & HAS_EXIF == 0 {
@@ -71,6 +70,14 @@ struct Chunk<'a> {
 impl<'a> Chunk<'a> {
     fn whole(self) -> Option<&'a [u8]> {
         (self.data.len() as u64 == self.claimed).then_some(self.data)
+    }
+}
+
+/// A WebP file as far as it tells its own length: what stands behind that is no part of it.
+fn webp_file(bytes: &[u8]) -> &[u8] {
+    match bytes.get(4..).and_then(|rest| rest.first_chunk()) {
+        Some(length) => until(bytes, 8 + u64::from(u32::from_le_bytes(*length))),
+        None => &[],
     }
 }
 
@@ -279,6 +286,10 @@ mod tests {
         // An animation without frames stays none.
         assert!(decode(&extended(0x02, (16, 8), &[lossless(&quarters())])).is_err());
         let exif = riff(b"EXIF", &exif_of(6));
+        let junk = riff(b"JUNK", &[0; 40]);
+        let file = extended(8, (16, 8), &[lossless(&quarters())]);
+        let behind = [file, junk, exif.clone()].concat();
+        assert_eq!(decode(&behind).unwrap(), quarters());
         let turned = decode(&extended(0x0c, (16, 8), &[lossless(&quarters()), exif])).unwrap();
         assert_eq!(turned.dimensions(), (8, 16), "what is there still counts");
     }
