@@ -111,10 +111,22 @@ fn a_folder_that_is_not_for_copies_is_refused() {
         assert_eq!(answer.code, 2, "{}", answer.stderr);
         assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);
     };
-    refused(&folder, &[], "whose pictures are read");
-    refused(&folder.join("more/new"), &[], "whose pictures are read");
-    refused(dir.path(), &[], "something else in it");
-    refused(&folder.join("annot.csv"), &[], "whose pictures are read");
+    refused(&folder, &[], "pictures that are read lie in");
+    refused(
+        &folder.join("more/new"),
+        &[],
+        "pictures that are read lie in",
+    );
+    refused(dir.path(), &[], "pictures that are read lie in");
+    let taken = dir.path().join("taken");
+    std::fs::create_dir(&taken).unwrap();
+    std::fs::write(taken.join("thesis.pdf"), "mine").unwrap();
+    refused(&taken, &[], "something else in it");
+    refused(
+        &folder.join("annot.csv"),
+        &[],
+        "pictures that are read lie in",
+    );
     refused(&out, &["--side", "0"], "--side");
     refused(&out, &["--quality", "0"], "--quality");
     assert!(!out.exists());
@@ -175,4 +187,90 @@ fn a_new_run_says_that_its_pictures_are_large() {
             .contains(&format!("note: pictures have {side} pixels"))
     };
     assert!(noted(1001) && !noted(1000));
+}
+
+#[test]
+fn copies_of_one_set_are_not_taken_for_those_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, out) = (pictures(dir.path()), dir.path().join("small"));
+    let refused = |data: &Path, words: &str| {
+        let answer = selfsame(&["shrink", &text(data), "--out", &text(&out), "--side", "50"]);
+        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);
+    };
+    std::fs::create_dir(&out).unwrap();
+    std::fs::write(out.join(".DS_Store"), "a desktop's").unwrap();
+    shrunk(&folder, &out, &[]);
+    let other = pictures(&dir.path().join("other"));
+    refused(&other, "its copies are of the pictures in");
+
+    // A list of the same name, and the list that was written.
+    let rows = shrunk(&folder.join("annot.csv"), &out, &[]);
+    assert_eq!(rows["kept"], 2);
+    let written = std::fs::read(out.join("annot.csv")).unwrap();
+    let elsewhere = folder.join("more/annot.csv");
+    std::fs::write(folder.join("more/root.txt"), text(&folder)).unwrap();
+    std::fs::write(&elsewhere, "Images\n./more/2_Cat_52_f.png\n").unwrap();
+    refused(&elsewhere, "its annot.csv was not made from");
+    std::fs::rename(&elsewhere, folder.join("more/second.csv")).unwrap();
+    let second = shrunk(&folder.join("more/second.csv"), &out, &[]);
+    assert_eq!((&second["kept"], &second["shrunk"]), (&1.into(), &0.into()));
+    assert_eq!(std::fs::read(out.join("annot.csv")).unwrap(), written);
+
+    // Pictures that are gone keep their copies and rows.
+    std::fs::remove_file(folder.join("0_Ann_30_f.png")).unwrap();
+    std::fs::remove_file(folder.join("more/2_Cat_52_f.png")).unwrap();
+    let annot = text(&folder.join("annot.csv"));
+    let answer = selfsame(&["shrink", &annot, "--out", &text(&out), "--side", "50"]);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    assert_eq!(std::fs::read(out.join("annot.csv")).unwrap(), written);
+    assert!(out.join("0_Ann_30_f.png").is_file());
+}
+
+#[test]
+fn a_name_that_leads_out_is_refused_and_leaves_no_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, out) = (pictures(dir.path()), dir.path().join("small"));
+    let list = folder.join("more/list.csv");
+    std::fs::write(&list, "Images\n../0_Ann_30_f.png\n").unwrap();
+    let args = [
+        "shrink",
+        &text(&list),
+        "--out",
+        &text(&out),
+        "--allow-outside",
+    ];
+    let answer = selfsame(&args);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(
+        answer.stderr.starts_with("error: \"../0_Ann_30_f.png\": "),
+        "{}",
+        answer.stderr
+    );
+    assert!(!out.exists());
+}
+
+#[test]
+fn two_calls_do_not_write_into_one_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, out) = (pictures(dir.path()), dir.path().join("small"));
+    shrunk(&folder, &out, &[]);
+    let lock = std::fs::File::open(out.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let answer = selfsame(&[
+        "shrink",
+        &text(&folder),
+        "--out",
+        &text(&out),
+        "--side",
+        "50",
+    ]);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("another call is writing"),
+        "{}",
+        answer.stderr
+    );
+    drop(lock);
+    shrunk(&folder, &out, &[]);
 }

@@ -82,7 +82,7 @@ pub use overlap::{Overlap, repeated};
 pub use picture_list::PictureList;
 pub use portraits::PORTRAIT_SIZE;
 pub use sampler::Sampler;
-pub use shrink::{ShrinkConfig, ShrinkReport, shrink};
+pub use shrink::{ShrinkConfig, ShrinkReport, check_names, place_of, shrink};
 
 /// The README's example is a test.
 #[cfg(doctest)]

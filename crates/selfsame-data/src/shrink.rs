@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Cursor, Read, Seek, SeekFrom, Write};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageFormat, RgbImage};
@@ -11,6 +12,7 @@ use rayon::prelude::*;
 use selfsame_augment::{EvalCrop, Interpolation, Workspace, ops};
 
 use crate::dataset::{Dataset, picture_of};
+use crate::decode::DecodeError;
 use crate::error::DataError;
 use crate::ledger::LedgerEntry;
 
@@ -41,13 +43,17 @@ pub struct ShrinkReport {
     pub copied: usize,
     /// Pictures whose copy was there from an earlier call.
     pub kept: usize,
-    /// Pictures that cannot be used, in the data set's order; they have no copy.
+    /// Pictures that cannot be used, in the data set's order. They get no copy; one that was made
+    /// when they could be used stays.
     pub unusable: Vec<LedgerEntry>,
     /// Bytes of the files that were read or need not be read again.
     pub bytes_before: u64,
     /// Bytes of their copies.
     pub bytes_after: u64,
 }
+
+/// As coarse as file systems keep times (FAT).
+const COARSEST_TIME: Duration = Duration::from_secs(2);
 
 /// What became of one picture.
 enum Fate {
@@ -63,14 +69,15 @@ enum Fate {
 /// rayon's current pool.
 ///
 /// A copy is upright and opaque, shrunk by Pillow's bicubic filter; it is PNG where the name ends
-/// so and JPEG everywhere else, as the name stays and a format is told by its content. A copy that
-/// is whole and not older than its picture is kept, so that a call that was broken off goes on.
-/// Copies appear whole or not at all under their names; a loss of power may take the last of them.
-/// `progress` is called with the number of pictures done so far, from any thread.
+/// so and JPEG everywhere else, as the name stays and a format is told by its content. It has the
+/// time of its picture: where both agree and the copy is whole, it is kept, so that a call that was
+/// broken off goes on. Copies appear whole or not at all under their names; a loss of power may take
+/// the last of them. Only one call may write into a folder at a time. `progress` is called with the
+/// number of pictures done so far, from any thread.
 ///
 /// # Errors
-/// [`DataError::Setting`] for a setting without sense or a picture whose name leads out of `out`;
-/// [`DataError::Io`] if a copy cannot be written. Copies that were written stay.
+/// [`DataError::Setting`] for a setting without sense, or as [`check_names`], before anything is
+/// written; [`DataError::Io`] if a copy cannot be written. Copies that were written stay.
 pub fn shrink(
     dataset: &dyn Dataset,
     out: &Path,
@@ -78,12 +85,7 @@ pub fn shrink(
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<ShrinkReport, DataError> {
     config.check()?;
-    if let Some(name) = names(dataset).find(|name| !stays_within(name)) {
-        return Err(DataError::Setting(format!(
-            "{name:?} lies outside the folder that pictures' names start from; --images-root with \
-             a folder above all of them brings them inside"
-        )));
-    }
+    check_names(dataset)?;
     let done = AtomicUsize::new(0);
     let fates: Vec<Fate> = (0..dataset.len())
         .into_par_iter()
@@ -133,14 +135,32 @@ impl ShrinkConfig {
     }
 }
 
-fn names(dataset: &dyn Dataset) -> impl Iterator<Item = &str> {
-    (0..dataset.len()).map(|index| dataset.name(index))
+/// Whether every picture's name is a place within a folder of copies.
+///
+/// # Errors
+/// [`DataError::Setting`] with the first name that is not.
+pub fn check_names(dataset: &dyn Dataset) -> Result<(), DataError> {
+    let mut names = (0..dataset.len()).map(|index| dataset.name(index));
+    match names.find(|name| place_of(name).is_none()) {
+        Some(name) => Err(DataError::Setting(format!(
+            "{name:?}: the name leads out of a folder of copies; write an annotation file whose \
+             paths go downwards from one folder"
+        ))),
+        None => Ok(()),
+    }
 }
 
-/// Whether a name is a path downwards.
-fn stays_within(name: &str) -> bool {
-    let mut parts = Path::new(name).components().peekable();
-    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+/// Where a name lies within a folder, if it is a path downwards.
+pub fn place_of(name: &str) -> Option<PathBuf> {
+    let mut place = PathBuf::new();
+    for part in Path::new(name).components() {
+        match part {
+            Component::CurDir => {}
+            Component::Normal(part) => place.push(part),
+            _ => return None,
+        }
+    }
+    (!place.as_os_str().is_empty()).then_some(place)
 }
 
 fn shrink_one(
@@ -150,7 +170,8 @@ fn shrink_one(
     config: &ShrinkConfig,
     workspace: &mut Workspace,
 ) -> Result<Fate, DataError> {
-    let (source, target) = (dataset.path(index), out.join(dataset.name(index)));
+    let place = place_of(dataset.name(index)).unwrap_or_default();
+    let (source, target) = (dataset.path(index), out.join(place));
     let before = source.as_deref().and_then(|path| fs::metadata(path).ok());
     let bytes_before = before.as_ref().map_or(0, fs::Metadata::len);
     if let Some(before) = &before
@@ -158,20 +179,20 @@ fn shrink_one(
     {
         return Ok(Fate::Kept(bytes_before, after));
     }
+    let unusable = |error| {
+        let entry = LedgerEntry::of(dataset, index, &error);
+        Ok(Fate::Unusable(Box::new(entry)))
+    };
     let picture = match picture_of(dataset, index) {
         Ok(picture) => picture,
-        Err(error) => {
-            let entry = LedgerEntry::of(dataset, index, &error);
-            return Ok(Fate::Unusable(Box::new(entry)));
-        }
+        Err(error) => return unusable(error),
     };
     let is_small = picture.width().min(picture.height()) <= config.shorter_side;
     let (bytes, is_copy) = match source.filter(|_| is_small) {
-        Some(source) => {
-            let read = fs::read(&source);
-            let bytes = read.map_err(|error| DataError::io("reading", &source, error))?;
-            (bytes, true)
-        }
+        Some(source) => match fs::read(source) {
+            Ok(bytes) => (bytes, true),
+            Err(error) => return unusable(DecodeError::Io(error)),
+        },
         None => {
             let picture = match is_small {
                 true => picture,
@@ -182,7 +203,8 @@ fn shrink_one(
             (bytes, false)
         }
     };
-    write_copy(&target, dataset.name(index), &bytes)?;
+    let time = before.and_then(|before| before.modified().ok());
+    write_copy(&target, index, &bytes, time)?;
     let after = bytes.len() as u64;
     Ok(match is_copy {
         true => Fate::Copied(bytes_before, after),
@@ -190,13 +212,17 @@ fn shrink_one(
     })
 }
 
-/// The length of a copy that is not older than its picture and was not cut short.
+/// The length of a copy that has its picture's time and was not cut short.
 fn whole_copy(target: &Path, source: &fs::Metadata) -> Option<u64> {
     /// What JPEG and PNG end in.
     const ENDS: [&[u8]; 2] = [&[0xFF, 0xD9], b"IEND\xAE\x42\x60\x82"];
     let mut file = File::open(target).ok()?;
     let copy = file.metadata().ok()?;
-    if copy.modified().ok()? < source.modified().ok()? {
+    let (made, taken) = (copy.modified().ok()?, source.modified().ok()?);
+    let apart = made
+        .duration_since(taken)
+        .unwrap_or_else(|error| error.duration());
+    if apart > COARSEST_TIME {
         return None;
     }
     if copy.len() == source.len() {
@@ -235,16 +261,21 @@ fn encoded(picture: &RgbImage, target: &Path, quality: u8) -> std::io::Result<Ve
 }
 
 /// Writes beside, then renames. Not waiting for the disk: a copy can be made again.
-fn write_copy(target: &Path, name: &str, bytes: &[u8]) -> Result<(), DataError> {
+fn write_copy(
+    target: &Path,
+    index: usize,
+    bytes: &[u8],
+    time: Option<SystemTime>,
+) -> Result<(), DataError> {
     let failed = |error| DataError::io("writing", target, error);
     let folder = target.parent().unwrap_or(Path::new(""));
     fs::create_dir_all(folder).map_err(failed)?;
-    // As short as any name may be, and the same when a call that was killed is made again.
-    let beside: PathBuf = folder.join(format!(
-        ".tmp-{:.16}",
-        blake3::hash(name.as_bytes()).to_hex()
-    ));
-    let written = File::create(&beside).and_then(|mut file| file.write_all(bytes));
+    // The same when a call that was killed is made again.
+    let beside = folder.join(format!(".tmp-shrink-{index}"));
+    let written = File::create(&beside).and_then(|mut file| {
+        file.write_all(bytes)?;
+        time.map_or(Ok(()), |time| file.set_modified(time))
+    });
     let done = written.and_then(|()| fs::rename(&beside, target));
     done.map_err(|error| {
         let _ = fs::remove_file(&beside);
@@ -255,9 +286,8 @@ fn write_copy(target: &Path, name: &str, bytes: &[u8]) -> Result<(), DataError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DecodeError, Limits, OpenOptions, decode, open};
+    use crate::{Limits, OpenOptions, decode, open};
     use std::sync::Arc;
-    use std::time::{Duration, SystemTime};
 
     /// A slope with a dot, of which every pixel differs from its neighbours.
     fn picture(width: u32, height: u32) -> RgbImage {
@@ -365,14 +395,14 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_made_again_if_its_picture_is_newer_or_it_was_cut_short() {
+    fn a_copy_is_made_again_if_its_picture_changed_or_it_was_cut_short() {
         let sets = Sets::new();
-        for name in ["a.jpg", "b.jpg", "c.jpg"] {
+        for name in ["a.jpg", "b.jpg", "c.jpg", "d.jpg"] {
             picture(100, 100).save(sets.source(name)).unwrap();
         }
-        assert_eq!(sets.shrink(50).shrunk, 3);
+        assert_eq!(sets.shrink(50).shrunk, 4);
         let again = sets.shrink(50);
-        assert_eq!((again.shrunk, again.kept), (0, 3));
+        assert_eq!((again.shrunk, again.kept), (0, 4));
         let b = File::options()
             .write(true)
             .open(sets.out().join("b.jpg"))
@@ -382,15 +412,28 @@ mod tests {
             .write(true)
             .open(sets.source("c.jpg"))
             .unwrap();
-        c.set_modified(SystemTime::now() + Duration::from_secs(60))
+        // An older file may have come in its place too.
+        for away in [60, 120] {
+            c.set_modified(SystemTime::now() - Duration::from_secs(away))
+                .unwrap();
+            let again = sets.shrink(50);
+            assert_eq!(again.shrunk, if away == 60 { 2 } else { 1 });
+            assert_eq!(sets.shrink(50).kept, 4);
+        }
+        assert_eq!(sets.copy("b.jpg").dimensions(), (50, 50));
+        // What can no longer be used keeps the copy it had.
+        fs::write(sets.source("d.jpg"), "no picture").unwrap();
+        let d = File::options().write(true).open(sets.source("d.jpg"));
+        d.unwrap()
+            .set_modified(SystemTime::now() - Duration::from_secs(300))
             .unwrap();
         let again = sets.shrink(50);
-        assert_eq!((again.shrunk, again.kept), (2, 1));
-        assert_eq!(sets.copy("b.jpg").dimensions(), (50, 50));
+        assert_eq!((again.kept, again.unusable.len()), (3, 1));
+        assert_eq!(sets.copy("d.jpg").dimensions(), (50, 50));
     }
 
     #[test]
-    fn a_file_in_the_way_is_told_and_the_others_stay() {
+    fn a_file_in_the_way_is_told_and_without_it_the_call_goes_on() {
         let sets = Sets::new();
         picture(100, 100).save(sets.source("cats/a.jpg")).unwrap();
         picture(100, 100).save(sets.source("b.jpg")).unwrap();
@@ -403,6 +446,9 @@ mod tests {
             !told.is_usage() && told.to_string().contains("cats"),
             "{told}"
         );
+        fs::remove_file(sets.out().join("cats")).unwrap();
+        let report = shrink(sets.open().as_ref(), &sets.out(), &config, &|_| ()).unwrap();
+        assert_eq!(report.copied + report.kept, 2);
     }
 
     /// A set whose names lead anywhere.
@@ -444,11 +490,12 @@ mod tests {
             );
             let told = told.unwrap_err();
             assert!(
-                told.is_usage() && told.to_string().contains("--images-root"),
+                told.is_usage() && told.to_string().contains("downwards"),
                 "{told}"
             );
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(place_of("./b/./a.jpg"), Some(PathBuf::from("b/a.jpg")));
         // Without a file there is nothing to copy; the picture itself is written.
         let report = shrink(
             &Outside("a.jpg"),

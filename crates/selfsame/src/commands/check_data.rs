@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::sync::Mutex;
 
+use anyhow::Context;
+use candle_core::Device;
 use selfsame_data::check::{ASPECT_BOUNDS, SIDE_BOUNDS};
 use selfsame_data::walk::{PassedOver, passed_over};
 use selfsame_data::{CheckReport, Ledger, check, open};
+use selfsame_models::keep_freed_memory;
 use serde_json::json;
 
 use crate::cli::CheckData;
@@ -14,6 +17,8 @@ use crate::progress::CountProgress;
 use crate::scores::{print_json, print_text, printable};
 
 pub(crate) fn run(args: &CheckData) -> anyhow::Result<Done> {
+    // Decoded pictures are large blocks that come and go.
+    keep_freed_memory(&Device::Cpu).context("setting up memory")?;
     let set = open(&args.data, &args.reading.options()?)?;
     // An annotation file names what there is.
     let folder = Path::new(&args.data);
