@@ -150,6 +150,13 @@ fn write_parts(
     Ok(())
 }
 
+/// Writes what tells of a step, and nothing to replay it by.
+pub(crate) fn write_number(dir: &Path, info: &CaptureInfo) -> Result<(), TrainError> {
+    std::fs::create_dir_all(dir).map_err(TrainError::io(dir, "cannot be created"))?;
+    let text = serde_json::to_string_pretty(info).expect("a capture's description serialises");
+    Ok(write_bytes(&dir.join("capture.json"), text.as_bytes())?)
+}
+
 /// Removes what a capture is made of, and the folder if nothing else is in it.
 fn remove_parts(dir: &Path, batches: usize) {
     let names = ["capture.json", "config.toml", "state.safetensors"];

@@ -183,11 +183,10 @@ fn sorted_out<T>(
             failures.push(format!("the {what} could not be taken: {error}"));
             Ok(Taken::Failed)
         }
-        // Training itself has room on the device; a checkpoint can be scored elsewhere.
+        // Training itself has room on the device.
         Err(error) if lacks_device_memory(&with_causes(&error)) => {
             failures.push(format!(
-                "the {what} could not be taken, as the device has no memory left for it; `selfsame \
-                 knn` with --device cpu takes one of a checkpoint: {error}"
+                "the {what} could not be taken, as the device has no memory left for it: {error}"
             ));
             Ok(Taken::Failed)
         }

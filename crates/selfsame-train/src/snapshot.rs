@@ -1,7 +1,7 @@
 //! Teacher backbones kept for good, to look back at how features grew.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use selfsame_checkpoint::{refuse_non_finite, write_tensors};
 use selfsame_models::{INPUT_KEY, MODEL_KEY};
@@ -18,6 +18,14 @@ pub fn weights_metadata(config: &RunConfig) -> BTreeMap<String, String> {
     BTreeMap::from([(MODEL_KEY.to_owned(), model), (INPUT_KEY.to_owned(), input)])
 }
 
+const FOLDER: &str = "snapshots";
+
+/// Where the snapshot after so many epochs lies.
+pub(crate) fn snapshot_path(run_dir: &Path, epochs_done: usize) -> PathBuf {
+    let name = format!("epoch-{epochs_done:04}.safetensors");
+    run_dir.join(FOLDER).join(name)
+}
+
 /// Writes `snapshots/epoch-NNNN.safetensors`: the teacher's backbone under timm names.
 pub(crate) fn save_snapshot(
     run_dir: &Path,
@@ -25,12 +33,10 @@ pub(crate) fn save_snapshot(
     learner: &Learner,
     epochs_done: usize,
 ) -> Result<(), TrainError> {
-    let dir = run_dir.join("snapshots");
-    make_dir(&dir)?;
-    let name = format!("epoch-{epochs_done:04}");
+    make_dir(&run_dir.join(FOLDER))?;
     let tensors = backbone_tensors(learner);
-    refuse_non_finite(&name, &tensors)?;
-    let path = dir.join(format!("{name}.safetensors"));
+    refuse_non_finite(&format!("epoch-{epochs_done:04}"), &tensors)?;
+    let path = snapshot_path(run_dir, epochs_done);
     write_tensors(&path, &tensors, &weights_metadata(config))?;
     Ok(())
 }

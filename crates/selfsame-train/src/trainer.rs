@@ -20,6 +20,7 @@ use crate::learner::Learner;
 use crate::metrics::MetricsLine;
 use crate::run_length::RunLength;
 use crate::stop::StopFlag;
+pub(crate) use skips::SkipsInARow;
 use training::Training;
 
 /// Name of the list of unusable pictures in a run directory.

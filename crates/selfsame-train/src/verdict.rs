@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::capture::not_finite_steps;
 use crate::config::RunConfig;
 use crate::metrics::StepLine;
-use crate::trainer::capture_dir;
+use crate::trainer::{SkipsInARow, capture_dir};
 
 /// Steps whose lines are averaged.
 const WINDOW_STEPS: u64 = 50;
@@ -205,18 +205,15 @@ pub fn judge(lines: &[StepLine], config: &RunConfig) -> Judgement {
 }
 
 /// As [`judge`], of the run in a directory whose log has these lines: one that ended, or stands, at a
-/// step that was not finite has diverged, whatever its lines say; one that has a line or a checkpoint
-/// of a later step went on without it.
+/// step that was not finite has diverged, whatever its lines say; one that has a line of a later step, or a
+/// checkpoint with a finite one, went on without it.
 pub fn judge_run(run_dir: &Path, lines: &[StepLine], config: &RunConfig) -> Judgement {
     let logged = lines.last().map_or(0, |line| line.step + 1);
-    // What is not finite never gets into a checkpoint, so a later one was reached without the step.
-    let checkpoints = selfsame_checkpoint::list(run_dir).unwrap_or_default();
-    let saved = checkpoints.into_iter().map(|(steps, _)| steps).max();
-    let gone_by = logged.max(saved.unwrap_or(0));
     let newest = not_finite_steps(run_dir)
         .into_iter()
-        .max_by_key(|(step, _)| *step);
-    match newest.filter(|(step, _)| *step >= gone_by) {
+        .max_by_key(|(step, _)| *step)
+        .filter(|(step, _)| *step >= logged);
+    match newest.filter(|(step, _)| !has_gone_by(run_dir, *step)) {
         None => judge(lines, config),
         Some((step, what)) => Judgement {
             verdict: Verdict::Diverged,
@@ -227,6 +224,18 @@ pub fn judge_run(run_dir: &Path, lines: &[StepLine], config: &RunConfig) -> Judg
             advice: advice(Verdict::Diverged, config),
         },
     }
+}
+
+/// Whether a checkpoint says that a step behind this one was finite.
+fn has_gone_by(run_dir: &Path, step: u64) -> bool {
+    let checkpoints = selfsame_checkpoint::list(run_dir).unwrap_or_default();
+    let mut later = checkpoints.into_iter().filter(|(steps, _)| *steps > step);
+    later.any(|(steps, dir)| {
+        // The last ones may have been left out, as this one was.
+        let manifest = selfsame_checkpoint::Manifest::read(&dir).ok();
+        let left_out = manifest.map(|manifest| SkipsInARow::of(&manifest.extra).count());
+        left_out.is_some_and(|left_out| steps.saturating_sub(left_out) > step)
+    })
 }
 
 fn advice(verdict: Verdict, config: &RunConfig) -> Vec<String> {
@@ -387,10 +396,26 @@ mod tests {
         assert_ne!(verdict(), Verdict::Diverged, "a later line is there");
         capture(33, "\"gradient_norm\"");
         assert_eq!(verdict(), Verdict::Diverged);
-        put("checkpoints/step-00000033/manifest.json", "");
+        let save = |step: u64, left_out: u64| {
+            let checkpoint = selfsame_checkpoint::Checkpoint {
+                step,
+                epoch: 0,
+                config: String::new(),
+                extra: serde_json::json!({"skipped_in_a_row": left_out}),
+                files: std::collections::BTreeMap::new(),
+            };
+            selfsame_checkpoint::save(dir.path(), &checkpoint, 9).unwrap();
+        };
+        save(33, 0);
         assert_eq!(verdict(), Verdict::Diverged, "the checkpoint before it");
-        put("checkpoints/step-00000034/manifest.json", "");
-        assert_ne!(verdict(), Verdict::Diverged);
+        save(35, 2);
+        assert_eq!(
+            verdict(),
+            Verdict::Diverged,
+            "it and the next were left out"
+        );
+        save(36, 1);
+        assert_ne!(verdict(), Verdict::Diverged, "there was one between");
     }
 
     #[test]

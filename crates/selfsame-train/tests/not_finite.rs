@@ -9,7 +9,7 @@ use selfsame_data::{OpenOptions, open};
 use selfsame_models::Arch;
 use selfsame_train::{
     LrScaling, MetricsLine, NonFinite, Observer, Outcome, Progress, Run, RunConfig, RunFacts,
-    StopFlag, TrainError, train,
+    StopFlag, TrainError, Verdict, judge_run, train,
 };
 
 /// A step of 8 pictures is an epoch.
@@ -110,9 +110,16 @@ fn no_more_steps_are_captured_than_a_disk_can_be_asked_to_hold() {
     }
     let (outcome, said) = run(&config(1e30), dir.path());
     assert!(outcome.is_err());
-    assert!(said.contains("the step is not captured: 3 "), "{said}");
+    assert!(
+        said.contains("only the number of the step is kept: 3 "),
+        "{said}"
+    );
     let captures = std::fs::read_dir(dir.path().join("captures")).unwrap();
-    assert_eq!(captures.count(), 3);
+    let files = captures.flat_map(|capture| std::fs::read_dir(capture.unwrap().path()).unwrap());
+    let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(names, ["capture.json"; 4], "the fourth is this run's");
+    let judged = judge_run(dir.path(), &[], &config(1e30));
+    assert_eq!(judged.verdict, Verdict::Diverged);
 }
 
 #[test]
@@ -132,6 +139,15 @@ fn a_capture_or_snapshot_that_cannot_be_written_costs_no_step() {
             "{said}"
         );
         assert!(dir.path().join("checkpoints/step-00000003").is_dir());
+
+        // With room it goes on as if nothing had been.
+        std::fs::remove_file(dir.path().join(in_the_way)).unwrap();
+        let (outcome, _) = run_capturing(&config, dir.path(), capture_step);
+        assert_eq!(outcome.unwrap(), Outcome::Finished);
+        for epoch in [3, 6] {
+            let snapshot = format!("snapshots/epoch-{epoch:04}.safetensors");
+            assert!(dir.path().join(&snapshot).is_file(), "{snapshot}");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::config::NonFinite;
 
 /// Steps that were left out one after the other because something in them was not finite.
 #[derive(Debug, Default)]
-pub(super) struct SkipsInARow(u64);
+pub(crate) struct SkipsInARow(u64);
 
 impl SkipsInARow {
     /// A network that gives nothing finite any more will not recover.
@@ -15,7 +15,7 @@ impl SkipsInARow {
     const KEY: &str = "skipped_in_a_row";
 
     /// As a checkpoint kept it.
-    pub(super) fn of(extra: &Value) -> Self {
+    pub(crate) fn of(extra: &Value) -> Self {
         Self(extra[Self::KEY].as_u64().unwrap_or(0))
     }
 
@@ -23,6 +23,10 @@ impl SkipsInARow {
         if !self.are_none() {
             extra[Self::KEY] = self.0.into();
         }
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0
     }
 
     pub(super) fn are_none(&self) -> bool {

@@ -13,7 +13,7 @@ use super::{
     CAPTURES, Observer, Outcome, Progress, Run, RunFacts, SKIPPED_FILE, capture_dir, due,
     due_by_time, make_dir, skipped,
 };
-use crate::capture::{BadFigure, CaptureInfo, not_finite_steps, write_capture};
+use crate::capture::{BadFigure, CaptureInfo, not_finite_steps, write_capture, write_number};
 use crate::data_record::DataRecord;
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
@@ -25,7 +25,7 @@ use crate::metrics::{
 use crate::pace::Pace;
 use crate::run_length::RunLength;
 use crate::scoring::Scoring;
-use crate::snapshot::save_snapshot;
+use crate::snapshot::{save_snapshot, snapshot_path};
 use crate::verdict::Watch;
 
 /// Said when a device tells of a step that was not finite after others have been done.
@@ -128,6 +128,13 @@ impl<'a> Training<'a> {
             training.save()?;
         }
         training.introduce();
+        // One that could not be written.
+        if saved.is_some()
+            && let Some(epochs) = training.snapshot_is_due()
+            && !snapshot_path(run.run_dir, epochs).exists()
+        {
+            save_snapshot(run.run_dir, run.config, &training.learner, epochs)?;
+        }
         // Before the first step, and where a stop came between a step and its score.
         training.score()?;
         training.pace = Pace::start();
@@ -235,7 +242,7 @@ impl<'a> Training<'a> {
                 self.last_loss = figures.loss;
                 Ok(ControlFlow::Continue(Some(figures)))
             }
-            Err(error @ TrainError::NonFinite { what, .. }) => {
+            Err(error @ TrainError::NonFinite { what, value, .. }) => {
                 self.last_loss = f64::NAN;
                 // If steps before it were not looked at, it need not be the first, nor left out.
                 if self.unread.is_some() {
@@ -249,7 +256,8 @@ impl<'a> Training<'a> {
                 if !self.skips.allow_another(self.run.config.train.non_finite) {
                     return Err(error);
                 }
-                self.observer.note(&format!("skipped: {error}"));
+                self.observer
+                    .note(&format!("skipped: step {step}, whose {what} is {value}"));
                 Ok(ControlFlow::Continue(None))
             }
             Err(error) => Err(error),
@@ -321,20 +329,30 @@ impl<'a> Training<'a> {
     /// Those of the files; of the network.
     pub(super) fn keep(&mut self) -> Result<(), TrainError> {
         let config = &self.run.config.train;
-        let epochs_done = self.epochs_done();
-        let epoch_is_done = self.step.is_multiple_of(self.length.steps_per_epoch);
-        if epoch_is_done && due(epochs_done, config.snapshot_every_epochs) {
+        if let Some(epochs) = self.snapshot_is_due() {
             self.settle()?;
             let (run, learner) = (self.run, &self.learner);
-            save_snapshot(run.run_dir, run.config, learner, epochs_done)
+            save_snapshot(run.run_dir, run.config, learner, epochs)
                 .or_else(|error| self.rescue(error))?;
         }
+        let epochs_done = self.epochs_done();
+        let epoch_is_done = self.step.is_multiple_of(self.length.steps_per_epoch);
         let by_time = due_by_time(config.checkpoint_every_minutes, self.saved.1.elapsed());
         let by_epoch = epoch_is_done && due(epochs_done, config.checkpoint_every_epochs);
         if by_time || by_epoch || self.step == self.length.steps {
             self.save()?;
         }
         self.score().or_else(|error| self.rescue(error))
+    }
+
+    /// The epochs done, if a snapshot is due after them.
+    fn snapshot_is_due(&self) -> Option<usize> {
+        let every = self.run.config.train.snapshot_every_epochs;
+        let (epochs, is_done) = (
+            self.epochs_done(),
+            self.step.is_multiple_of(self.length.steps_per_epoch),
+        );
+        (self.step > 0 && is_done && due(epochs, every)).then_some(epochs)
     }
 
     /// Takes the scores that are due, unless the run is to stop.
@@ -411,18 +429,23 @@ impl<'a> Training<'a> {
     /// Keeps a step that was not finite, if that can be and there are not enough of them.
     fn capture_not_finite(&mut self, batches: &[DeviceBatch], what: BadFigure) {
         let kept = not_finite_steps(self.run.run_dir).len();
-        if kept >= MOST_CAPTURED {
+        let batches = if kept < MOST_CAPTURED {
+            batches
+        } else {
             self.observer.note(&format!(
-                "the step is not captured: {kept} that were not finite are in {CAPTURES} already"
+                "only the number of the step is kept: {kept} that were not finite are in {CAPTURES}"
             ));
-        } else if let Err(error) = self.capture(batches, Some(what)) {
+            &[]
+        };
+        if let Err(error) = self.capture(batches, Some(what)) {
             // What is wrong with the step is worse than that it cannot be kept.
             self.observer
                 .note(&format!("the step could not be captured: {error}"));
         }
     }
 
-    /// Writes the batches of the coming step and the state before it.
+    /// Writes the batches of the coming step and the state before it; without batches, that there was
+    /// such a step.
     fn capture(
         &mut self,
         batches: &[DeviceBatch],
@@ -436,6 +459,9 @@ impl<'a> Training<'a> {
             not_finite,
             ..CaptureInfo::new(step, per_epoch, epochs, batches.len())
         };
+        if batches.is_empty() {
+            return write_number(&dir, &info);
+        }
         write_capture(&dir, info, run.config_text, &self.learner, batches)?;
         let note = format!("step {step} was captured in {}", dir.display());
         self.observer.note(&note);
