@@ -221,7 +221,8 @@ pub struct Trial {
     pub step: Duration,
     /// The network's part of it.
     pub compute: Duration,
-    /// Decoding and cropping one picture on one core, as in every epoch but the first.
+    /// Decoding and cropping one picture on one core, on average over an epoch but the first: some may
+    /// be kept decoded.
     pub picture: Duration,
     /// One picture of a k-NN score.
     pub evaluated_image: Duration,
@@ -246,18 +247,30 @@ impl Trial {
         let batch = config.train.batch_size;
         let many = batch.min(TRIAL_IMAGES);
         let few = many.div_ceil(2);
-        // The first time they may come from the disk and be decoded for good (`data.cache_mib`).
+        let each = |began: Instant| began.elapsed() / many as u32;
+        // The first time they come from the disk and are decoded; later too, but for those that are
+        // kept (`data.cache_mib`).
+        let began = Instant::now();
         crops(config, train, many)?;
+        let first = each(began);
         let began = Instant::now();
         let pictures = crops(config, train, many)?;
-        let picture = began.elapsed() / many as u32;
+        let again = each(began);
         let began = Instant::now();
         // One that cannot be decoded costs its time too.
-        let mut sides: Vec<u32> = (0..many)
+        let sizes: Vec<(u32, u32)> = (0..many)
             .filter_map(|sample| Some(train.decode(sample).ok()?.dimensions()))
-            .map(|(width, height)| width.min(height))
             .collect();
-        let decoded = began.elapsed() / many as u32;
+        let decoded = each(began);
+        let kept = share_kept(config, &sizes, train.len());
+        let picture = match config.data.cache_mib {
+            0 => again,
+            _ => again.mul_f64(kept) + first.mul_f64(1.0 - kept),
+        };
+        let mut sides: Vec<u32> = sizes
+            .iter()
+            .map(|(width, height)| *width.min(height))
+            .collect();
         sides.sort_unstable();
 
         let mut learner = Learner::new(config, device)?;
@@ -322,12 +335,21 @@ impl Trial {
     }
 }
 
+/// The share of so many pictures that find room in `data.cache_mib`, if all are like those of these
+/// sizes.
+fn share_kept(config: &RunConfig, sizes: &[(u32, u32)], pictures: usize) -> f64 {
+    let bytes = |&(width, height): &(u32, u32)| 3.0 * f64::from(width) * f64::from(height);
+    let mean = sizes.iter().map(bytes).sum::<f64>() / sizes.len().max(1) as f64;
+    let room = config.data.cache_mib as f64 * f64::from(1 << 20);
+    (room / (mean * pictures as f64).max(1.0)).min(1.0)
+}
+
 /// What to do about pictures with so many pixels on their shorter side.
 pub fn shrink_them(config: &RunConfig, shorter_side: u32) -> String {
     let needed = config.augment.sharp_side();
     format!(
         "pictures have {shorter_side} pixels on their shorter side and crops need {needed}; smaller \
-         copies, made once, are read many times faster: selfsame shrink PICTURES --side {} --out DIR",
+         copies, made once, are read faster: selfsame shrink PICTURES --side {} --out DIR",
         needed.next_multiple_of(32)
     )
 }
@@ -389,5 +411,16 @@ mod tests {
         assert_eq!(trial(3000, 1.05).large_pictures(&config), None, "not felt");
         assert_eq!(trial(500, 4.0).large_pictures(&config), None, "not large");
         assert_eq!(trial(0, 4.0).large_pictures(&config), None, "none decoded");
+    }
+
+    #[test]
+    fn pictures_that_find_no_room_are_decoded_in_every_epoch() {
+        let mut config = RunConfig::default();
+        config.data.cache_mib = 3;
+        let share = |sizes: &[(u32, u32)], pictures| share_kept(&config, sizes, pictures);
+        assert_eq!(share(&[(1024, 1024)], 1), 1.0);
+        assert_eq!(share(&[(1024, 1024)], 4), 0.25);
+        assert_eq!(share(&[(1024, 1024), (1024, 3072)], 2), 0.25);
+        assert_eq!(share(&[], 4), 1.0);
     }
 }

@@ -437,14 +437,14 @@ pub(crate) struct CheckData {
 pub(crate) struct Shrink {
     /// A folder, or a .csv file with a column of paths.
     pub(crate) data: String,
-    /// Folder for the copies, under the names they have there: a new one, or one of an earlier
+    /// Folder for the copies, under the names that pictures have in DATA: a new one, or one of an earlier
     /// call, which goes on.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Shorter side of a copy in pixels; smaller pictures are copied as they are.
     #[arg(long, value_name = "N", default_value = "512", value_parser = size::pixels())]
     pub(crate) side: usize,
-    /// Quality of JPEG; names in .png are written as PNG.
+    /// Quality of JPEG; files named .png are written as PNG.
     #[arg(long, value_name = "1-100", default_value_t = 92, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub(crate) quality: u8,
     /// Threads; 0: one per core.

@@ -190,7 +190,7 @@ fn smallest(config: &RunConfig, stage: Stage) -> RunConfig {
 pub(crate) fn in_words(bytes: u64) -> String {
     let mib = bytes as f64 / 1_048_576.0;
     if mib < 1.0 && bytes > 0 {
-        format!("{:.0} KiB", mib * 1024.0)
+        format!("{:.0} KiB", (mib * 1024.0).ceil())
     } else if mib < 1024.0 {
         format!("{mib:.0} MiB")
     } else {

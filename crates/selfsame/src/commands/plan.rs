@@ -44,8 +44,9 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
     } else {
         None
     };
-    plan.warnings
-        .extend(trial.and_then(|trial| trial.large_pictures(&config)));
+    let of_files = trial.filter(|_| train.path(0).is_some());
+    let large = of_files.and_then(|trial| trial.large_pictures(&config));
+    plan.warnings.extend(large);
     if args.json {
         let seconds = trial.map(|trial| {
             json!({

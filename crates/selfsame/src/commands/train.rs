@@ -103,7 +103,7 @@ fn refuse_inside(run: &Path, flag: &str, spec: &str) -> anyhow::Result<()> {
 /// Says if pictures are so large that it will take most of the time to read them, as far as three of
 /// them tell; `plan` measures it.
 fn tell_of_large(config: &RunConfig, set: &dyn Dataset) {
-    /// Pixels on the shorter side that a decoder reads as fast as crops are made.
+    /// Pixels on the shorter side up to which nothing is said.
     const LARGE: u32 = 1000;
     if set.path(0).is_none() {
         return;
@@ -294,7 +294,7 @@ fn how_scores_grew(lines: &[MetricsLine]) -> Vec<String> {
         let last = scores[at + 1..].iter().rfind(|(other, ..)| other == name);
         if let (true, Some((_, to, last))) = (is_new, last) {
             told.push(format!(
-                "{name}: {first} after {from} epochs, {last} after {to}"
+                "{name}: {first} after epoch {from}, {last} after epoch {to}"
             ));
         }
     }
@@ -375,9 +375,9 @@ mod tests {
         assert_eq!(
             told,
             [
-                "k-NN (k = 20) on gender: 53.5 % after 0 epochs, 69.5 % after 8",
-                "views of one picture told from others' (chance: 50): 68.0 % after 0 epochs, 99.5 % after 8",
-                "effective rank of features: 34.0 after 0 epochs, 49.8 after 8",
+                "k-NN (k = 20) on gender: 53.5 % after epoch 0, 69.5 % after epoch 8",
+                "views of one picture told from others' (chance: 50): 68.0 % after epoch 0, 99.5 % after epoch 8",
+                "effective rank of features: 34.0 after epoch 0, 49.8 after epoch 8",
             ]
         );
         assert!(how_scores_grew(&lines[..3]).is_empty());
