@@ -177,3 +177,65 @@ fn the_page_compares_with_the_weights_that_the_run_began_with() {
     assert!(apart("after training", "weights it began with") < 1e-5);
     assert!(apart("random weights", "weights it began with") > 1e-3);
 }
+
+#[test]
+fn the_page_learns_from_no_picture_that_it_tests_on() {
+    let dir = scratch("begin-shared");
+    let run = dir.join("run");
+    let mut args = tiny_run(&run, &["train.max_steps=1"]);
+    args.retain(|arg| arg != "--no-report");
+    let told_of = |val: &str| {
+        let _ = std::fs::remove_dir_all(&run);
+        let args = [&args[..], &["--val".to_owned(), val.to_owned()]].concat();
+        let answer = selfsame(&args);
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        let page = done(&["report", &text(&run), "--json"]);
+        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+        (answer.stderr, page)
+    };
+    // Those of tiny_run, and the first of them among others.
+    let (told, _) = told_of("synthetic:portraits?count=40&seed=3");
+    assert!(told.contains("the page takes them once"), "{told}");
+    let (told, _) = told_of("synthetic:portraits?count=12&seed=3");
+    assert!(
+        told.contains("12 pictures of --val are in --data too; the page"),
+        "{told}"
+    );
+    let (told, _) = told_of("synthetic:portraits?count=12&seed=4");
+    assert!(!told.contains("are in --data"), "{told}");
+}
+
+#[test]
+fn a_run_that_goes_on_keeps_whole_paths() {
+    let dir = scratch("begin-paths");
+    let pictures = dir.join("pictures");
+    std::fs::create_dir(&pictures).unwrap();
+    for i in 0..16u8 {
+        std::fs::write(
+            pictures.join(format!("{i:02}.bmp")),
+            common::bmp(32, [i, 10, 100]),
+        )
+        .unwrap();
+    }
+    let mut args = tiny_run(&dir.join("run"), &["train.max_steps=1"]);
+    let data = args.iter().position(|arg| arg == "--data").unwrap();
+    args[data + 1] = text(&pictures);
+    done(&args);
+    let config = || std::fs::read_to_string(dir.join("run/config.toml")).unwrap();
+    let args = [
+        "resume",
+        "run",
+        "--no-report",
+        "--set",
+        "data.train=pictures",
+    ];
+    let args = [&args[..], &["--set", "train.max_steps=2"]].concat();
+    let output = common::command(&args).current_dir(&dir).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        config().contains(&format!("train = {:?}", text(&pictures))),
+        "{}",
+        config()
+    );
+}

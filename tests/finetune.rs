@@ -52,6 +52,12 @@ fn fine_tuning_ends_after_a_checkpoint_and_goes_on_to_the_same_bits() {
     assert_eq!(checkpoints(&run).len(), 1, "{stderr}");
     assert!(!run.join("result.json").exists());
 
+    // It is no run of pretraining that lost its configuration.
+    let answer = selfsame(&["resume", &text(&run)]);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    let told = "a fine-tuning that was stopped";
+    assert!(answer.stderr.contains(told), "{}", answer.stderr);
+
     // Neither without being asked to nor with other settings.
     let answer = selfsame(&tune(&run, &[]));
     assert_eq!(answer.code, 2, "{}", answer.stderr);
@@ -91,10 +97,11 @@ fn pictures_that_cannot_be_used_are_not_forgotten_when_it_goes_on() {
         }
     }
     std::fs::write(pictures.join("cat/1.bmp"), "no picture").unwrap();
-    // Many to test on, none of them broken, so that the signal comes while they are predicted.
+    // Many to test on, one of them broken, so that the signal comes while they are predicted.
     let test = dir.join("test.csv");
     let rows = "pictures/cat/2.bmp,cat\n".repeat(1500);
-    std::fs::write(&test, format!("Images,Class\n{rows}")).unwrap();
+    std::fs::write(&test, format!("Images,Class\nbad.bmp,cat\n{rows}")).unwrap();
+    std::fs::write(dir.join("bad.bmp"), "no picture").unwrap();
     let tune: Vec<String> = [
         "finetune",
         "--weights=random:vit_tiny/16@32",
@@ -115,5 +122,24 @@ fn pictures_that_cannot_be_used_are_not_forgotten_when_it_goes_on() {
     assert_eq!(status, 130, "{stderr}");
     let value: serde_json::Value = serde_json::from_str(&done(&tune)).unwrap();
     let counts = ["n_train", "n_test", "skipped"].map(|count| value[count].as_u64().unwrap());
-    assert_eq!(counts, [7, 1500, 1]);
+    assert_eq!(counts, [7, 1500, 2]);
+    let skipped = std::fs::read_to_string(dir.join("run/skipped.csv")).unwrap();
+    for file in ["bad.bmp", "cat/1.bmp"] {
+        assert!(skipped.contains(file), "{skipped}");
+    }
+
+    // A run among the pictures would be taken for one of them.
+    let within = text(&pictures.join("run"));
+    let moved: Vec<String> = tune
+        .iter()
+        .map(|flag| match flag.starts_with("--run") {
+            true => format!("--run={within}"),
+            false => flag.clone(),
+        })
+        .collect();
+    let answer = selfsame(&moved);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    let told = format!("--run {within} lies within --train");
+    assert!(answer.stderr.contains(&told), "{}", answer.stderr);
+    assert!(!pictures.join("run").exists());
 }

@@ -78,7 +78,7 @@ pub use eval_loader::{EvalBatches, EvalLoader, EvalTransform};
 pub use file_name::{AgeDbName, UtkFaceName};
 pub use ledger::{Ledger, LedgerEntry};
 pub use loader::{Batches, Loader, LoaderConfig};
-pub use overlap::{Overlap, repeated};
+pub use overlap::{Overlap, repeated, shared};
 pub use picture_list::PictureList;
 pub use portraits::PORTRAIT_SIZE;
 pub use sampler::Sampler;

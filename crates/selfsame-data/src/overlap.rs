@@ -52,6 +52,22 @@ pub fn repeated(set: &dyn Dataset, samples: impl IntoIterator<Item = usize>) -> 
         .collect()
 }
 
+/// Those of the samples of `set` whose picture is one of these samples of `other`, told as
+/// [`Overlap::of`] tells pictures.
+pub fn shared(
+    set: &dyn Dataset,
+    samples: impl IntoIterator<Item = usize>,
+    (other, others): (&dyn Dataset, impl IntoIterator<Item = usize>),
+) -> Vec<usize> {
+    let mut folders = RealFolders::default();
+    let others = others.into_iter();
+    let others: HashSet<u64> = others.map(|i| picture(other, i, &mut folders)).collect();
+    let samples = samples.into_iter();
+    samples
+        .filter(|index| others.contains(&picture(set, *index, &mut folders)))
+        .collect()
+}
+
 /// A number for the picture of each sample.
 fn pictures(set: &dyn Dataset, folders: &mut RealFolders) -> Vec<u64> {
     (0..set.len())
@@ -164,6 +180,11 @@ a.png
         assert_eq!(repeated(set.as_ref(), [1, 3, 4]), []);
         let drawn = open("synthetic:portraits?count=9", &OpenOptions::default()).unwrap();
         assert_eq!(repeated(drawn.as_ref(), 0..9), []);
+        let fewer = open("synthetic:portraits?count=4", &OpenOptions::default()).unwrap();
+        let both = |samples, of| shared(drawn.as_ref(), samples, (fewer.as_ref(), of));
+        assert_eq!(both(2..9, 0..4), [2, 3]);
+        assert_eq!(both(0..9, 1..2), [1]);
+        assert_eq!(shared(drawn.as_ref(), 0..9, (set.as_ref(), 0..5)), []);
     }
 
     #[cfg(unix)]

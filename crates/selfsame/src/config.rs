@@ -145,7 +145,7 @@ impl Merged {
     ///
     /// # Errors
     /// A usage error if the path from the root is no UTF-8.
-    fn make_absolute(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn make_absolute(&mut self) -> anyhow::Result<()> {
         for whole_key in PATHS {
             let (table, key) = whole_key.split_once('.').expect("keys of a table");
             let value = self
@@ -224,9 +224,19 @@ impl Merged {
         let mut leaves = Vec::new();
         collect_leaves(&table, "", &mut leaves);
         for (key, value) in leaves {
-            self.put(&key, value, name)?;
+            // An empty table says nothing, if there is such a one.
+            let is_empty = value.as_table().is_some_and(Table::is_empty);
+            if !(is_empty && self.is_table(&key)) {
+                self.put(&key, value, name)?;
+            }
         }
         Ok(())
+    }
+
+    fn is_table(&self, key: &str) -> bool {
+        let mut parts = key.split('.');
+        let found = parts.try_fold(&self.table, |at, part| at.get(part)?.as_table());
+        found.is_some()
     }
 
     /// The typed configuration, checked.
@@ -487,7 +497,7 @@ fn collect_leaves(table: &Table, prefix: &str, leaves: &mut Vec<(String, Value)>
             format!("{prefix}.{name}")
         };
         match value {
-            Value::Table(inner) => collect_leaves(inner, &key, leaves),
+            Value::Table(inner) if !inner.is_empty() => collect_leaves(inner, &key, leaves),
             leaf => leaves.push((key, leaf.clone())),
         }
     }

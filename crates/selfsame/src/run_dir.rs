@@ -79,7 +79,14 @@ pub(crate) fn read_config(dir: &Path) -> anyhow::Result<Merged> {
     };
     let text = std::fs::read_to_string(&path).map_err(|error| match list(dir) {
         Ok(checkpoints) if error.kind() == ErrorKind::NotFound && !checkpoints.is_empty() => {
-            lost("is not there")
+            match checkpoints.iter().any(|(_, of)| is_of_finetuning(of)) {
+                true => usage(format!(
+                    "{} is a fine-tuning that was stopped; the same `finetune` command with \
+                     --resume goes on",
+                    dir.display()
+                )),
+                false => lost("is not there"),
+            }
         }
         _ => usage(format!(
             "{} is not a run: {}: {error}",
@@ -91,6 +98,15 @@ pub(crate) fn read_config(dir: &Path) -> anyhow::Result<Merged> {
         return Err(lost("is empty"));
     }
     Merged::from_text(&text, &path.display().to_string())
+}
+
+/// Whether a checkpoint is of fine-tuning, whose settings are JSON.
+fn is_of_finetuning(checkpoint: &Path) -> bool {
+    let manifest = selfsame_checkpoint::Manifest::read(checkpoint);
+    manifest.is_ok_and(|manifest| {
+        let settings = serde_json::from_str::<serde_json::Value>(&manifest.config);
+        settings.is_ok_and(|settings| settings.is_object())
+    })
 }
 
 /// Reads the configuration of a run that is to go on, which must be that of its checkpoints.

@@ -17,6 +17,7 @@ use selfsame_train::{
 };
 use serde_json::{Map, Value, json};
 
+use super::train::refuse_inside;
 use crate::cli::Finetune;
 use crate::embedding::explain;
 use crate::exit::{Done, usage};
@@ -80,6 +81,9 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     evaluation.check(&sets.device)?;
     let settings = settings(args, &config, &sets, &crop);
     run_dir::refuse_file(&args.run)?;
+    for (flag, spec) in [("--train", &args.data.train), ("--test", &args.data.test)] {
+        refuse_inside(&args.run, flag, spec)?;
+    }
     if args.run.join(run_dir::CONFIG_FILE).exists() {
         return Err(usage(format!(
             "--run {}: holds a pretraining run; name another folder",
@@ -398,6 +402,10 @@ impl Work<'_> {
         })?;
         let classes = serde_json::to_string(self.sets.encoder.classes())?;
         metadata.insert("selfsame.classes".to_owned(), classes);
+        // Pictures to test on that could not be used are in it since the last checkpoint.
+        if !self.sets.ledger.is_empty() {
+            self.sets.ledger.write_csv(&run.join(SKIPPED_FILE))?;
+        }
         let weights = run.join("finetuned.safetensors");
         write_tensors(&weights, &tuning.tensors(), &metadata)?;
         write_bytes(&run.join(REPORT_FILE), report.as_bytes())?;

@@ -17,6 +17,7 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
     let mut merged = run_dir::read_config_to_go_on(&args.run)?;
     let before = merged.typed()?;
     merged.set_all(&args.set)?;
+    merged.make_absolute()?;
     if let Some(device) = &args.device {
         merged.put("train.device", Value::String(device.clone()), "--device")?;
     }

@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Shrink) -> anyhow::Result<Done> {
     let annotations = annotated(set, args, &report)?;
     if args.json {
         let mut value = serde_json::to_value(&report)?;
-        value["annotations"] = json!(annotations);
+        value["annotations"] = json!(annotations.as_deref().map(Path::to_string_lossy));
         print_json(&value);
     } else {
         print_report(&report, args, annotations.as_deref());

@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
 
 /// Refuses a run directory within a folder of pictures: its curves and checkpoints would be taken
 /// for pictures from then on.
-fn refuse_inside(run: &Path, flag: &str, spec: &str) -> anyhow::Result<()> {
+pub(super) fn refuse_inside(run: &Path, flag: &str, spec: &str) -> anyhow::Result<()> {
     if !lies_within(run, Path::new(spec)) {
         return Ok(());
     }

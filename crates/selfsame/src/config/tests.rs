@@ -95,6 +95,21 @@ fn a_resumed_run_may_change_its_log_interval_but_not_its_learning_rate() {
     );
 }
 
+#[test]
+fn a_table_without_keys_is_known_or_refused() {
+    let overlaid = |text: &str| {
+        let mut merged = Merged::defaults();
+        merged
+            .overlay(text, "file.toml")
+            .and_then(|()| merged.typed())
+    };
+    assert_eq!(overlaid("[optim]\n").unwrap(), RunConfig::default());
+    for text in ["[optimm]\n", "[optim.lrs]\n", "[optim]\nlr = {}\n"] {
+        let error = overlaid(text).unwrap_err().to_string();
+        assert!(error.contains("optim"), "{text}: {error}");
+    }
+}
+
 /// The values of the notebook, as users have them in writing (cli.md, section 6).
 const DOCUMENTED: &str = r#"
 seed = 42

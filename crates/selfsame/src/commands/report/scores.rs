@@ -73,7 +73,7 @@ pub(super) fn add(page: &mut Page, subjects: &Subjects) -> anyhow::Result<Map<St
         let to_learn = LabelEncoder::fit(&sides[0].bank_texts).num_classes();
         if banked < 10 || asked < 2 || encoder.num_classes() < 2 {
             page.heading(&label);
-            page.text("Too few pictures carry it, or all the same value.");
+            page.text("Too few of the pictures looked at carry it, or all the same value.");
         } else if encoder.suggests_regression() {
             let scores = numbers(page, &label, subjects, &sides)?;
             all.insert(label, scores);

@@ -1,11 +1,11 @@
 //! The features that a report compares: trained, of random weights, and the pixels themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::Device;
 use selfsame_data::augment::{AugmentConfig, EvalCrop};
-use selfsame_data::{Dataset, EvalTransform};
+use selfsame_data::{Dataset, EvalTransform, shared};
 use selfsame_eval::Features;
 use selfsame_models::{Backbone, Network};
 use selfsame_train::{
@@ -97,10 +97,28 @@ impl Subjects {
             (PIXELS, Extractor::Pixels, &raw),
         ]);
         let mut val = facts.val.clone();
-        let learned_from = each_once(train, &config.data.train, MAX_BANK);
+        let mut learned_from = each_once(train, &config.data.train, MAX_BANK);
         let tested_on = val
             .as_ref()
             .map_or(Vec::new(), |val| each_once(val, &config.data.val, MAX_TEST));
+        if let Some(held_out) = &val {
+            let all = learned_from.len();
+            let held_out = (held_out.as_ref(), tested_on.iter().copied());
+            let both = shared(train.as_ref(), learned_from.iter().copied(), held_out);
+            let both: BTreeSet<usize> = both.into_iter().collect();
+            if both.len() + 2 > all {
+                // Each is then left out of its own vote.
+                tell!("note: the pictures of --val are those of --data; the page takes them once");
+                val = None;
+            } else if !both.is_empty() {
+                tell!(
+                    "note: {} pictures of --val are in --data too; the page's scores do not learn \
+                     from them",
+                    both.len()
+                );
+                learned_from.retain(|sample| !both.contains(sample));
+            }
+        }
         let mut all = Vec::new();
         for (name, extractor, crop) in compared {
             let side = |set: &Arc<dyn Dataset>, samples: &[usize]| {
