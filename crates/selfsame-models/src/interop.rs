@@ -16,5 +16,5 @@ pub use beside::{Beside, Difference};
 pub use container::Which;
 pub use file::{INPUT_KEY, ImportedWeights, MODEL_KEY, is_pth, read_weights};
 pub use hf::to_hf;
-pub use infer::{InferredModel, infer, infer_head};
+pub use infer::{InferredModel, infer, infer_head, infer_model};
 pub use names::{Layout, to_own_names};

@@ -75,7 +75,7 @@ pub use init::Init;
 pub use input::InputConfig;
 pub use interop::{
     Beside, Difference, INPUT_KEY, ImportedWeights, InferredModel, MODEL_KEY, Which, infer,
-    infer_head, read_weights, to_own_names,
+    infer_head, infer_model, read_weights, to_own_names,
 };
 pub use mode::{Draws, Mode};
 pub use named::NamedArch;

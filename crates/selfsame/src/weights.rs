@@ -17,7 +17,7 @@ use selfsame_data::augment::EvalCrop;
 use selfsame_models::interop::{Difference, Layout, fit_patches, fit_positions, is_pth};
 use selfsame_models::{
     InputConfig, ModelConfig, ModelError, NamedArch, ParamStore, build_backbone, draw_backbone,
-    infer, read_weights, reference_backbone,
+    infer_model, read_weights, reference_backbone,
 };
 use selfsame_train::{EmbedOptions, Extractor};
 
@@ -446,12 +446,9 @@ fn of_file(
     let told = told(path, &weights, arch)?;
     let model = match (arch, told.model) {
         (Some(text), Some(told)) => asked(text, Some(told))?,
-        (Some(text), None) => {
-            let inferred = infer(&weights.tensors).ok();
-            asked(text, inferred.map(|inferred| inferred.model))?
-        }
+        (Some(text), None) => asked(text, infer_model(&weights.tensors).ok())?,
         (None, Some(told)) => told,
-        (None, None) => infer(&weights.tensors)?.model,
+        (None, None) => infer_model(&weights.tensors)?,
     };
     for difference in told.beside.differences() {
         let flag = match &difference {

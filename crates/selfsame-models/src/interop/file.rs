@@ -11,7 +11,7 @@ use selfsame_pth::{PthFile, PthTensor};
 
 use super::beside::Beside;
 use super::container::{Which, prefix};
-use super::infer::infer;
+use super::infer::infer_model;
 use super::names::{Layout, to_own_names};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
@@ -38,17 +38,17 @@ pub const INPUT_KEY: &str = "selfsame.input";
 
 impl ImportedWeights {
     /// The backbone's configuration: as the file says it, else as what lies beside it does, else as
-    /// [`infer`] tells it from names and shapes, which takes a ViT's heads to be 64 wide.
+    /// [`infer_model`] tells it from names and shapes, which takes a ViT's heads to be 64 wide.
     ///
     /// # Errors
-    /// As [`ImportedWeights::stated_model`], [`Beside::model`] and [`infer`].
+    /// As [`ImportedWeights::stated_model`], [`Beside::model`] and [`infer_model`].
     pub fn model(&self, beside: &Beside) -> Result<ModelConfig, ModelError> {
         if let Some(model) = self.stated_model()? {
             return Ok(model);
         }
         match beside.model()? {
             Some(model) => Ok(model),
-            None => Ok(infer(&self.tensors)?.model),
+            None => infer_model(&self.tensors),
         }
     }
 

@@ -17,23 +17,30 @@ pub struct InferredModel {
     pub head: Option<HeadConfig>,
 }
 
-/// The architecture that tensors under our own names belong to.
+/// The architecture that tensors under our own names belong to, with its projection head.
+///
+/// # Errors
+/// As [`infer_model`] and [`infer_head`].
+pub fn infer(tensors: &BTreeMap<String, Tensor>) -> Result<InferredModel, ModelError> {
+    Ok(InferredModel {
+        model: infer_model(tensors)?,
+        head: infer_head(tensors)?,
+    })
+}
+
+/// The backbone that tensors under our own names belong to, whatever head is with them.
 ///
 /// A ViT's heads are taken to be 64 wide; for another width the configuration must come from
 /// elsewhere, such as [`super::ImportedWeights::model`].
 /// # Errors
 /// [`ModelError::Unrecognised`] with what was looked for.
-pub fn infer(tensors: &BTreeMap<String, Tensor>) -> Result<InferredModel, ModelError> {
+pub fn infer_model(tensors: &BTreeMap<String, Tensor>) -> Result<ModelConfig, ModelError> {
     let shapes = Shapes(tensors);
-    let model = if tensors.contains_key("backbone.conv1.weight") {
-        shapes.resnet()?
+    if tensors.contains_key("backbone.conv1.weight") {
+        shapes.resnet()
     } else {
-        shapes.vit()?
-    };
-    Ok(InferredModel {
-        model,
-        head: shapes.head()?,
-    })
+        shapes.vit()
+    }
 }
 
 /// The projection head among tensors under our own names, whatever the backbone is.
@@ -242,6 +249,16 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_backbone_is_told_whatever_head_is_with_it() {
+        let model = ModelConfig::default();
+        let mut tensors = tensors(&model, &HeadConfig::default());
+        tensors.remove("head.last_layer.weight");
+        assert_eq!(infer_model(&tensors).unwrap(), model);
+        let text = infer(&tensors).unwrap_err().to_string();
+        assert!(text.contains("but no head.last_layer"), "{text}");
     }
 
     #[test]

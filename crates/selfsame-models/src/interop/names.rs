@@ -119,6 +119,16 @@ fn own_name(name: &str, layout: Layout) -> Renamed {
     if unused.contains(&bare) || heads.iter().any(|head| bare.starts_with(head)) {
         return Renamed::Unused;
     }
+    // torch's newer weight norm names its two parts by number.
+    match bare {
+        "head.last_layer.parametrizations.weight.original0" => {
+            return Renamed::Whole("head.last_layer.weight_g".to_owned());
+        }
+        "head.last_layer.parametrizations.weight.original1" => {
+            return Renamed::Whole("head.last_layer.weight_v".to_owned());
+        }
+        _ => {}
+    }
     if bare.starts_with("head.mlp.") || bare.starts_with("head.last_layer.") {
         return Renamed::Whole(bare.to_owned());
     }
@@ -239,6 +249,21 @@ mod tests {
                 .layout,
             Layout::Selfsame
         );
+    }
+
+    #[test]
+    fn the_parts_of_the_newer_weight_norm_have_the_names_of_the_older() {
+        let last = |part| format!("module.head.last_layer.parametrizations.weight.original{part}");
+        let weights = rename(&["backbone.cls_token", &last(0), &last(1)]).unwrap();
+        assert_eq!(
+            keys(&weights),
+            [
+                "backbone.cls_token",
+                "head.last_layer.weight_g",
+                "head.last_layer.weight_v"
+            ]
+        );
+        assert_eq!(weights.layout, Layout::Selfsame);
     }
 
     #[test]

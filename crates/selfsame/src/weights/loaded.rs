@@ -97,7 +97,9 @@ impl Loaded {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use std::collections::HashMap;
+
+    use candle_core::{DType, Device, Tensor};
 
     use crate::cli::Which;
     use crate::weights::Weights;
@@ -113,5 +115,22 @@ mod tests {
             assert!(first.same_weights(again.backbone().unwrap()).unwrap());
             assert!(!first.same_weights(other.backbone().unwrap()).unwrap());
         }
+    }
+
+    #[test]
+    fn a_head_that_no_model_here_has_does_not_refuse_the_backbone() {
+        let drawn = Weights::open("random:vit_tiny/16@32", Which::Teacher, None, &Device::Cpu);
+        let drawn = drawn.unwrap();
+        let drawn = drawn.backbone().unwrap();
+        let mut tensors: HashMap<String, Tensor> = drawn.params.tensors().into_iter().collect();
+        let weight = Tensor::zeros((8, 192), DType::F32, &Device::Cpu).unwrap();
+        tensors.insert("head.mlp.0.weight".to_owned(), weight);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("teacher.safetensors");
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+        let read = Weights::open_at(&path, Which::Teacher, None, &Device::Cpu).unwrap();
+        let read = read.backbone().unwrap();
+        assert!(read.same_weights(drawn).unwrap());
+        assert_eq!(read.others["head.mlp.0.weight"], [8, 192]);
     }
 }
