@@ -126,9 +126,12 @@ pub fn is_pth(path: &Path) -> Result<bool, ModelError> {
     let fail = |error: std::io::Error| read_error(path, error);
     let mut first = Vec::new();
     let file = File::open(path).map_err(fail)?;
-    file.take(4).read_to_end(&mut first).map_err(fail)?;
+    file.take(9).read_to_end(&mut first).map_err(fail)?;
+    // Safetensors begins with a length in eight bytes, which may be any, and a header of JSON.
+    let is_safetensors = first.get(8) == Some(&b'{');
     // A zip archive, or the pickle of PyTorch before 1.6.
-    Ok(first.starts_with(b"PK") || first.starts_with(b"\x80\x02"))
+    let is_pth = first.starts_with(b"PK") || first.starts_with(b"\x80\x02");
+    Ok(is_pth && !is_safetensors)
 }
 
 type Tensors = BTreeMap<String, Tensor>;
@@ -215,6 +218,24 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains("no/such.safetensors"), "{text}");
+    }
+
+    #[test]
+    fn a_header_as_long_as_a_magic_number_makes_no_pth() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights");
+        for first in [*b"PK", *b"\x80\x02"] {
+            let length = u16::from_le_bytes(first);
+            let mut file = u64::from(length).to_le_bytes().to_vec();
+            file.extend(br#"{"__metadata__":{"key":"value"}}"#);
+            file.resize(8 + usize::from(length), b' ');
+            std::fs::write(&path, &file).unwrap();
+            assert!(!is_pth(&path).unwrap());
+            let weights = read_weights(&path, Which::Teacher).unwrap();
+            assert_eq!(weights.metadata["key"], "value");
+        }
+        std::fs::write(&path, b"PK\x03\x04\0\0\x08\x08\0\0").unwrap();
+        assert!(is_pth(&path).unwrap());
     }
 
     #[test]
