@@ -1,5 +1,7 @@
 //! What every backbone can do, and building one from a configuration.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Result, Tensor};
 use selfsame_kernels::Precision;
 
@@ -7,7 +9,7 @@ use crate::config::ModelConfig;
 use crate::dinov2::Dinov2;
 use crate::error::ModelError;
 use crate::mode::Mode;
-use crate::params::{Gradients, ParamBuilder, ParamSpec, ParamStore};
+use crate::params::{Gradients, ParamBuilder, ParamSpec, ParamStore, check_shapes};
 use crate::resnet::ResNet;
 use crate::vit::VisionTransformer;
 
@@ -142,6 +144,22 @@ pub fn backbone_specs(config: &ModelConfig) -> std::result::Result<Vec<ParamSpec
     Ok(specs)
 }
 
+/// Refuses tensors (names `backbone.…`) that are not those of the backbone, before any memory is
+/// taken for it. Only `num_batches_tracked` may be missing.
+///
+/// # Errors
+/// [`ModelError::Config`] with every problem, [`ModelError::Weights`] with every name that does not
+/// fit.
+pub fn check_backbone(
+    config: &ModelConfig,
+    tensors: &BTreeMap<String, Tensor>,
+) -> std::result::Result<(), ModelError> {
+    let specs = backbone_specs(config)?;
+    let shapes = specs.iter();
+    let shapes = shapes.map(|spec| (spec.name.as_str(), spec.shape.dims()));
+    check_shapes(&shapes.collect(), tensors, "backbone.")
+}
+
 /// A new backbone's parameters, drawn from the seed.
 ///
 /// # Errors
@@ -183,6 +201,21 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+
+    #[test]
+    fn tensors_of_a_smaller_network_are_refused_without_the_memory_of_the_larger() {
+        let claimed = ModelConfig {
+            embed_dim: 65_536,
+            num_heads: 1_024,
+            depth: 1_024,
+            ..ModelConfig::default()
+        };
+        let norm = Tensor::zeros(64, DType::F32, &Device::Cpu).unwrap();
+        let tensors = BTreeMap::from([("backbone.norm.weight".to_owned(), norm)]);
+        let error = check_backbone(&claimed, &tensors).unwrap_err().to_string();
+        let told = "backbone.norm.weight: the model has shape [65536], the file [64]";
+        assert!(error.contains(told), "{error}");
+    }
 
     #[test]
     fn a_refusal_of_images_names_both_types_that_are_taken() {

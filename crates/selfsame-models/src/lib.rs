@@ -61,7 +61,8 @@ mod resnet;
 mod vit;
 
 pub use backbone::{
-    Backbone, BackboneModel, backbone_specs, build_backbone, build_backbone_with, draw_backbone,
+    Backbone, BackboneModel, backbone_specs, build_backbone, build_backbone_with, check_backbone,
+    draw_backbone,
 };
 pub use batch_stats::BatchStats;
 pub use candle_core;

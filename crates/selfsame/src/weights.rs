@@ -16,8 +16,8 @@ use selfsame_data::EvalTransform;
 use selfsame_data::augment::EvalCrop;
 use selfsame_models::interop::{Difference, Layout, fit_patches, fit_positions, is_pth};
 use selfsame_models::{
-    InputConfig, ModelConfig, ModelError, NamedArch, ParamStore, build_backbone, draw_backbone,
-    infer_model, read_weights, reference_backbone,
+    InputConfig, ModelConfig, ModelError, NamedArch, ParamStore, build_backbone, check_backbone,
+    draw_backbone, infer_model, read_weights, reference_backbone,
 };
 use selfsame_train::{EmbedOptions, Extractor};
 
@@ -177,15 +177,14 @@ impl Weights {
         }
         let mut tensors = from.params.tensors();
         resample_aloud(&mut tensors, model)?;
-        let params = draw_backbone(model, 0, device)?;
-        let fits = params.load_part(&tensors, "backbone.");
-        fits.map_err(|error| {
+        let misfit = |error| {
             let of_ours = misfit::in_words(error, model);
             usage(format!(
                 "they are of {}; {of_ours}",
                 describe_model(&from.model)
             ))
-        })?;
+        };
+        let params = fitted(&tensors, model, device, misfit)?;
         if let Self::Backbone(loaded) = self {
             loaded.backbone = build_backbone(model, &params)?;
             loaded.model = model.clone();
@@ -385,9 +384,9 @@ fn of_run(dir: &Path, which: Which, arch: Option<&str>, device: &Device) -> anyh
         .context("the checkpoint lacks the file asked for")?;
     let mut own = tensors.clone();
     resample_aloud(&mut own, &model)?;
-    let params = draw_backbone(&model, 0, device)?;
-    let fits = params.load_part(&own, "backbone.");
-    fits.map_err(|error| misfit::in_words(error, &model))?;
+    let params = fitted(&own, &model, device, |error| {
+        misfit::in_words(error, &model)
+    })?;
     let mut loaded = finish(model, params, input)?;
     loaded.layout = "run";
     loaded.take_rest(tensors.clone());
@@ -472,15 +471,14 @@ fn of_file(
         InputConfig::imagenet(&model)
     });
     let tensors = weights.tensors;
-    let params = draw_backbone(&model, 0, device)?;
-    let fits = params.load_part(&tensors, "backbone.");
-    fits.map_err(|error| {
+    let misfit = |error| {
         let error = misfit::in_words(error, &model);
         match arch {
             Some(text) => usage(format!("--arch {text}: {error}")),
             None => error,
         }
-    })?;
+    };
+    let params = fitted(&tensors, &model, device, misfit)?;
     let mut loaded = finish(model, params, input)?;
     loaded.layout = if is_pth(path)? && weights.layout == Layout::Selfsame {
         "dino"
@@ -554,6 +552,20 @@ pub(crate) fn resample_aloud(
         );
     }
     Ok(())
+}
+
+/// The parameters of `model` with the values of `tensors`, whose shapes are looked at before memory
+/// is taken; `misfit` words what does not fit.
+fn fitted(
+    tensors: &BTreeMap<String, Tensor>,
+    model: &ModelConfig,
+    device: &Device,
+    misfit: impl Fn(ModelError) -> anyhow::Error,
+) -> anyhow::Result<ParamStore> {
+    check_backbone(model, tensors).map_err(&misfit)?;
+    let params = draw_backbone(model, 0, device)?;
+    params.load_part(tensors, "backbone.").map_err(misfit)?;
+    Ok(params)
 }
 
 fn finish(model: ModelConfig, params: ParamStore, input: InputConfig) -> anyhow::Result<Loaded> {

@@ -14,13 +14,18 @@ const NAME: &str = "backbone.pos_embed";
 const KERNEL: &str = "backbone.patch_embed.proj.weight";
 const REGISTERS: &str = "backbone.reg_token";
 
+/// More numbers than this no matrix has that resamples, nor what it makes: 4 GiB, and 30 times what
+/// DINOv2 takes at 2,072 pixels.
+const MOST_RESAMPLED: usize = 1 << 30;
+
 /// Resamples the position embeddings of `tensors` to the grid of `model`, by its configured
 /// formula; the grids before and after, or `None` if there is nothing to do.
 ///
 /// Positions of registers, which timm can have, are added to the registers. Nothing else is touched;
 /// a patch kernel of another size is [`fit_patches`]' to change.
 /// # Errors
-/// [`ModelError::Unrecognised`] if the embeddings are not those of a class token and a square.
+/// [`ModelError::Unrecognised`] if the embeddings are not those of a class token and a square,
+/// [`ModelError::Config`] if the grid of `model` is too large to resample to.
 pub fn fit_positions(
     tensors: &mut BTreeMap<String, Tensor>,
     model: &ModelConfig,
@@ -33,7 +38,7 @@ pub fn fit_positions(
         return Ok(None);
     }
     let side = model.image_size / model.patch_size;
-    let &[1, tokens, _] = positions.dims() else {
+    let &[1, tokens, d] = positions.dims() else {
         return Ok(None);
     };
     if tokens == 1 + side * side {
@@ -45,6 +50,7 @@ pub fn fit_positions(
             "{NAME} has {tokens} tokens, not a class token and a square of patches"
         )));
     };
+    check_resampled("image_size", "position embeddings", from, side, d)?;
     let positions = positions.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
     let (from, to) = ((from, from), (side, side));
     let matrix = resample_matrix(model.pos_embed_resample, from, to);
@@ -97,6 +103,7 @@ fn fold_registers(
 /// `resample_patch_embed`); the sides before and after, or `None` if there is nothing to do.
 ///
 /// # Errors
+/// [`ModelError::Config`] if the patches of `model` are too large to resample to,
 /// [`ModelError::Tensor`] from the computation.
 pub fn fit_patches(
     tensors: &mut BTreeMap<String, Tensor>,
@@ -112,6 +119,7 @@ pub fn fit_patches(
     if from != width || from == to || from == 0 || to == 0 {
         return Ok(None);
     }
+    check_resampled("patch_size", "a kernel of pixels", from, to, d * channels)?;
     let kernel = kernel.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
     let matrix = kernel_matrix(from, to);
     let matrix = Tensor::from_vec(matrix, (to * to, from * from), &Device::Cpu)?;
@@ -119,6 +127,26 @@ pub fn fit_patches(
     let resampled = kernel.matmul(&matrix.t()?.contiguous()?)?;
     tensors.insert(KERNEL.to_owned(), resampled.reshape((d, channels, to, to))?);
     Ok(Some((from, to)))
+}
+
+/// Refuses to resample `count` grids of side `from` to side `to` where the numbers of the matrix, or
+/// of what it makes, are more than any published network asks for.
+fn check_resampled(
+    key: &str,
+    what: &str,
+    from: usize,
+    to: usize,
+    count: usize,
+) -> Result<(), ModelError> {
+    let each = from.saturating_mul(from).max(count);
+    let numbers = to.saturating_mul(to).saturating_mul(each);
+    if numbers <= MOST_RESAMPLED {
+        return Ok(());
+    }
+    Err(ModelError::Config(vec![format!(
+        "model.{key}: to resample {what} from {from}x{from} to {to}x{to} takes {numbers} numbers, \
+         which is more than {MOST_RESAMPLED}"
+    )]))
 }
 
 #[cfg(test)]
@@ -176,6 +204,18 @@ mod tests {
         tensors.insert(REGISTERS.to_owned(), ones.clone());
         assert_eq!(fit_positions(&mut tensors, &model(48, 8)).unwrap(), None);
         assert_eq!(flat(&tensors[REGISTERS]), flat(&ones));
+    }
+
+    #[test]
+    fn a_grid_that_no_memory_holds_is_refused_before_it_is_made() {
+        let text = |done: Result<_, ModelError>| done.unwrap_err().to_string();
+        let told = text(fit_positions(&mut positions(65), &model(16_384, 1)).map(drop));
+        let grids = "model.image_size: to resample position embeddings from 8x8 to 16384x16384";
+        assert!(told.contains(grids), "{told}");
+        let kernel = Tensor::zeros((2, 3, 16, 16), DType::F32, &Device::Cpu).unwrap();
+        let mut tensors = BTreeMap::from([(KERNEL.to_owned(), kernel)]);
+        let told = text(fit_patches(&mut tensors, &model(16_384, 16_384)).map(drop));
+        assert!(told.contains("from 16x16 to 16384x16384"), "{told}");
     }
 
     #[test]

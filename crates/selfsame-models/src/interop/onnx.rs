@@ -15,10 +15,9 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use prost::Message;
 
-use crate::backbone::backbone_specs;
+use crate::backbone::check_backbone;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::params::check_shapes;
 use graph::Graph;
 
 /// The operator set that the model asks for: the first with layer norm.
@@ -38,10 +37,7 @@ pub fn encode(
     tensors: &BTreeMap<String, Tensor>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>, ModelError> {
-    let specs = backbone_specs(config)?;
-    let shapes = specs.iter();
-    let shapes = shapes.map(|spec| (spec.name.as_str(), spec.shape.dims()));
-    check_shapes(&shapes.collect(), tensors, "backbone.")?;
+    check_backbone(config, tensors)?;
     let mut graph = Graph::new(tensors);
     let outputs = match config.vit_dims() {
         Some(dims) => vit::build(config, dims, &mut graph)?,

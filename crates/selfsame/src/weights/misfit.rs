@@ -60,7 +60,29 @@ fn without_numbers(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::{DType, Device, Tensor};
+
     use super::*;
+    use crate::cli::Which;
+    use crate::weights::Weights;
+
+    #[test]
+    fn a_width_that_the_tensors_do_not_have_is_refused_before_memory_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let norm = Tensor::zeros(64, DType::F32, &Device::Cpu).unwrap();
+        let tensors = HashMap::from([("norm.weight", norm)]);
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+        let config = r#"{"architecture": "vit_tiny_patch16_224",
+            "model_args": {"embed_dim": 65536, "num_heads": 1024}}"#;
+        std::fs::write(dir.path().join("config.json"), config).unwrap();
+        let opened = Weights::open_at(&path, Which::Teacher, None, &Device::Cpu);
+        let told = format!("{:#}", opened.err().unwrap());
+        let misfit = "backbone.norm.weight: the model has shape [65536], the file [64]";
+        assert!(told.contains(misfit), "{told}");
+    }
 
     #[test]
     fn blocks_of_one_kind_are_told_on_one_line_under_a_heading() {
