@@ -18,10 +18,23 @@ pub(super) fn own_name(name: &str) -> Renamed {
         "mask_token" => Renamed::Unused,
         "register_tokens" => Renamed::Whole("reg_token".to_owned()),
         _ => Renamed::Whole(
-            name.replace(".mlp.w12.", ".mlp.fc1.")
+            without_chunk(name)
+                .replace(".mlp.w12.", ".mlp.fc1.")
                 .replace(".mlp.w3.", ".mlp.fc2."),
         ),
     }
+}
+
+/// The name without the number of the chunk of blocks that training put its block in; a block's own
+/// number counts through all chunks (dinov2, `block_chunks`).
+fn without_chunk(name: &str) -> String {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let in_block = || {
+        let (chunk, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
+        let (index, _) = rest.split_once('.')?;
+        (is_number(chunk) && is_number(index)).then(|| format!("blocks.{rest}"))
+    };
+    in_block().unwrap_or_else(|| name.to_owned())
 }
 
 /// timm's models with registers learn no position for the class token (it is in the token itself);
@@ -44,4 +57,21 @@ pub(super) fn give_class_token_a_position(
         tensors.insert(NAME.to_owned(), with_class);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_in_chunks_have_their_own_numbers() {
+        for (theirs, ours) in [
+            ("blocks.1.13.attn.qkv.weight", "blocks.13.attn.qkv.weight"),
+            ("blocks.0.3.mlp.w12.bias", "blocks.3.mlp.fc1.bias"),
+            ("blocks.2.ls1.gamma", "blocks.2.ls1.gamma"),
+            ("blocks.2.0", "blocks.2.0"),
+        ] {
+            assert_eq!(own_name(theirs), Renamed::Whole(ours.to_owned()));
+        }
+    }
 }

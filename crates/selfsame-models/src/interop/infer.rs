@@ -90,7 +90,13 @@ impl Shapes<'_> {
         };
         let block = |index| format!("backbone.blocks.{index}.norm1.weight");
         let depth = (0..).take_while(|index| self.has(&block(*index))).count();
-        if depth == 0 || !embed_dim.is_multiple_of(64) {
+        if depth == 0 {
+            return Err(ModelError::Unrecognised(format!(
+                "a vision transformer of width {embed_dim} without blocks: there is no {}",
+                block(0)
+            )));
+        }
+        if !embed_dim.is_multiple_of(64) {
             return Err(ModelError::Unrecognised(format!(
                 "a vision transformer of width {embed_dim} with {depth} blocks: the number of \
                  heads follows only from a width in multiples of 64"
@@ -272,6 +278,10 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains("width 32 with 12 blocks"), "{text}");
+        let mut without = tensors(&ModelConfig::default(), &HeadConfig::default());
+        without.retain(|name, _| !name.starts_with("backbone.blocks."));
+        let text = infer(&without).unwrap_err().to_string();
+        assert!(text.contains("width 384 without blocks"), "{text}");
         let text = infer(&BTreeMap::new()).unwrap_err().to_string();
         assert!(
             text.contains("there is no backbone.patch_embed.proj.weight"),
