@@ -15,6 +15,14 @@ pub(super) fn model(config: &Value) -> Result<ModelConfig, Refusal> {
     let mut model = named(name.split('.').next().unwrap_or_default()).ok_or_else(unknown)?;
     model.pos_embed_resample = PosEmbedResample::Timm;
     let is_vit = model.arch.is_vit();
+    let cfg = pretrained(config);
+    // timm takes the size of the pretrained weights where the arguments say none.
+    if is_vit
+        && cfg["fixed_input_size"] == true
+        && let Some(size) = said(cfg, "input_size")
+    {
+        model.image_size = input_side(size)?;
+    }
     let no_arguments = serde_json::Map::new();
     let arguments = config.get("model_args").and_then(Value::as_object);
     for (key, value) in arguments.unwrap_or(&no_arguments) {
@@ -56,6 +64,22 @@ pub(super) fn model(config: &Value) -> Result<ModelConfig, Refusal> {
         check_pool(is_vit, "global_pool", pool)?;
     }
     Ok(model)
+}
+
+/// What is said of the pretrained weights; older files say it at the top level, and timm still reads
+/// them (timm, `load_model_config_from_hf`).
+fn pretrained(config: &Value) -> &Value {
+    said(config, "pretrained_cfg").unwrap_or(config)
+}
+
+/// The side in `[channels, height, width]`.
+fn input_side(size: &Value) -> Result<usize, Refusal> {
+    match size.as_array().map(Vec::as_slice) {
+        Some([_, height, width]) if height == width => side("input_size[1]", height),
+        _ => Err(format!(
+            "input_size = {size} is not three numbers, the last two the side of a square"
+        )),
+    }
 }
 
 /// Refuses features that are not those of the class token, or the mean over a ResNet's last map.
@@ -103,15 +127,13 @@ fn parsed(name: &str) -> Option<ModelConfig> {
 
 /// Size and normalisation in timm's `config.json`, if it says them.
 pub(super) fn input(config: &Value, model: &ModelConfig) -> Result<Option<InputConfig>, Refusal> {
-    let Some(cfg) = said(config, "pretrained_cfg") else {
-        return Ok(None);
-    };
+    let cfg = pretrained(config);
     let Some([mean, std]) = normalisation(cfg, ["mean", "std"])? else {
         return Ok(None);
     };
     let image_size = match said(cfg, "input_size") {
         // A ViT takes no other size than its own, whatever its pretrained weights did.
-        Some(size) if !model.arch.is_vit() => side("input_size[1]", &size[1])?,
+        Some(size) if !model.arch.is_vit() => input_side(size)?,
         _ => model.native_size(),
     };
     Ok(Some(InputConfig {
@@ -143,6 +165,38 @@ mod tests {
         assert_eq!((dims.embed_dim, dims.depth, dims.num_heads), (32, 12, 2));
         assert_eq!(model.pos_embed_resample, PosEmbedResample::Timm);
         assert_eq!(beside.input(&model).unwrap().unwrap().image_size, 32);
+    }
+
+    #[test]
+    fn a_fixed_input_size_is_the_models_unless_its_arguments_say_another() {
+        let size = |cfg: Value, arguments: Value| {
+            let config = json!({
+                "architecture": "vit_tiny_patch16_224",
+                "model_args": arguments,
+                "pretrained_cfg": cfg,
+            });
+            super::model(&config).map(|model| model.image_size)
+        };
+        let cfg = |fixed, size: [usize; 3]| json!({"fixed_input_size": fixed, "input_size": size});
+        let fixed = cfg(true, [3, 384, 384]);
+        assert_eq!(size(fixed.clone(), Value::Null), Ok(384));
+        assert_eq!(size(fixed, json!({"img_size": 96})), Ok(96));
+        assert_eq!(size(cfg(false, [3, 384, 384]), Value::Null), Ok(224));
+        let error = size(cfg(true, [3, 384, 256]), Value::Null).unwrap_err();
+        assert!(error.contains("input_size"), "{error}");
+    }
+
+    #[test]
+    fn an_older_file_says_size_and_normalisation_at_the_top_level() {
+        let older = beside(json!({
+            "architecture": "vit_tiny_patch16_224", "num_classes": 0,
+            "input_size": [3, 384, 384], "fixed_input_size": true,
+            "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "interpolation": "bicubic",
+        }));
+        let model = older.model().unwrap().unwrap();
+        let input = older.input(&model).unwrap().unwrap();
+        assert_eq!((model.image_size, input.image_size), (384, 384));
+        assert_eq!((input.mean, input.std), ([0.5; 3], [0.2; 3]));
     }
 
     #[test]
