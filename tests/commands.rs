@@ -310,56 +310,6 @@ fn finetuning_leaves_a_report_and_weights_that_open_again() {
 }
 
 #[test]
-fn an_exported_folder_opens_again_with_the_same_features() {
-    let dir = results("export");
-    let out = dir.join("timm");
-    for which in ["teacher", "student"] {
-        let to = text(&out);
-        let flags = ["--format", "timm", "--which", which, "--out", &to];
-        assert_eq!(
-            done(&[&["export", "--weights", run()], &flags[..]].concat()),
-            ""
-        );
-        // As a killed export leaves it for the next.
-        std::fs::write(out.join(".tmp-4000000-model.safetensors"), "half").unwrap();
-        let config = std::fs::read_to_string(out.join("config.json")).unwrap();
-        let config: Value = serde_json::from_str(&config).unwrap();
-        assert_eq!(config["architecture"], "vit_tiny_patch16_224");
-        assert_eq!(config["model_args"]["patch_size"], 8);
-        assert_eq!(
-            config["pretrained_cfg"]["input_size"],
-            serde_json::json!([3, 32, 32])
-        );
-        assert_eq!(
-            features(&dir, &text(&out.join("model.safetensors")), &[]),
-            features(&dir, run(), &["--which", which])
-        );
-    }
-    let exported = text(&out.join("model.safetensors"));
-    let value = json(&["inspect", &exported, "--json"]);
-    assert_eq!(value["layout"], "timm");
-    assert_eq!(value["other_tensors"], serde_json::json!({}));
-    let snapshot = dir.join("resnet");
-    done(&[
-        "export",
-        "--weights",
-        "random:resnet18",
-        "--format",
-        "timm",
-        "--out",
-        &text(&snapshot),
-    ]);
-    assert_eq!(
-        features(
-            &dir,
-            &text(&snapshot.join("model.safetensors")),
-            &["--image-size", "64"]
-        ),
-        features(&dir, "random:resnet18", &["--image-size", "64"])
-    );
-}
-
-#[test]
 fn inspect_lists_every_name_and_shape() {
     let value = json(&["inspect", run(), "--json"]);
     assert_eq!(value["model"]["arch"], "vit_tiny");

@@ -281,66 +281,6 @@ fn weights_begin_no_run_with_another_number_of_heads() {
     assert_eq!(begin(&["model.num_heads=3"]).code, 0);
 }
 
-/// Trained on crops of 48 pixels with positions of 64: evaluated, and so exported, at 48.
-#[test]
-fn an_export_has_the_size_at_which_the_weights_are_evaluated() {
-    let dir = scratch("weights-sizes");
-    let run = dir.join("run");
-    let sets = [
-        "model.image_size=64",
-        "augment.global_size=48",
-        "train.max_steps=1",
-    ];
-    done(&tiny_run(&run, &sets));
-    let (run, out) = (text(&run), text(&dir.join("timm")));
-    done(&["export", "--weights", &run, "--format=timm", "--out", &out]);
-    let config = std::fs::read_to_string(dir.join("timm/config.json")).unwrap();
-    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
-    assert_eq!(config["model_args"]["img_size"], 48);
-    assert_eq!(config["pretrained_cfg"]["input_size"][1], 48);
-    assert_eq!(
-        features("sizes-export", &out, &[]),
-        features("sizes-run", &run, &[])
-    );
-}
-
-#[test]
-fn an_export_replaces_only_one_of_the_same_kind() {
-    let dir = scratch("weights-export");
-    let export = |weights: &str, format: &str, out: &str| {
-        let out = text(&dir.join(out));
-        let args = ["export", "--weights", weights, "--format", format];
-        selfsame(&[&args[..], &["--out", &out]].concat())
-    };
-    for format in ["timm", "hf", "dino", "onnx"] {
-        for _ in 0..2 {
-            let answer = export(run(), format, format);
-            assert_eq!(answer.code, 0, "{format}: {}", answer.stderr);
-        }
-    }
-    let before = std::fs::read(dir.join("timm/model.safetensors")).unwrap();
-    let other = "random:vit_tiny/8@32";
-    refused(&export(other, "timm", "timm"), 2, &["--out"]);
-    refused(&export(run(), "dino", "timm"), 2, &["--out"]);
-    refused(&export(run(), "hf", "timm"), 2, &["--out"]);
-    refused(&export(run(), "dino", "onnx"), 2, &["--out", "model.onnx"]);
-    // Somebody's own file of a name that an export has too.
-    std::fs::create_dir(dir.join("mine")).unwrap();
-    std::fs::write(dir.join("mine/config.json"), "{}").unwrap();
-    refused(&export(run(), "timm", "mine"), 2, &["--out", "config.json"]);
-    refused(&export(run(), "onnx", "hf"), 2, &["--out"]);
-    std::fs::write(dir.join("onnx/notes.md"), "mine").unwrap();
-    refused(
-        &export(run(), "onnx", "onnx"),
-        2,
-        &["notes.md", "new folder"],
-    );
-    assert_eq!(
-        std::fs::read(dir.join("timm/model.safetensors")).unwrap(),
-        before
-    );
-}
-
 #[test]
 fn finetuning_takes_a_rate_above_nothing() {
     let dir = scratch("weights-lr");
@@ -500,37 +440,6 @@ fn a_picture_is_no_file_of_weights() {
         "vit_base, resnet18",
     ];
     refused(&random, 2, &words);
-}
-
-#[cfg(unix)]
-#[test]
-fn an_export_without_room_leaves_no_empty_folder() {
-    let dir = scratch("weights-no-room");
-    let export = |out: &Path| {
-        let program = common::command::<&str>(&[]).get_program().to_owned();
-        let mut shell = std::process::Command::new("sh");
-        let script = "ulimit -f 8; exec \"$0\" \"$@\"";
-        shell.args(["-c", script]).arg(program);
-        shell.args([
-            "export",
-            "--weights",
-            run(),
-            "--format",
-            "dino",
-            "--out",
-            &text(out),
-        ]);
-        common::Answer::from(shell.output().unwrap())
-    };
-    let made = dir.join("made");
-    refused(&export(&made), 1, &["model.safetensors"]);
-    assert!(!made.exists());
-    // Not this program's to remove.
-    let given = dir.join("given");
-    std::fs::create_dir(&given).unwrap();
-    refused(&export(&given), 1, &["model.safetensors"]);
-    assert!(given.exists());
-    assert_eq!(std::fs::read_dir(&given).unwrap().count(), 0);
 }
 
 /// The run's export for timm with other tensors and more metadata.

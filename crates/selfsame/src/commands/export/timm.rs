@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use candle_core::Tensor;
 use selfsame_models::{MlpKind, ModelConfig};
 use serde_json::json;
 
@@ -18,23 +19,30 @@ pub(in crate::commands) fn timm(loaded: &Loaded, out: &Path) -> anyhow::Result<(
         ));
     }
     create(out)?;
-    let mut tensors = BTreeMap::new();
-    for (name, mut tensor) in loaded.params.tensors() {
-        let Some(name) = name.strip_prefix("backbone.") else {
-            continue;
-        };
-        if name == "pos_embed" && loaded.model.num_registers > 0 {
-            // timm gives registers positions; theirs are 0.
-            let (_, tokens, d) = tensor.dims3()?;
-            let registers = (1, loaded.model.num_registers, d);
-            let zeros = candle_core::Tensor::zeros(registers, tensor.dtype(), tensor.device())?;
-            let (class, patches) = (tensor.narrow(1, 0, 1)?, tensor.narrow(1, 1, tokens - 1)?);
-            tensor = candle_core::Tensor::cat(&[&class, &zeros, &patches], 1)?;
-        }
-        tensors.insert(name.to_owned(), tensor);
+    let tensors = loaded.params.tensors().into_iter();
+    let mut tensors: BTreeMap<String, Tensor> = tensors
+        .filter_map(|(name, tensor)| Some((name.strip_prefix("backbone.")?.to_owned(), tensor)))
+        .collect();
+    if loaded.model.num_registers > 0 {
+        give_patches_alone_positions(&mut tensors)?;
     }
     save(out, "model.safetensors", &tensors, &loaded.metadata()?)?;
     save_json(out, "config.json", &config(loaded))
+}
+
+/// Adds the class token's position to the token, as timm's own models with registers have it: their
+/// positions are of patches alone (`no_embed_class`), and would be of the registers too otherwise.
+fn give_patches_alone_positions(tensors: &mut BTreeMap<String, Tensor>) -> anyhow::Result<()> {
+    let (Some(class), Some(positions)) = (tensors.get("cls_token"), tensors.get("pos_embed"))
+    else {
+        anyhow::bail!("a vision transformer without cls_token or pos_embed");
+    };
+    let patches = positions.dim(1)? - 1;
+    let class = (class + positions.narrow(1, 0, 1)?)?;
+    let positions = positions.narrow(1, 1, patches)?.contiguous()?;
+    tensors.insert("cls_token".to_owned(), class);
+    tensors.insert("pos_embed".to_owned(), positions);
+    Ok(())
 }
 
 fn config(loaded: &Loaded) -> serde_json::Value {
@@ -81,6 +89,7 @@ fn architecture(model: &ModelConfig) -> (String, &'static str, serde_json::Value
     }
     if model.num_registers > 0 {
         args["reg_tokens"] = json!(model.num_registers);
+        args["no_embed_class"] = json!(true);
     }
     (format!("{}_patch16_224", model.arch), "token", args)
 }
