@@ -190,6 +190,11 @@ fn a_checkpoint_of_format_1_still_goes_on() {
         "--no-report",
         "--set",
         "train.max_steps=0",
+        // What is set counts before what a flag says.
+        "--device",
+        "nowhere",
+        "--set",
+        "train.device=cpu",
     ];
     let output = selfsame(&args);
     let said = String::from_utf8_lossy(&output.stderr);

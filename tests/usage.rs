@@ -267,6 +267,8 @@ fn pictures_are_named_absolutely_wherever_they_are_said() {
         shown.contains("val = \"\"") && shown.contains("images_root = \"\""),
         "{shown}"
     );
+    let shown = config(&["--set", "train.init=/two", "--init", "/one"]);
+    assert!(shown.contains("init = \"/two\"  # --set"), "{shown}");
 }
 
 #[test]

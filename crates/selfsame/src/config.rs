@@ -58,6 +58,38 @@ pub(crate) struct Merged {
     run: Option<(String, BTreeMap<String, String>)>,
 }
 
+/// A value by a flag that only some of the commands with [`Settings`] have.
+pub(crate) struct OwnFlag {
+    key: &'static str,
+    value: Value,
+    flag: &'static str,
+}
+
+impl OwnFlag {
+    /// `--init W`.
+    pub(crate) fn init(spec: Option<&str>) -> Option<Self> {
+        Some(Self {
+            key: "train.init",
+            value: Value::String(spec?.to_owned()),
+            flag: "--init",
+        })
+    }
+
+    /// `--seed N`.
+    ///
+    /// # Errors
+    /// A usage error above what TOML's integers hold.
+    pub(crate) fn seed(seed: Option<u64>) -> anyhow::Result<Option<Self>> {
+        let Some(seed) = seed else { return Ok(None) };
+        let seed = i64::try_from(seed).map_err(|_| usage("--seed: at most 2^63 - 1"))?;
+        Ok(Some(Self {
+            key: "seed",
+            value: seed.into(),
+            flag: "--seed",
+        }))
+    }
+}
+
 impl Merged {
     /// The notebook's values, which hold where nothing else is said.
     pub(crate) fn defaults() -> Self {
@@ -82,8 +114,8 @@ impl Merged {
         Ok(merged)
     }
 
-    /// Defaults, then preset, file, flags and `--set`.
-    pub(crate) fn from_settings(settings: &Settings) -> anyhow::Result<Self> {
+    /// Defaults, then preset, file, flags (`own` is of the command alone) and `--set`.
+    pub(crate) fn from_settings(settings: &Settings, own: Option<OwnFlag>) -> anyhow::Result<Self> {
         let mut merged = Self::defaults();
         if let Some(name) = &settings.preset {
             merged.overlay(preset(name)?, &format!("preset {name}"))?;
@@ -126,18 +158,12 @@ impl Merged {
         if settings.allow_outside {
             merged.put("data.allow_outside", Value::Boolean(true), "flag")?;
         }
+        if let Some(flag) = own {
+            merged.put(flag.key, flag.value, flag.flag)?;
+        }
         merged.set_all(&settings.set)?;
         merged.make_absolute()?;
         Ok(merged)
-    }
-
-    /// Takes `--init`, of `train` and of what takes its flags.
-    pub(crate) fn begin_with(&mut self, init: Option<&str>) -> anyhow::Result<()> {
-        if let Some(spec) = init {
-            self.put("train.init", Value::String(spec.to_owned()), "--init")?;
-            self.make_absolute()?;
-        }
-        Ok(())
     }
 
     /// Makes paths to pictures and weights absolute, wherever they were said, so that a run does not depend on

@@ -7,7 +7,7 @@ use selfsame_train::{MemoryEstimate, Plan, RunConfig, Trial};
 use serde_json::json;
 
 use super::train::init_of;
-use crate::config::Merged;
+use crate::config::{Merged, OwnFlag};
 use crate::disk::{Shortage, shortage};
 use crate::exit::{Done, usage};
 use crate::memory::{Budget, Stage, budget, in_words, remedy};
@@ -17,8 +17,7 @@ use crate::stderr::tell;
 use crate::{cli, data, device, disk};
 
 pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
-    let mut merged = Merged::from_settings(&args.settings)?;
-    merged.begin_with(args.init.as_deref())?;
+    let merged = Merged::from_settings(&args.settings, OwnFlag::init(args.init.as_deref()))?;
     let config = merged.resolve()?;
     if config.data.train.is_empty() {
         return Err(usage("--data SPEC: say which pictures to train on"));

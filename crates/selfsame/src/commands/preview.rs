@@ -14,7 +14,7 @@ use selfsame_report::{
 use selfsame_train::RunConfig;
 
 use crate::cli::Preview;
-use crate::config::Merged;
+use crate::config::{Merged, OwnFlag};
 use crate::data;
 use crate::exit::{Done, usage};
 use crate::figures::pictures::of_image;
@@ -50,11 +50,7 @@ pub(crate) fn run(args: &Preview) -> anyhow::Result<Done> {
         .into_iter()
         .filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
     refuse_overwriting(out, &named.collect::<Vec<_>>())?;
-    let mut merged = Merged::from_settings(&args.settings)?;
-    if let Some(seed) = args.seed {
-        let seed = i64::try_from(seed).map_err(|_| usage("--seed: at most 2^63 - 1"))?;
-        merged.put("seed", seed.into(), "--seed")?;
-    }
+    let merged = Merged::from_settings(&args.settings, OwnFlag::seed(args.seed)?)?;
     let config = merged.resolve()?;
     refuse_overwriting(out, &[("--data", Path::new(&config.data.train))])?;
     check_preview(&config.augment)?;

@@ -16,8 +16,6 @@ use crate::{data, device, disk, run_dir, signals};
 pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
     let mut merged = run_dir::read_config_to_go_on(&args.run)?;
     let before = merged.typed()?;
-    merged.set_all(&args.set)?;
-    merged.make_absolute()?;
     if let Some(device) = &args.device {
         merged.put("train.device", Value::String(device.clone()), "--device")?;
     }
@@ -28,6 +26,8 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
         let mib = Value::Integer(mib as i64);
         merged.put("train.max_memory_mib", mib, "--max-memory")?;
     }
+    merged.set_all(&args.set)?;
+    merged.make_absolute()?;
     let config = merged.resolve()?;
     refuse_changes(&before, &config)?;
     device::set_threads(config.train.threads)?;

@@ -1,13 +1,12 @@
 //! `selfsame config`
 
 use crate::cli;
-use crate::config::Merged;
+use crate::config::{Merged, OwnFlag};
 use crate::exit::Done;
 use crate::scores::print_text;
 
 pub(crate) fn run(args: &cli::Config) -> anyhow::Result<Done> {
-    let mut merged = Merged::from_settings(&args.settings)?;
-    merged.begin_with(args.init.as_deref())?;
+    let merged = Merged::from_settings(&args.settings, OwnFlag::init(args.init.as_deref()))?;
     let config = merged.resolve()?;
     print_text(merged.annotated(&config)?.trim_end());
     Ok(Done::Well)

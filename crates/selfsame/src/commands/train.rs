@@ -13,7 +13,7 @@ use selfsame_train::{
 
 use super::report::{self, Facts, REPORT_FILE};
 use crate::cli::{Train, Which};
-use crate::config::{Merged, refuse_changes, to_toml};
+use crate::config::{Merged, OwnFlag, refuse_changes, to_toml};
 use crate::exit::{Done, Usage, pasteable, usage};
 use crate::memory::Stage;
 use crate::overwriting::lies_within;
@@ -23,8 +23,7 @@ use crate::weights::{Weights, refuse_reference};
 use crate::{data, device, disk, memory, run_dir, signals};
 
 pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
-    let mut merged = Merged::from_settings(&args.settings)?;
-    merged.begin_with(args.init.as_deref())?;
+    let merged = Merged::from_settings(&args.settings, OwnFlag::init(args.init.as_deref()))?;
     let config = merged.resolve()?;
     if config.data.train.is_empty() {
         return Err(usage("--data SPEC: say which pictures to train on"));
