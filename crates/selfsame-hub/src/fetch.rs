@@ -86,8 +86,8 @@ impl Hub {
     /// A model's configuration and weights, all of one commit, `model.safetensors` before
     /// `pytorch_model.bin`.
     ///
-    /// If the hub cannot be reached from the first file on, or is not to be asked, an earlier copy is
-    /// taken as it is. If it fails later, what it did not answer for is not taken for missing.
+    /// If the hub cannot be reached from the first file on, has no answer (429, 5xx) or is not to be
+    /// asked, an earlier copy is taken as it is. If it fails later, what it did not answer for is not taken for missing.
     ///
     /// # Errors
     /// As [`Hub::fetch`]; [`HubError::NotFound`] if it has no weights of either name.
@@ -148,8 +148,8 @@ impl Hub {
 
     /// A file of a repository, from the cache if it holds what the hub has now.
     ///
-    /// `file` is a name such as `config.json` or `onnx/model.onnx`. If the hub cannot be reached, or
-    /// is not to be asked, an earlier copy is taken.
+    /// `file` is a name such as `config.json` or `onnx/model.onnx`. If the hub cannot be reached, has
+    /// no answer (429, 5xx) or is not to be asked, an earlier copy is taken.
     ///
     /// # Errors
     /// [`HubError::FileName`] for an absolute path, one with `..`, a backslash or an empty part;
@@ -182,8 +182,16 @@ impl Hub {
                 });
             }
             Ok(Err((status, _))) => {
-                let url = shown(&url);
-                return Err(HubError::Status { url, status });
+                let is_busy = matches!(status, 429 | 500..=599);
+                let answer = HubError::Status {
+                    url: shown(&url),
+                    status,
+                };
+                let why = format!("answers {status}");
+                return match is_busy.then(|| self.earlier(&cache, repo, file, why)) {
+                    Some(Ok(earlier)) => Ok(earlier),
+                    _ => Err(answer),
+                };
             }
             Err(HubError::Transfer { why, .. }) => {
                 return self.earlier(&cache, repo, file, format!("cannot be reached: {why}"));

@@ -47,8 +47,11 @@ fn an_earlier_copy_of_a_model_is_taken_with_what_it_lacks() {
     let first = hub(&server, dir.path())
         .fetch_weights(&repo(), &mut |_| ())
         .unwrap();
-    for offline in [true, false] {
-        let gone = Server::start(|_| Reply::default());
+    for (offline, status) in [(true, 0), (false, 0), (false, 503)] {
+        let gone = Server::start(move |_| Reply {
+            status,
+            ..Reply::default()
+        });
         let hub = Hub::new(HubConfig {
             endpoint: gone.address.clone(),
             cache: dir.path().to_owned(),
@@ -64,4 +67,17 @@ fn an_earlier_copy_of_a_model_is_taken_with_what_it_lacks() {
         assert!(asked.iter().all(|a| a.path.ends_with("/config.json")));
         assert_eq!(asked.is_empty(), offline);
     }
+    // Without a copy the server's answer is told.
+    let busy = Server::start(|_| Reply {
+        status: 503,
+        ..Reply::default()
+    });
+    let nothing = tempfile::tempdir().unwrap();
+    let error = hub(&busy, nothing.path())
+        .fetch_weights(&repo(), &mut |_| ())
+        .unwrap_err();
+    assert!(
+        matches!(error, HubError::Status { status: 503, .. }),
+        "{error}"
+    );
 }

@@ -55,7 +55,7 @@ pub(super) fn folder(name: &str) -> anyhow::Result<PathBuf> {
     let commit = &fetched.commit[..fetched.commit.len().min(12)];
     match fetched.unasked {
         true => {
-            tell!("note: hf:{name}: the hub was not asked; this is commit {commit} from the cache")
+            tell!("note: hf:{name}: without an answer of the hub: commit {commit} from the cache")
         }
         false => tell!("hf:{name}: commit {commit}"),
     }
