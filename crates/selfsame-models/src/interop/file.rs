@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors};
 use selfsame_pth::{PthFile, PthTensor};
 
 use super::beside::Beside;
@@ -141,13 +142,21 @@ fn read_safetensors(path: &Path) -> Result<(Tensors, BTreeMap<String, String>), 
     let bytes = std::fs::read(path).map_err(|error| read_error(path, error))?;
     let header = SafeTensors::read_metadata(&bytes);
     let (_, header) = header.map_err(|error| read_error(path, error))?;
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-        .map_err(|error| read_error(path, error))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| read_error(path, error))?;
+    let mut tensors = Tensors::new();
+    for (name, view) in file.iter() {
+        let tensor = match view.dtype() {
+            // Of masks, and no network's here: as of `.pth` files.
+            Dtype::BOOL => {
+                Tensor::from_raw_buffer(view.data(), DType::U8, view.shape(), &Device::Cpu)
+            }
+            _ => view.load(&Device::Cpu),
+        };
+        let tensor = tensor.map_err(|error| read_error(path, error.context(name.to_owned())))?;
+        tensors.insert(name.to_owned(), tensor);
+    }
     let metadata = header.metadata().clone().unwrap_or_default();
-    Ok((
-        tensors.into_iter().collect(),
-        metadata.into_iter().collect(),
-    ))
+    Ok((tensors, metadata.into_iter().collect()))
 }
 
 /// The network's tensors, and what else is in the file.
@@ -236,6 +245,30 @@ mod tests {
         }
         std::fs::write(&path, b"PK\x03\x04\0\0\x08\x08\0\0").unwrap();
         assert!(is_pth(&path).unwrap());
+    }
+
+    #[test]
+    fn types_that_candle_lacks_are_bytes_or_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights.safetensors");
+        for (dtype, size) in [("BOOL", 2), ("U64", 16)] {
+            let header = format!(
+                r#"{{"cls_token":{{"dtype":"{dtype}","shape":[2],"data_offsets":[0,{size}]}}}}"#
+            );
+            let mut file = (header.len() as u64).to_le_bytes().to_vec();
+            file.extend(header.as_bytes());
+            file.extend(vec![1; size]);
+            std::fs::write(&path, &file).unwrap();
+            let read = read_weights(&path, Which::Teacher);
+            if dtype == "BOOL" {
+                let tensor = &read.unwrap().tensors["backbone.cls_token"];
+                assert_eq!(tensor.to_vec1::<u8>().unwrap(), [1, 1]);
+            } else {
+                let error = read.unwrap_err();
+                let error = std::error::Error::source(&error).unwrap().to_string();
+                assert!(error.contains("cls_token"), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::file::ImportedWeights;
 use super::{dinov2, hf};
@@ -83,8 +83,7 @@ pub fn to_own_names(
         let parts: Vec<(String, Tensor)> = parts.into_iter().flatten().collect();
         let shapes: BTreeSet<&[usize]> = parts.iter().map(|(_, part)| part.dims()).collect();
         if parts.len() == count && shapes.len() == 1 {
-            let rows: Vec<&Tensor> = parts.iter().map(|(_, part)| part).collect();
-            let joined = Tensor::cat(&rows, 0)?;
+            let joined = joined(parts.iter().map(|(_, part)| part).collect())?;
             insert(&mut weights.tensors, own, &parts[0].0, joined)?;
             continue;
         }
@@ -96,6 +95,18 @@ pub fn to_own_names(
     }
     dinov2::give_class_token_a_position(&mut weights.tensors)?;
     Ok(weights)
+}
+
+/// Tensors one below the other, in f32 where they are of several types.
+fn joined(parts: Vec<&Tensor>) -> candle_core::Result<Tensor> {
+    if parts
+        .windows(2)
+        .all(|pair| pair[0].dtype() == pair[1].dtype())
+    {
+        return Tensor::cat(&parts, 0);
+    }
+    let parts = parts.iter().map(|part| part.to_dtype(DType::F32));
+    Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 0)
 }
 
 /// The name here, with `backbone.` or `head.` before it.
@@ -189,7 +200,7 @@ fn twice(name: &str, other: &str, own: &str) -> ModelError {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::Device;
 
     use super::*;
 
@@ -275,5 +286,26 @@ mod tests {
             keys(&weights),
             ["backbone.cls_token", &format!("backbone.{query}")]
         );
+    }
+
+    #[test]
+    fn parts_of_several_types_are_one_of_f32() {
+        let part = |name: &str, dtype| {
+            let name = format!("encoder.layer.0.attention.attention.{name}.bias");
+            (name, Tensor::ones(2, dtype, &Device::Cpu).unwrap())
+        };
+        let [query, key, value] = ["query", "key", "value"];
+        for (second, whole) in [(DType::F16, DType::F16), (DType::BF16, DType::F32)] {
+            let parts = [
+                part(query, DType::F16),
+                part(key, second),
+                part(value, DType::F16),
+            ];
+            let class = Tensor::zeros((1, 1, 2), DType::F32, &Device::Cpu).unwrap();
+            let class = ("embeddings.cls_token".to_owned(), class);
+            let weights = to_own_names(parts.into_iter().chain([class])).unwrap();
+            let joined = &weights.tensors["backbone.blocks.0.attn.qkv.bias"];
+            assert_eq!((joined.dtype(), joined.dims()), (whole, &[6][..]));
+        }
     }
 }

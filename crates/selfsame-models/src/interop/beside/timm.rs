@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Refusal, normalisation, refuse, said, side};
-use crate::config::{ModelConfig, PosEmbedResample};
+use crate::config::{MlpKind, ModelConfig, PosEmbedResample};
 use crate::input::InputConfig;
 use crate::named::NamedArch;
 
@@ -110,14 +110,38 @@ fn named(name: &str) -> Option<ModelConfig> {
         None => (0, rest),
     };
     if rest == "dinov2" {
-        let mut model = parsed(&format!("{family}/{patch}@518"))?;
+        let mut model = vit(&family, patch, "518")?;
+        if family == "vit_giant" {
+            model.mlp = MlpKind::Swiglu;
+        }
         model.layer_scale = 1e-5; // dinov2, --layerscale: what training starts from
         model.num_registers = registers;
         return Some(model);
     }
     let size = rest.strip_suffix("_in21k").unwrap_or(rest);
-    let model = parsed(&format!("{family}/{patch}@{size}"))?;
-    (registers == 0).then_some(model)
+    let model = vit(&family, patch, size)?;
+    // timm's other giant is another one.
+    (registers == 0 && family != "vit_giant").then_some(model)
+}
+
+/// A vision transformer, also of the sizes that have no name here.
+fn vit(family: &str, patch: &str, size: &str) -> Option<ModelConfig> {
+    let dims = match family {
+        "vit_large" => Some((1024, 24, 16)),
+        "vit_huge" => Some((1280, 32, 16)),
+        "vit_giant" => Some((1536, 40, 24)), // of DINOv2
+        _ => None,
+    };
+    let Some((embed_dim, depth, num_heads)) = dims else {
+        return parsed(&format!("{family}/{patch}@{size}"));
+    };
+    let arch = ModelConfig::default().arch;
+    Some(ModelConfig {
+        embed_dim,
+        depth,
+        num_heads,
+        ..parsed(&format!("{arch}/{patch}@{size}"))?
+    })
 }
 
 fn parsed(name: &str) -> Option<ModelConfig> {
@@ -238,11 +262,25 @@ mod tests {
         let dinov2 = model("vit_base_patch14_reg4_dinov2.lvd142m").unwrap();
         assert_eq!((dinov2.num_registers, dinov2.image_size), (4, 518));
         assert!(dinov2.is_dinov2());
+        for (name, expected) in [
+            ("vit_large_patch16_224", (1024, 24, 16)),
+            ("vit_large_patch14_reg4_dinov2", (1024, 24, 16)),
+            ("vit_huge_patch14_224", (1280, 32, 16)),
+            ("vit_giant_patch14_dinov2", (1536, 40, 24)),
+        ] {
+            let model = model(name).unwrap();
+            let dims = model.vit_dims().unwrap();
+            let told = (dims.embed_dim, dims.depth, dims.num_heads);
+            assert_eq!(told, expected, "{name}");
+            let is_giant = name.contains("giant");
+            assert_eq!(model.mlp == MlpKind::Swiglu, is_giant, "{name}");
+        }
         for name in [
             "convnext_tiny",
             "resnetaa50",
             "resnetblur50",
-            "vit_huge_patch14_224",
+            "vit_giant_patch14_224",
+            "vit_large_patch14_clip_224",
             "vit_base_patch16_clip_224",
             "vit_base_patch16_siglip_224",
         ] {
