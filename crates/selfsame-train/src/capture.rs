@@ -62,14 +62,13 @@ impl std::fmt::Display for BadFigure {
 }
 
 /// The steps of a run that were captured because something in them was not finite.
-pub(crate) fn not_finite_steps(run_dir: &Path) -> Vec<(u64, BadFigure)> {
+pub(crate) fn not_finite_steps(run_dir: &Path) -> Vec<CaptureInfo> {
     let captures = std::fs::read_dir(run_dir.join("captures"));
-    let found = captures.into_iter().flatten().filter_map(|entry| {
-        let text = std::fs::read_to_string(entry.ok()?.path().join("capture.json")).ok()?;
-        let info: CaptureInfo = serde_json::from_str(&text).ok()?;
-        Some((info.step, info.not_finite?))
-    });
-    found.collect()
+    let found = captures
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| CaptureInfo::read(&entry.ok()?.path()));
+    found.filter(|info| info.not_finite.is_some()).collect()
 }
 
 impl CaptureInfo {
@@ -83,6 +82,12 @@ impl CaptureInfo {
             batches,
             not_finite: None,
         }
+    }
+
+    /// What a folder says, if it says something.
+    fn read(dir: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(dir.join("capture.json")).ok()?;
+        serde_json::from_str(&text).ok()
     }
 }
 
@@ -150,10 +155,14 @@ fn write_parts(
     Ok(())
 }
 
-/// Writes what tells of a step, and nothing to replay it by.
-pub(crate) fn write_number(dir: &Path, info: &CaptureInfo) -> Result<(), TrainError> {
+/// Writes what tells of a step, and nothing to replay it by; a capture of it that is there already
+/// stays one.
+pub(crate) fn write_number(dir: &Path, info: CaptureInfo) -> Result<(), TrainError> {
     std::fs::create_dir_all(dir).map_err(TrainError::io(dir, "cannot be created"))?;
-    let text = serde_json::to_string_pretty(info).expect("a capture's description serialises");
+    let there = CaptureInfo::read(dir).filter(|there| there.step == info.step);
+    let batches = there.map_or(0, |there| there.batches);
+    let info = CaptureInfo { batches, ..info };
+    let text = serde_json::to_string_pretty(&info).expect("a capture's description serialises");
     Ok(write_bytes(&dir.join("capture.json"), text.as_bytes())?)
 }
 
@@ -208,6 +217,16 @@ impl Capture {
                 format!(
                     "has format {}; this program reads format {FORMAT}",
                     info.format
+                ),
+            ));
+        }
+        if let (0, Some(what)) = (info.batches, info.not_finite) {
+            return Err(capture_error(
+                &path,
+                format!(
+                    "only tells that the {what} of step {} was not finite; its batches were not \
+                     kept",
+                    info.step
                 ),
             ));
         }

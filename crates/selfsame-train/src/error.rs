@@ -181,14 +181,10 @@ pub fn lacks_device_memory(text: &str) -> bool {
 
 /// The text of [`TrainError::NonFinite`] behind its step.
 fn not_finite(what: BadFigure, value: f64) -> String {
-    let told = match what {
+    match what {
         BadFigure::EarlierStep => {
             format!("the {what} was NaN or infinite; nothing since the last checkpoint is kept")
         }
         _ => format!("the {what} is {value}; nothing was updated"),
-    };
-    format!(
-        "{told}. Begin another run with a lower optim.lr or more optim.warmup_epochs (--init takes \
-         weights along), and look at the captured step if there is one"
-    )
+    }
 }

@@ -132,7 +132,8 @@ pub struct Progress {
 ///
 /// # Errors
 /// [`TrainError`]; on a non-finite loss or gradient nothing is updated and the step is captured.
-/// What could not be used until then stands in `skipped.csv` in any case.
+/// What could not be used until then stands in `skipped.csv`, or it is noted that it could not be
+/// written.
 pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
     let ledger = Arc::new(Ledger::default());
     let outcome = run_epochs(run, &ledger, observer);
@@ -143,6 +144,12 @@ pub fn train(run: &Run<'_>, observer: &mut dyn Observer) -> Result<Outcome, Trai
             // How the run itself ended is what the caller must hear of.
             observer.note(&format!("warning: they are not all listed: {error}"));
         }
+    }
+    if let Err(TrainError::NonFinite { .. }) = outcome {
+        observer.note(
+            "begin another run with a lower optim.lr or more optim.warmup_epochs (--init takes \
+             weights along), and look at the captured step if there is one",
+        );
     }
     outcome
 }

@@ -205,24 +205,32 @@ pub fn judge(lines: &[StepLine], config: &RunConfig) -> Judgement {
 }
 
 /// As [`judge`], of the run in a directory whose log has these lines: one that ended, or stands, at a
-/// step that was not finite has diverged, whatever its lines say; one that has a line of a later step, or a
-/// checkpoint with a finite one, went on without it.
+/// step that was not finite has diverged, whatever its lines say; one that has a line of a later
+/// step, or a checkpoint with a finite one, went on without it.
 pub fn judge_run(run_dir: &Path, lines: &[StepLine], config: &RunConfig) -> Judgement {
     let logged = lines.last().map_or(0, |line| line.step + 1);
     let newest = not_finite_steps(run_dir)
         .into_iter()
-        .max_by_key(|(step, _)| *step)
-        .filter(|(step, _)| *step >= logged);
-    match newest.filter(|(step, _)| !has_gone_by(run_dir, *step)) {
-        None => judge(lines, config),
-        Some((step, what)) => Judgement {
-            verdict: Verdict::Diverged,
-            why: format!(
-                "the {what} of step {step} was NaN or infinite; the step is in {}",
-                capture_dir(run_dir, step).display()
-            ),
-            advice: advice(Verdict::Diverged, config),
-        },
+        .max_by_key(|info| info.step)
+        .filter(|info| info.step >= logged && !has_gone_by(run_dir, info.step));
+    let Some((step, what, batches)) =
+        newest.and_then(|info| Some((info.step, info.not_finite?, info.batches)))
+    else {
+        return judge(lines, config);
+    };
+    let folder = capture_dir(run_dir, step);
+    let kept = if batches > 0 {
+        "the step"
+    } else {
+        "its number alone"
+    };
+    Judgement {
+        verdict: Verdict::Diverged,
+        why: format!(
+            "the {what} of step {step} was NaN or infinite; {kept} is in {}",
+            folder.display()
+        ),
+        advice: advice(Verdict::Diverged, config),
     }
 }
 

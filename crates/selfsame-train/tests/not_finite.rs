@@ -8,8 +8,8 @@ use candle_core::Device;
 use selfsame_data::{OpenOptions, open};
 use selfsame_models::Arch;
 use selfsame_train::{
-    LrScaling, MetricsLine, NonFinite, Observer, Outcome, Progress, Run, RunConfig, RunFacts,
-    StopFlag, TrainError, Verdict, judge_run, train,
+    Capture, LrScaling, MetricsLine, NonFinite, Observer, Outcome, Progress, Run, RunConfig,
+    RunFacts, StopFlag, TrainError, Verdict, judge_run, train,
 };
 
 /// A step of 8 pictures is an epoch.
@@ -100,26 +100,49 @@ fn a_step_that_cannot_be_captured_is_left_out_all_the_same() {
 #[test]
 fn no_more_steps_are_captured_than_a_disk_can_be_asked_to_hold() {
     let dir = tempfile::tempdir().unwrap();
-    for step in 0..3 {
-        let folder = dir.path().join(format!("captures/step-{:08}", 1000 + step));
-        std::fs::create_dir_all(&folder).unwrap();
-        let text = format!(
-            r#"{{"format":1,"step":{step},"steps_per_epoch":1,"epochs":6,"batches":1,"not_finite":"loss"}}"#
-        );
-        std::fs::write(folder.join("capture.json"), text).unwrap();
-    }
+    let others = [1000, 1001, 1002]
+        .map(|step: u64| (step, dir.path().join(format!("captures/step-{step:08}"))));
+    let put_others = || {
+        for (step, folder) in &others {
+            std::fs::create_dir_all(folder).unwrap();
+            let text = format!(
+                r#"{{"format":1,"step":{step},"steps_per_epoch":1,"epochs":6,"batches":1,"not_finite":"loss"}}"#
+            );
+            std::fs::write(folder.join("capture.json"), text).unwrap();
+        }
+    };
+    put_others();
     let (outcome, said) = run(&config(1e30), dir.path());
     assert!(outcome.is_err());
     assert!(
-        said.contains("only the number of the step is kept: 3 "),
+        said.contains("only the number of the step is kept: 3 ")
+            && said.contains("a lower optim.lr"),
         "{said}"
     );
     let captures = std::fs::read_dir(dir.path().join("captures")).unwrap();
     let files = captures.flat_map(|capture| std::fs::read_dir(capture.unwrap().path()).unwrap());
     let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
     assert_eq!(names, ["capture.json"; 4], "the fourth is this run's");
+    let number = dir.path().join("captures/step-00000001");
+    let error = Capture::open(&number).unwrap_err().to_string();
+    assert!(error.contains("batches were not kept"), "{error}");
+    for (_, folder) in &others {
+        std::fs::remove_dir_all(folder).unwrap();
+    }
     let judged = judge_run(dir.path(), &[], &config(1e30));
     assert_eq!(judged.verdict, Verdict::Diverged);
+    assert!(judged.why.contains("its number alone"), "{}", judged.why);
+
+    // A whole capture of the same step stays one, and tells what was wrong.
+    put_others();
+    let (outcome, said) = run_capturing(&config(1e30), dir.path(), Some(1));
+    assert!(
+        outcome.is_err() && said.contains("only the number"),
+        "{said}"
+    );
+    let info = Capture::open(&number).unwrap().info;
+    assert_eq!(info.batches, 1);
+    assert!(info.not_finite.is_some());
 }
 
 #[test]

@@ -256,8 +256,12 @@ impl<'a> Training<'a> {
                 if !self.skips.allow_another(self.run.config.train.non_finite) {
                     return Err(error);
                 }
-                self.observer
-                    .note(&format!("skipped: step {step}, whose {what} is {value}"));
+                self.observer.note(&match what {
+                    BadFigure::EarlierStep => {
+                        format!("skipped: by step {step}, the {what} is {value}")
+                    }
+                    _ => format!("skipped: step {step}, whose {what} is {value}"),
+                });
                 Ok(ControlFlow::Continue(None))
             }
             Err(error) => Err(error),
@@ -426,26 +430,34 @@ impl<'a> Training<'a> {
         Ok(())
     }
 
-    /// Keeps a step that was not finite, if that can be and there are not enough of them.
+    /// Keeps a step that was not finite, or its number where that cannot be or enough of them are.
     fn capture_not_finite(&mut self, batches: &[DeviceBatch], what: BadFigure) {
-        let kept = not_finite_steps(self.run.run_dir).len();
-        let batches = if kept < MOST_CAPTURED {
-            batches
+        let mut others = not_finite_steps(self.run.run_dir);
+        others.retain(|info| info.step != self.step);
+        let captured = if others.len() < MOST_CAPTURED {
+            self.capture(batches, Some(what))
         } else {
             self.observer.note(&format!(
-                "only the number of the step is kept: {kept} that were not finite are in {CAPTURES}"
+                "only the number of the step is kept: {} that were not finite are in {CAPTURES}",
+                others.len()
             ));
-            &[]
+            self.keep_number(what)
         };
-        if let Err(error) = self.capture(batches, Some(what)) {
-            // What is wrong with the step is worse than that it cannot be kept.
-            self.observer
-                .note(&format!("the step could not be captured: {error}"));
-        }
+        let Err(error) = captured else { return };
+        // What is wrong with the step is worse than that it cannot be kept.
+        self.observer
+            .note(&format!("the step could not be captured: {error}"));
+        // A few bytes may find room, and tell `judge_run`.
+        let _ = self.keep_number(what);
     }
 
-    /// Writes the batches of the coming step and the state before it; without batches, that there was
-    /// such a step.
+    /// Writes that the coming step was not finite.
+    fn keep_number(&self, what: BadFigure) -> Result<(), TrainError> {
+        let dir = capture_dir(self.run.run_dir, self.step);
+        write_number(&dir, self.capture_info(0, Some(what)))
+    }
+
+    /// Writes the batches of the coming step and the state before it.
     fn capture(
         &mut self,
         batches: &[DeviceBatch],
@@ -454,18 +466,19 @@ impl<'a> Training<'a> {
         let Self { run, step, .. } = *self;
         make_dir(&run.run_dir.join(CAPTURES))?;
         let dir = capture_dir(run.run_dir, step);
-        let (epochs, per_epoch) = (run.config.train.epochs, self.length.steps_per_epoch);
-        let info = CaptureInfo {
-            not_finite,
-            ..CaptureInfo::new(step, per_epoch, epochs, batches.len())
-        };
-        if batches.is_empty() {
-            return write_number(&dir, &info);
-        }
+        let info = self.capture_info(batches.len(), not_finite);
         write_capture(&dir, info, run.config_text, &self.learner, batches)?;
         let note = format!("step {step} was captured in {}", dir.display());
         self.observer.note(&note);
         Ok(())
+    }
+
+    fn capture_info(&self, batches: usize, not_finite: Option<BadFigure>) -> CaptureInfo {
+        let (epochs, per_epoch) = (self.run.config.train.epochs, self.length.steps_per_epoch);
+        CaptureInfo {
+            not_finite,
+            ..CaptureInfo::new(self.step, per_epoch, epochs, batches)
+        }
     }
 }
 
