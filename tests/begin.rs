@@ -195,7 +195,10 @@ fn the_page_learns_from_no_picture_that_it_tests_on() {
     };
     // Those of tiny_run, and the first of them among others.
     let (told, _) = told_of("synthetic:portraits?count=40&seed=3");
-    assert!(told.contains("the page takes them once"), "{told}");
+    assert!(
+        told.contains("the page takes those of --data once"),
+        "{told}"
+    );
     let (told, _) = told_of("synthetic:portraits?count=12&seed=3");
     assert!(
         told.contains("12 pictures of --val are in --data too; the page"),

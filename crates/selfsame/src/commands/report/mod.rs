@@ -4,6 +4,7 @@ mod about;
 mod curves;
 mod looks;
 mod scores;
+mod sides;
 mod subjects;
 mod views;
 

@@ -1,11 +1,11 @@
 //! The features that a report compares: trained, of random weights, and the pixels themselves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::Device;
 use selfsame_data::augment::{AugmentConfig, EvalCrop};
-use selfsame_data::{Dataset, EvalTransform, shared};
+use selfsame_data::{Dataset, EvalTransform};
 use selfsame_eval::Features;
 use selfsame_models::{Backbone, Network};
 use selfsame_train::{
@@ -14,13 +14,10 @@ use selfsame_train::{
 
 use super::super::train::start_weights;
 use super::Facts;
+use super::sides::Sides;
 use crate::progress::CountProgress;
 use crate::stderr::tell;
 use crate::weights::Weights;
-
-/// Pictures learned from and tested on at most, so that a report takes seconds beside a run.
-const MAX_BANK: usize = 2000;
-const MAX_TEST: usize = 1000;
 
 /// Name of the baseline without a network.
 pub(super) const PIXELS: &str = "raw pixels";
@@ -96,29 +93,15 @@ impl Subjects {
             ("random weights", drawn, &crop),
             (PIXELS, Extractor::Pixels, &raw),
         ]);
-        let mut val = facts.val.clone();
-        let mut learned_from = each_once(train, &config.data.train, MAX_BANK);
-        let tested_on = val
-            .as_ref()
-            .map_or(Vec::new(), |val| each_once(val, &config.data.val, MAX_TEST));
-        if let Some(held_out) = &val {
-            let all = learned_from.len();
-            let held_out = (held_out.as_ref(), tested_on.iter().copied());
-            let both = shared(train.as_ref(), learned_from.iter().copied(), held_out);
-            let both: BTreeSet<usize> = both.into_iter().collect();
-            if both.len() + 2 > all {
-                // Each is then left out of its own vote.
-                tell!("note: the pictures of --val are those of --data; the page takes them once");
-                val = None;
-            } else if !both.is_empty() {
-                tell!(
-                    "note: {} pictures of --val are in --data too; the page's scores do not learn \
-                     from them",
-                    both.len()
-                );
-                learned_from.retain(|sample| !both.contains(sample));
-            }
-        }
+        let Sides {
+            learned_from,
+            tested_on,
+        } = Sides::of(
+            (train, &config.data.train),
+            facts.val.as_ref().map(|val| (val, &*config.data.val)),
+        );
+        let tested_on = tested_on.unwrap_or_default();
+        let mut val = facts.val.clone().filter(|_| !tested_on.is_empty());
         let mut all = Vec::new();
         for (name, extractor, crop) in compared {
             let side = |set: &Arc<dyn Dataset>, samples: &[usize]| {
@@ -205,16 +188,6 @@ fn given(config: &RunConfig, device: &Device) -> Option<Weights> {
     start_weights(spec, config, device)
         .inspect_err(|error| tell!("note: the page is without the weights begun with: {error:#}"))
         .ok()
-}
-
-/// Some pictures of a side, without those that are listed again, which would vote on themselves.
-fn each_once(set: &Arc<dyn Dataset>, spec: &str, max: usize) -> Vec<usize> {
-    let (samples, copies) = selfsame_train::each_once(set.as_ref(), max);
-    if copies > 0 {
-        let of = samples.len() + copies;
-        tell!("note: {copies} of {of} pictures of {spec} are listed before; each counts once");
-    }
-    samples
 }
 
 /// Features of some pictures of a side; `None` if fewer than two can be used.
