@@ -37,6 +37,13 @@ fn shrunk(data: &Path, out: &Path, flags: &[&str]) -> Value {
     serde_json::from_str(&done(&args)).unwrap()
 }
 
+fn refused(data: &Path, out: &Path, flags: &[&str], words: &str) {
+    let (data, out) = (text(data), text(out));
+    let answer = selfsame(&[&["shrink", &data, "--out", &out], flags].concat());
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);
+}
+
 #[test]
 fn copies_are_a_data_set_with_the_same_names_and_labels() {
     let dir = tempfile::tempdir().unwrap();
@@ -105,28 +112,23 @@ fn the_rows_of_an_annotation_file_follow_their_copies() {
 fn a_folder_that_is_not_for_copies_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (folder, out) = (pictures(dir.path()), dir.path().join("small"));
-    let refused = |out: &Path, flags: &[&str], words: &str| {
-        let (data, out) = (text(&folder), text(out));
-        let answer = selfsame(&[&["shrink", &data, "--out", &out], flags].concat());
-        assert_eq!(answer.code, 2, "{}", answer.stderr);
-        assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);
-    };
-    refused(&folder, &[], "pictures that are read lie in");
-    refused(
-        &folder.join("more/new"),
-        &[],
-        "pictures that are read lie in",
-    );
-    refused(dir.path(), &[], "pictures that are read lie in");
+    let among = "pictures that are read lie in";
+    let within = [
+        folder.clone(),
+        folder.join("more/new"),
+        folder.join("annot.csv"),
+        dir.path().to_owned(),
+    ];
+    for out in within {
+        refused(&folder, &out, &[], among);
+    }
+    // Where an annotation file's pictures lie.
+    refused(&folder.join("annot.csv"), &folder.join("small"), &[], among);
+    let refused = |out: &Path, flags: &[&str], words: &str| refused(&folder, out, flags, words);
     let taken = dir.path().join("taken");
     std::fs::create_dir(&taken).unwrap();
     std::fs::write(taken.join("thesis.pdf"), "mine").unwrap();
     refused(&taken, &[], "something else in it");
-    refused(
-        &folder.join("annot.csv"),
-        &[],
-        "pictures that are read lie in",
-    );
     refused(&out, &["--side", "0"], "--side");
     refused(&out, &["--quality", "0"], "--quality");
     assert!(!out.exists());
@@ -193,11 +195,7 @@ fn a_new_run_says_that_its_pictures_are_large() {
 fn copies_of_one_set_are_not_taken_for_those_of_another() {
     let dir = tempfile::tempdir().unwrap();
     let (folder, out) = (pictures(dir.path()), dir.path().join("small"));
-    let refused = |data: &Path, words: &str| {
-        let answer = selfsame(&["shrink", &text(data), "--out", &text(&out), "--side", "50"]);
-        assert_eq!(answer.code, 2, "{}", answer.stderr);
-        assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);
-    };
+    let refused = |data: &Path, words: &str| refused(data, &out, &["--side", "50"], words);
     std::fs::create_dir(&out).unwrap();
     std::fs::write(out.join(".DS_Store"), "a desktop's").unwrap();
     shrunk(&folder, &out, &[]);
@@ -233,20 +231,8 @@ fn a_name_that_leads_out_is_refused_and_leaves_no_folder() {
     let (folder, out) = (pictures(dir.path()), dir.path().join("small"));
     let list = folder.join("more/list.csv");
     std::fs::write(&list, "Images\n../0_Ann_30_f.png\n").unwrap();
-    let args = [
-        "shrink",
-        &text(&list),
-        "--out",
-        &text(&out),
-        "--allow-outside",
-    ];
-    let answer = selfsame(&args);
-    assert_eq!(answer.code, 2, "{}", answer.stderr);
-    assert!(
-        answer.stderr.starts_with("error: \"../0_Ann_30_f.png\": "),
-        "{}",
-        answer.stderr
-    );
+    let words = "error: \"../0_Ann_30_f.png\": ";
+    refused(&list, &out, &["--allow-outside"], words);
     assert!(!out.exists());
 }
 
@@ -257,20 +243,7 @@ fn two_calls_do_not_write_into_one_folder() {
     shrunk(&folder, &out, &[]);
     let lock = std::fs::File::open(out.join(".lock")).unwrap();
     lock.lock().unwrap();
-    let answer = selfsame(&[
-        "shrink",
-        &text(&folder),
-        "--out",
-        &text(&out),
-        "--side",
-        "50",
-    ]);
-    assert_eq!(answer.code, 2, "{}", answer.stderr);
-    assert!(
-        answer.stderr.contains("another call is writing"),
-        "{}",
-        answer.stderr
-    );
+    refused(&folder, &out, &["--side", "50"], "another call is writing");
     drop(lock);
     shrunk(&folder, &out, &[]);
 }

@@ -47,6 +47,7 @@ pub mod annotations;
 mod batch;
 mod cached;
 pub mod check;
+mod copies;
 mod dataset;
 pub mod decode;
 mod error;

@@ -1,16 +1,18 @@
 //! Copies of pictures that are no larger than training needs.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{Cursor, Read, Seek, SeekFrom, Write};
+use std::io::{Cursor, Write};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageFormat, RgbImage};
 use rayon::prelude::*;
 use selfsame_augment::{EvalCrop, Interpolation, Workspace, ops};
 
+use crate::copies::{Copies, Stamp};
 use crate::dataset::{Dataset, picture_of};
 use crate::decode::DecodeError;
 use crate::error::DataError;
@@ -52,8 +54,8 @@ pub struct ShrinkReport {
     pub bytes_after: u64,
 }
 
-/// As coarse as file systems keep times (FAT).
-const COARSEST_TIME: Duration = Duration::from_secs(2);
+/// The longest side that JPEG has.
+const LONGEST_JPEG: u32 = 65_535;
 
 /// What became of one picture.
 enum Fate {
@@ -70,10 +72,11 @@ enum Fate {
 ///
 /// A copy is upright and opaque, shrunk by Pillow's bicubic filter; it is PNG where the name ends
 /// so and JPEG everywhere else, as the name stays and a format is told by its content. It has the
-/// time of its picture: where both agree and the copy is whole, it is kept, so that a call that was
-/// broken off goes on. Copies appear whole or not at all under their names; a loss of power may take
-/// the last of them. Only one call may write into a folder at a time. `progress` is called with the
-/// number of pictures done so far, from any thread.
+/// time of its picture. A journal in `out` keeps from which lengths and times copies were made: where
+/// they are as they were and the copy is whole, it is kept, so that a call that was broken off goes
+/// on. Copies appear whole or not at all under their names; a loss of power may take the last of
+/// them. Only one call may write into a folder at a time. `progress` is called with the number of
+/// pictures done so far, from any thread.
 ///
 /// # Errors
 /// [`DataError::Setting`] for a setting without sense, or as [`check_names`], before anything is
@@ -86,15 +89,19 @@ pub fn shrink(
 ) -> Result<ShrinkReport, DataError> {
     config.check()?;
     check_names(dataset)?;
+    let copies = Copies::open(out).map_err(|error| DataError::io("opening", out, error))?;
+    let mut places = HashSet::new();
+    let is_first: Vec<bool> = (0..dataset.len())
+        .map(|index| places.insert(place_of(dataset.name(index))))
+        .collect();
+    drop(places);
     let done = AtomicUsize::new(0);
     let fates: Vec<Fate> = (0..dataset.len())
         .into_par_iter()
         .map_init(Workspace::new, |workspace, index| {
-            // Equal names follow one another.
-            let is_again = index > 0 && dataset.name(index - 1) == dataset.name(index);
-            let fate = match is_again {
-                true => Fate::Again,
-                false => shrink_one(dataset, index, out, config, workspace)?,
+            let fate = match is_first[index] {
+                false => Fate::Again,
+                true => shrink_one(dataset, index, (out, &copies), config, workspace)?,
             };
             progress(done.fetch_add(1, Ordering::Relaxed) + 1);
             Ok(fate)
@@ -166,17 +173,17 @@ pub fn place_of(name: &str) -> Option<PathBuf> {
 fn shrink_one(
     dataset: &dyn Dataset,
     index: usize,
-    out: &Path,
+    (out, copies): (&Path, &Copies),
     config: &ShrinkConfig,
     workspace: &mut Workspace,
 ) -> Result<Fate, DataError> {
     let place = place_of(dataset.name(index)).unwrap_or_default();
-    let (source, target) = (dataset.path(index), out.join(place));
+    let (source, target) = (dataset.path(index), out.join(&place));
+    let name = place.to_string_lossy();
     let before = source.as_deref().and_then(|path| fs::metadata(path).ok());
     let bytes_before = before.as_ref().map_or(0, fs::Metadata::len);
-    if let Some(before) = &before
-        && let Some(after) = whole_copy(&target, before)
-    {
+    let stamp = before.as_ref().map(Stamp::of);
+    if let Some(after) = stamp.and_then(|stamp| copies.whole(&name, stamp, &target)) {
         return Ok(Fate::Kept(bytes_before, after));
     }
     let unusable = |error| {
@@ -198,6 +205,11 @@ fn shrink_one(
                 true => picture,
                 false => smaller(&picture, config.shorter_side, workspace),
             };
+            let (width, height) = picture.dimensions();
+            if !is_png(&target) && width.max(height) > LONGEST_JPEG {
+                let what = format!("{width}x{height} pixels are more than a JPEG has");
+                return unusable(DecodeError::Unsupported { what });
+            }
             let bytes = encoded(&picture, &target, config.quality)
                 .map_err(|error| DataError::io("encoding", &target, error))?;
             (bytes, false)
@@ -206,32 +218,14 @@ fn shrink_one(
     let time = before.and_then(|before| before.modified().ok());
     write_copy(&target, index, &bytes, time)?;
     let after = bytes.len() as u64;
+    if let Some(stamp) = stamp {
+        let noted = copies.note(&name, stamp, after);
+        noted.map_err(|error| DataError::io("noting", &target, error))?;
+    }
     Ok(match is_copy {
         true => Fate::Copied(bytes_before, after),
         false => Fate::Shrunk(bytes_before, after),
     })
-}
-
-/// The length of a copy that has its picture's time and was not cut short.
-fn whole_copy(target: &Path, source: &fs::Metadata) -> Option<u64> {
-    /// What JPEG and PNG end in.
-    const ENDS: [&[u8]; 2] = [&[0xFF, 0xD9], b"IEND\xAE\x42\x60\x82"];
-    let mut file = File::open(target).ok()?;
-    let copy = file.metadata().ok()?;
-    let (made, taken) = (copy.modified().ok()?, source.modified().ok()?);
-    let apart = made
-        .duration_since(taken)
-        .unwrap_or_else(|error| error.duration());
-    if apart > COARSEST_TIME {
-        return None;
-    }
-    if copy.len() == source.len() {
-        return Some(copy.len());
-    }
-    let mut end = [0; 8];
-    file.seek(SeekFrom::End(-(end.len() as i64))).ok()?;
-    file.read_exact(&mut end).ok()?;
-    ENDS.iter().any(|e| end.ends_with(e)).then_some(copy.len())
 }
 
 /// The picture with a shorter side of so many pixels.
@@ -245,11 +239,15 @@ fn smaller(picture: &RgbImage, shorter_side: u32, workspace: &mut Workspace) -> 
     ops::resize(picture, width, height, Interpolation::Bicubic, workspace)
 }
 
+fn is_png(target: &Path) -> bool {
+    matches!(ImageFormat::from_path(target), Ok(ImageFormat::Png))
+}
+
 fn encoded(picture: &RgbImage, target: &Path, quality: u8) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let done = match ImageFormat::from_path(target) {
-        Ok(ImageFormat::Png) => picture.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png),
-        _ => JpegEncoder::new_with_quality(&mut bytes, quality).encode(
+    let done = match is_png(target) {
+        true => picture.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png),
+        false => JpegEncoder::new_with_quality(&mut bytes, quality).encode(
             picture.as_raw(),
             picture.width(),
             picture.height(),
@@ -288,6 +286,7 @@ mod tests {
     use super::*;
     use crate::{Limits, OpenOptions, decode, open};
     use std::sync::Arc;
+    use std::time::Duration;
 
     /// A slope with a dot, of which every pixel differs from its neighbours.
     fn picture(width: u32, height: u32) -> RgbImage {
@@ -359,7 +358,7 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(names(sets.out()), ["c.bmp", "cats", "d.bmp"]);
+        assert_eq!(names(sets.out()), [".copies", "c.bmp", "cats", "d.bmp"]);
         assert_eq!(names(sets.out().join("cats")), ["a.png", "b.jpg"]);
         // PNG is exact, so it is the resize's picture to the byte.
         let exact = smaller(&picture(120, 80), 40, &mut Workspace::new());
@@ -430,6 +429,88 @@ mod tests {
         let again = sets.shrink(50);
         assert_eq!((again.kept, again.unusable.len()), (3, 1));
         assert_eq!(sets.copy("d.jpg").dimensions(), (50, 50));
+    }
+
+    #[test]
+    fn a_picture_that_took_anothers_place_is_not_taken_for_it() {
+        let sets = Sets::new();
+        let now = SystemTime::now();
+        let save = |name: &str, size: u32, later: u64| {
+            picture(size, size).save(sets.source(name)).unwrap();
+            let file = File::options().write(true).open(sets.source(name));
+            let time = now + Duration::from_millis(later);
+            file.unwrap().set_modified(time).unwrap();
+        };
+        // As fast as files are copied, and one that is small enough as it is.
+        save("a.png", 100, 0);
+        save("b.png", 120, 6);
+        save("c.png", 30, 0);
+        assert_eq!(sets.shrink(50).shrunk, 2);
+        let beside = sets.source("beside");
+        fs::rename(sets.source("a.png"), &beside).unwrap();
+        fs::rename(sets.source("b.png"), sets.source("a.png")).unwrap();
+        fs::rename(&beside, sets.source("b.png")).unwrap();
+        save("c.png", 31, 0); // with the time it had
+        let again = sets.shrink(50);
+        assert_eq!((again.shrunk, again.copied, again.kept), (2, 1, 0));
+        let expected = smaller(&picture(120, 120), 50, &mut Workspace::new());
+        assert_eq!(sets.copy("a.png"), expected);
+        assert_eq!(sets.copy("c.png").dimensions(), (31, 31));
+        assert_eq!(sets.shrink(50).kept, 3);
+    }
+
+    #[test]
+    fn one_place_is_written_once_however_it_is_spelled() {
+        let sets = Sets::new();
+        picture(100, 100).save(sets.source("a.jpg")).unwrap();
+        picture(90, 90).save(sets.source("b.jpg")).unwrap();
+        let list = sets.source("list.csv");
+        fs::write(&list, "path\n./a.jpg\na.jpg\nb.jpg\n./b.jpg\n").unwrap();
+        let set = open(list.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        assert_eq!(set.len(), 4);
+        let config = ShrinkConfig {
+            shorter_side: 50,
+            ..ShrinkConfig::default()
+        };
+        let report = shrink(set.as_ref(), &sets.out(), &config, &|_| ()).unwrap();
+        assert_eq!((report.shrunk, report.kept), (2, 0));
+    }
+
+    #[test]
+    fn a_strip_that_jpeg_does_not_hold_is_left_out() {
+        let sets = Sets::new();
+        let strip = RgbImage::new(4, 90_000);
+        let format = ImageFormat::Png; // by a name that would give JPEG
+        strip
+            .save_with_format(sets.source("a.jpg"), format)
+            .unwrap();
+        picture(100, 100).save(sets.source("b.jpg")).unwrap();
+        let options = OpenOptions {
+            limits: Limits {
+                max_side: 100_000,
+                ..Limits::default()
+            },
+            ..OpenOptions::default()
+        };
+        let set = open(sets.source("").to_str().unwrap(), &options).unwrap();
+        let config = ShrinkConfig {
+            shorter_side: 3,
+            ..ShrinkConfig::default()
+        };
+        let report = shrink(set.as_ref(), &sets.out(), &config, &|_| ()).unwrap();
+        assert_eq!(report.shrunk, 1, "{report:?}");
+        assert!(
+            report.unusable[0].reason.contains("than a JPEG has"),
+            "{report:?}"
+        );
+        // As it is it needs no encoding.
+        let report = shrink(
+            set.as_ref(),
+            &sets.out().join("4"),
+            &ShrinkConfig::default(),
+            &|_| (),
+        );
+        assert_eq!(report.unwrap().copied, 2);
     }
 
     #[test]

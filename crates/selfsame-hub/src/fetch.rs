@@ -103,7 +103,7 @@ impl Hub {
         };
         let why = match (self.config.offline, config.unasked) {
             (true, _) => Some("is not to be asked"),
-            (false, true) => Some("cannot be reached"),
+            (false, true) => Some("gave no answer"),
             (false, false) => None,
         };
         let mut get = |file: &str| match why {

@@ -70,15 +70,14 @@ pub(crate) fn refuse_overwriting_pictures(
     }
 }
 
-/// Whether a path lies, or will lie, within a folder that is there, by its text or by where links lead.
+/// Whether a path lies, or will lie, within a folder that is there, wherever links and `..` lead.
 pub(crate) fn lies_within(path: &Path, folder: &Path) -> bool {
-    let (Ok(path), Ok(at)) = (std::path::absolute(path), std::path::absolute(folder)) else {
+    let (Ok(path), Ok(folder)) = (std::path::absolute(path), folder.canonicalize()) else {
         return false;
     };
     // As much as there is of it already.
     let existing = path.ancestors().find_map(|at| at.canonicalize().ok());
-    let leads_there = |at: PathBuf| existing.is_some_and(|existing| existing.starts_with(at));
-    folder.is_dir() && (path.starts_with(&at) || at.canonicalize().is_ok_and(leads_there))
+    folder.is_dir() && existing.is_some_and(|existing| existing.starts_with(folder))
 }
 
 fn is_read_of(folder: &Path, file: &Path) -> bool {
@@ -144,6 +143,32 @@ mod tests {
         let reference = format!("reference:{}", file.display());
         assert!(refused(&file, file.to_str().unwrap()) && refused(&file, &reference));
         assert!(!refused(&file, "pixels"));
+    }
+
+    #[test]
+    fn a_place_within_a_folder_is_told_wherever_its_path_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        let photos = dir.path().join("photos");
+        std::fs::create_dir_all(photos.join("more")).unwrap();
+        let within = |path: &str| lies_within(&dir.path().join(path), &photos);
+        for path in [
+            "photos",
+            "photos/more",
+            "photos/new/newer",
+            "photos/more/../new",
+        ] {
+            assert!(within(path), "{path}");
+        }
+        for path in [
+            "",
+            "new",
+            "photos2",
+            "photos/../new",
+            "photos/more/../../new",
+        ] {
+            assert!(!within(path), "{path}");
+        }
+        assert!(!lies_within(&photos, &dir.path().join("not-there")));
     }
 
     #[test]

@@ -26,13 +26,16 @@ pub(super) fn own_name(name: &str) -> Renamed {
 }
 
 /// The name without the number of the chunk of blocks that training put its block in; a block's own
-/// number counts through all chunks (dinov2, `block_chunks`).
+/// number counts through all chunks (dinov2, `block_chunks`). Other networks number stages and blocks
+/// alike, but have no such parts.
 fn without_chunk(name: &str) -> String {
+    const PARTS: [&str; 6] = ["norm1.", "attn.", "ls1.", "norm2.", "mlp.", "ls2."];
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let in_block = || {
         let (chunk, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
-        let (index, _) = rest.split_once('.')?;
-        (is_number(chunk) && is_number(index)).then(|| format!("blocks.{rest}"))
+        let (index, part) = rest.split_once('.')?;
+        let is_ours = PARTS.iter().any(|start| part.starts_with(start));
+        (is_number(chunk) && is_number(index) && is_ours).then(|| format!("blocks.{rest}"))
     };
     in_block().unwrap_or_else(|| name.to_owned())
 }
@@ -70,6 +73,8 @@ mod tests {
             ("blocks.0.3.mlp.w12.bias", "blocks.3.mlp.fc1.bias"),
             ("blocks.2.ls1.gamma", "blocks.2.ls1.gamma"),
             ("blocks.2.0", "blocks.2.0"),
+            // EfficientNet's.
+            ("blocks.1.0.conv_dw.weight", "blocks.1.0.conv_dw.weight"),
         ] {
             assert_eq!(own_name(theirs), Renamed::Whole(ours.to_owned()));
         }

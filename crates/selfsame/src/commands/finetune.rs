@@ -294,9 +294,7 @@ impl Work<'_> {
             let saved_at = selfsame_checkpoint::save(&args.run, &tuning.checkpoint(settings)?, 1);
             saved_at.map_err(|error| self.explain(error.into(), ("--run", "")))?;
             // What goes on in the middle of the last epoch does not meet them again.
-            if !sets.ledger.is_empty() {
-                sets.ledger.write_csv(&args.run.join(SKIPPED_FILE))?;
-            }
+            self.list_skipped()?;
             saved = Instant::now();
             if self.is_stopped() {
                 return Ok(None);
@@ -386,6 +384,15 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Lists what could not be used; empty, if all that was missing has come back.
+    fn list_skipped(&self) -> anyhow::Result<()> {
+        let (ledger, list) = (&self.sets.ledger, self.args.run.join(SKIPPED_FILE));
+        if !ledger.is_empty() || list.exists() {
+            ledger.write_csv(&list)?;
+        }
+        Ok(())
+    }
+
     /// Writes the weights, then the report, and the result last, which says that all is there.
     fn write(
         &self,
@@ -403,9 +410,7 @@ impl Work<'_> {
         let classes = serde_json::to_string(self.sets.encoder.classes())?;
         metadata.insert("selfsame.classes".to_owned(), classes);
         // Pictures to test on that could not be used are in it since the last checkpoint.
-        if !self.sets.ledger.is_empty() {
-            self.sets.ledger.write_csv(&run.join(SKIPPED_FILE))?;
-        }
+        self.list_skipped()?;
         let weights = run.join("finetuned.safetensors");
         write_tensors(&weights, &tuning.tensors(), &metadata)?;
         write_bytes(&run.join(REPORT_FILE), report.as_bytes())?;

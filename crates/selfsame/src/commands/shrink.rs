@@ -95,7 +95,9 @@ fn refuse_within(args: &Shrink, set: &dyn Dataset) -> anyhow::Result<()> {
     let folders: BTreeSet<PathBuf> = paths
         .filter_map(|path| Some(path.parent()?.to_owned()))
         .collect();
-    match folders.iter().find(|folder| lies_within(folder, &args.out)) {
+    let is_among =
+        |folder: &&PathBuf| lies_within(folder, &args.out) || lies_within(&args.out, folder);
+    match folders.iter().find(is_among) {
         Some(folder) => Err(refusal(folder)),
         None => Ok(()),
     }

@@ -1,0 +1,102 @@
+//! Which pictures the copies in a folder were made from.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::UNIX_EPOCH;
+
+/// The journal's name in the folder of copies; data sets pass over it.
+const JOURNAL: &str = ".copies";
+
+/// What a file's content is told by: its length in bytes and its time in nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    length: u64,
+    time: u128,
+}
+
+impl Stamp {
+    pub(crate) fn of(file: &fs::Metadata) -> Self {
+        let time = file.modified().ok();
+        let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Self {
+            length: file.len(),
+            time: since.map_or(0, |since| since.as_nanos()),
+        }
+    }
+}
+
+/// A journal with a line for every copy: length and time of its picture, its own length, its name.
+///
+/// A line is written after its copy. A copy without one, as of a name with a line break, is made
+/// again.
+pub(crate) struct Copies {
+    /// Of each name its picture's stamp and its own length.
+    known: HashMap<String, (Stamp, u64)>,
+    journal: Mutex<File>,
+}
+
+impl Copies {
+    /// Opens the journal of a folder, which is made if it is not there.
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let mut options = File::options();
+        let mut journal = options
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(folder.join(JOURNAL))?;
+        let mut bytes = Vec::new();
+        journal.read_to_end(&mut bytes)?;
+        if bytes.last().is_some_and(|last| *last != b'\n') {
+            // Broken off.
+            journal.write_all(b"\n")?;
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(Self {
+            known: text.lines().filter_map(entry).collect(),
+            journal: Mutex::new(journal),
+        })
+    }
+
+    /// The length of the copy at `target` under this name, if it is whole and its picture's stamp is
+    /// this one.
+    pub(crate) fn whole(&self, name: &str, picture: Stamp, target: &Path) -> Option<u64> {
+        /// What JPEG and PNG end in.
+        const ENDS: [&[u8]; 2] = [&[0xFF, 0xD9], b"IEND\xAE\x42\x60\x82"];
+        let (of, length) = self.known.get(name)?;
+        let mut file = File::open(target).ok()?;
+        if *of != picture || file.metadata().ok()?.len() != *length {
+            return None;
+        }
+        if *length == picture.length {
+            // Copied byte for byte, in any format.
+            return Some(*length);
+        }
+        // After a loss of power it may be long enough and empty.
+        let mut end = [0; 8];
+        file.seek(SeekFrom::End(-(end.len() as i64))).ok()?;
+        file.read_exact(&mut end).ok()?;
+        ENDS.iter().any(|e| end.ends_with(e)).then_some(*length)
+    }
+
+    /// Notes that the copy of that name was written.
+    pub(crate) fn note(&self, name: &str, picture: Stamp, length: u64) -> io::Result<()> {
+        if name.contains('\n') {
+            return Ok(());
+        }
+        let line = format!("{} {} {length} {name}\n", picture.length, picture.time);
+        let mut journal = self.journal.lock().unwrap_or_else(|held| held.into_inner());
+        journal.write_all(line.as_bytes())
+    }
+}
+
+fn entry(line: &str) -> Option<(String, (Stamp, u64))> {
+    let mut parts = line.splitn(4, ' ');
+    let length = parts.next()?.parse().ok()?;
+    let time = parts.next()?.parse().ok()?;
+    let own = parts.next()?.parse().ok()?;
+    Some((parts.next()?.to_owned(), (Stamp { length, time }, own)))
+}
