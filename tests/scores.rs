@@ -79,6 +79,12 @@ fn other_labels_for_the_same_pictures_are_not_left_out_one_by_one() {
         "{}",
         answer.stderr
     );
+    // Nobody learns from a picture without a label.
+    let test = annotations(&dir, "other.csv", &[("a.bmp", "x"), ("c.bmp", "")]);
+    let train = annotations(&dir, "some.csv", &[("a.bmp", ""), b, ("c.bmp", "x")]);
+    let answer = score("knn", &train, &test, &flags);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert!(!answer.stderr.contains("warning"), "{}", answer.stderr);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use candle_core::Device;
-use selfsame_data::{Dataset, Ledger, Overlap, repeated};
+use selfsame_data::{Dataset, Ledger, Overlap, repeated, shared};
 use selfsame_eval::metrics::{BootstrapConfig, Interval, bootstrap, bootstrap_mean, r2};
 use selfsame_eval::{Features, LabelEncoder, number};
 use selfsame_train::{Embedder, Extractor, TrainError};
@@ -101,19 +101,20 @@ impl Sets {
         let (test, test_labels) = side("--test", &args.test)?;
         let encoder = LabelEncoder::fit(train_labels.values().chain(test_labels.values()));
         let same = args.train == args.test
-            || match Overlap::of(train.as_ref(), test.as_ref()) {
-                Overlap::Same if train_labels == test_labels => true,
-                Overlap::Shared(0) => false,
-                overlap => {
-                    let shared = overlap.shared(test.len());
-                    tell!(
-                        "warning: {shared} of the {} pictures of --test are also in --train; the \
-                         score is better than it would be on new pictures",
-                        test.len()
-                    );
-                    false
-                }
-            };
+            || train_labels == test_labels
+                && Overlap::of(train.as_ref(), test.as_ref()) == Overlap::Same;
+        if !same {
+            let tested_on = test_labels.keys().copied();
+            let learned_from = (train.as_ref(), train_labels.keys().copied());
+            let both = shared(test.as_ref(), tested_on, learned_from).len();
+            if both > 0 {
+                tell!(
+                    "warning: {both} of the {} pictures of --test are also in --train; the score is \
+                     better than it would be on new pictures",
+                    test_labels.len()
+                );
+            }
+        }
         Ok(Self {
             device,
             train,
