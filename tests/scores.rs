@@ -513,7 +513,8 @@ fn numbers_that_cannot_be_are_named_by_their_flag() {
     for (answer, words) in [
         (score(&["--k", "5,0"]), "--k: 0 is not"),
         (score(&["--temperature", "0"]), "--temperature: 0 is not"),
-        (score(&["--resize", "0"]), "--resize: 0 is not"),
+        (score(&["--resize", "0"]), "--resize <RATIO>': 0 times"),
+        (score(&["--resize", "256"]), "write 256/224"),
         (score(&["--image-size", "0"]), "--image-size"),
         (
             score(&["--batch-size", "0"]),

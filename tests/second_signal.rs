@@ -1,4 +1,4 @@
-//! A second signal ends the program at once, whichever the first one was.
+//! A second signal ends the program at once, whichever the first one was, unless both come together.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
 
@@ -6,6 +6,7 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use common::{checkpoints, command, scratch, tiny_run};
 
@@ -55,6 +56,7 @@ fn a_second_signal_ends_at_once_after_one_of_another_kind() {
         while is_pending(&child) {
             std::thread::yield_now();
         }
+        std::thread::sleep(Duration::from_secs(1));
         signal(&child, second);
         let mut told = String::new();
         words.read_to_string(&mut told).unwrap();
@@ -64,6 +66,28 @@ fn a_second_signal_ends_at_once_after_one_of_another_kind() {
         assert_eq!(status.code(), Some(code), "{told}");
         assert!(!told.contains("stopped after"), "{told}");
         assert_eq!(checkpoints(&run), [0u64; 0], "{told}");
+    }
+}
+
+/// As `timeout` does, to the program and to its group.
+#[test]
+fn two_signals_at_once_are_one() {
+    for name in ["INT", "TERM"] {
+        let run = scratch(&format!("two-signals-{name}")).join("run");
+        let args = tiny_run(&run, &["train.epochs=100000"]);
+        let mut child = command(&args).stderr(Stdio::piped()).spawn().unwrap();
+        let told = BufReader::new(child.stderr.take().unwrap());
+        let mut lines = told.lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.starts_with("step 1/")));
+        signal(&child, name);
+        while is_pending(&child) {
+            std::thread::yield_now();
+        }
+        signal(&child, name);
+        let rest: Vec<String> = lines.collect();
+        let code = if name == "INT" { 130 } else { 143 };
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{rest:?}");
+        assert_eq!(checkpoints(&run).len(), 1, "{rest:?}");
     }
 }
 

@@ -19,6 +19,17 @@ fn train(dir: &Path, args: &[&str]) -> (i32, String) {
     )
 }
 
+/// Exit code and all that was said.
+fn run(args: &[&str]) -> (Option<i32>, String) {
+    let program = env!("CARGO_BIN_EXE_selfsame");
+    let output = Command::new(program).args(args).output().unwrap();
+    let told = [output.stdout, output.stderr].concat();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&told).into_owned(),
+    )
+}
+
 fn refused(args: &[&str], words: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let (code, text) = train(dir.path(), args);
@@ -364,6 +375,50 @@ fn a_demo_takes_no_folder_away_that_is_not_a_demos() {
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(told.contains("not an earlier demo"), "{told}");
     assert_eq!(std::fs::read_to_string(&thesis).unwrap(), "years");
+
+    // Nor what somebody laid into one.
+    std::fs::write(dir.path().join("demo.txt"), "made by selfsame demo").unwrap();
+    std::fs::write(dir.path().join("summary.txt"), "scores").unwrap();
+    let (code, told) = run(&["demo", "--run", dir.path().to_str().unwrap()]);
+    assert_eq!(code, Some(2), "{told}");
+    assert!(
+        told.contains("holds thesis.txt, which is no demo's"),
+        "{told}"
+    );
+    assert_eq!(std::fs::read_to_string(&thesis).unwrap(), "years");
+}
+
+#[test]
+fn a_flag_with_nothing_behind_it_is_no_flag_left_out() {
+    for flag in ["--init", "--val", "--device"] {
+        let (code, told) = run(&[&["config"], &DATA[..], &[flag, ""]].concat());
+        assert_eq!(code, Some(2), "{told}");
+        assert!(
+            told.contains(flag) && told.contains("it is empty"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn another_architecture_has_not_the_sizes_of_a_preset() {
+    for (preset, arch) in [
+        ("cpu-hour", "vit_base"),
+        ("demo", "resnet18"),
+        ("official", "resnet50"),
+    ] {
+        let arch = format!("model.arch={arch}");
+        let (code, told) = run(&["config", "--preset", preset, "--set", &arch]);
+        assert_eq!(code, Some(0), "{preset} {arch}: {told}");
+        assert!(told.contains("of the preset do not count"), "{told}");
+        assert!(told.contains("\nembed_dim = 0\n"), "{told}");
+    }
+    let sets = ["--set", "model.arch=vit_small", "--set", "model.depth=6"];
+    let (code, told) = run(&[&["config", "--preset", "cpu-hour"], &sets[..]].concat());
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("\ndepth = 6 "), "{told}");
+    let (_, told) = run(&["config", "--preset", "cpu-hour"]);
+    assert!(told.contains("\nembed_dim = 128 "), "{told}");
 }
 
 #[test]

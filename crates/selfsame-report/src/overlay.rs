@@ -150,7 +150,7 @@ impl CellMap {
 /// such as the first three principal components of patch features.
 ///
 /// `values` holds a row of `[columns × rows]` triples for each of several pictures, so that one
-/// colour means the same in all.
+/// colour means the same in all. Each picture becomes `side` pixels wide.
 pub fn rgb_cells(values: &[Vec<[f32; 3]>], columns: usize, side: u32) -> Vec<RgbImage> {
     let bounds = [0, 1, 2].map(|c| {
         let mut all: Vec<f32> = values.iter().flatten().map(|triple| triple[c]).collect();
@@ -159,10 +159,13 @@ pub fn rgb_cells(values: &[Vec<[f32; 3]>], columns: usize, side: u32) -> Vec<Rgb
         (at(0.01).unwrap_or(0.0), at(0.99).unwrap_or(1.0))
     });
     let picture = |cells: &Vec<[f32; 3]>| {
-        let rows = (cells.len() / columns.max(1)).max(1) as u32;
-        let scale = (side / (columns.max(1) as u32)).max(1);
-        RgbImage::from_fn(columns as u32 * scale, rows * scale, |x, y| {
-            let cell = (y / scale) as usize * columns + (x / scale) as usize;
+        let (columns, width) = (columns.max(1), side.max(1));
+        let rows = (cells.len() / columns).max(1);
+        let height = (rows * width as usize).div_ceil(columns) as u32;
+        RgbImage::from_fn(width, height, |x, y| {
+            let column = x as usize * columns / width as usize;
+            let row = y as usize * rows / height as usize;
+            let cell = row * columns + column;
             Rgb([0, 1, 2].map(|c| {
                 let (low, high) = bounds[c];
                 let value = cells.get(cell).map_or(0.0, |triple| triple[c]);
@@ -286,6 +289,8 @@ mod tests {
     fn one_colour_means_the_same_in_every_picture() {
         let low = vec![[0.0, 0.0, 0.0]; 4];
         let high = vec![[1.0, 0.0, 2.0]; 4];
+        let odd = rgb_cells(&[vec![[0.0; 3]; 15]], 3, 224);
+        assert_eq!(odd[0].dimensions(), (224, 374));
         let pictures = rgb_cells(&[low, high], 2, 8);
         assert_eq!(pictures[0].dimensions(), (8, 8));
         assert_eq!(pictures[0].get_pixel(0, 0).0, [0, 0, 0]);

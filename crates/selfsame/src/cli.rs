@@ -242,9 +242,9 @@ pub(crate) struct WeightsArgs {
     /// Side of the evaluated crop in pixels; default: what the weights were trained at.
     #[arg(long, value_parser = size::pixels())]
     pub(crate) image_size: Option<usize>,
-    /// Shorter side after the resize, over the image size; default: 1, in `linear --protocol official`
-    /// 256/224.
-    #[arg(long)]
+    /// Shorter side after the resize over the image size, e.g. 256/224; default: 1, in `linear
+    /// --protocol official` 256/224.
+    #[arg(long, value_name = "RATIO", value_parser = size::ratio)]
     pub(crate) resize: Option<f64>,
     /// bilinear or bicubic; with _pillow13 behind it the bytes of Pillow 13.
     #[arg(long, default_value = "bicubic")]

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use selfsame_models::Arch;
 use selfsame_train::RunConfig;
 use toml::{Table, Value};
 
 use crate::cli::Settings;
-use crate::exit::usage;
+use crate::exit::{usage, usage_of};
 use crate::scores::printable;
+use crate::stderr::tell;
 
 /// Every preset by name; the text's head comment says what it is for.
 pub(crate) const PRESETS: [(&str, &str); 10] = [
@@ -65,14 +67,28 @@ pub(crate) struct OwnFlag {
     flag: &'static str,
 }
 
+fn said_nothing(flag: &'static str) -> anyhow::Error {
+    usage_of(
+        flag,
+        "it is empty; say what is meant, or leave the flag out",
+    )
+}
+
 impl OwnFlag {
     /// `--init W`.
-    pub(crate) fn init(spec: Option<&str>) -> Option<Self> {
-        Some(Self {
-            key: "train.init",
-            value: Value::String(spec?.to_owned()),
-            flag: "--init",
-        })
+    ///
+    /// # Errors
+    /// A usage error if it is empty, as a variable of a script may be.
+    pub(crate) fn init(spec: Option<&str>) -> anyhow::Result<Option<Self>> {
+        match spec {
+            None => Ok(None),
+            Some("") => Err(said_nothing("--init")),
+            Some(spec) => Ok(Some(Self {
+                key: "train.init",
+                value: Value::String(spec.to_owned()),
+                flag: "--init",
+            })),
+        }
     }
 
     /// `--seed N`.
@@ -120,6 +136,7 @@ impl Merged {
         if let Some(name) = &settings.preset {
             merged.overlay(preset(name)?, &format!("preset {name}"))?;
         }
+        let arch_of_preset = merged.arch();
         if let Some(path) = &settings.config {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| usage(format!("--config {}: {error}", path.display())))?;
@@ -135,14 +152,17 @@ impl Merged {
         };
         let images_root = settings.images_root.as_ref().map(as_text).transpose()?;
         let flags = [
-            ("data.train", settings.data.clone()),
-            ("data.val", settings.val.clone()),
-            ("data.layout", settings.layout.clone()),
-            ("data.images_root", images_root),
-            ("train.device", settings.device.clone()),
-            ("train.precision", settings.precision.clone()),
+            ("--data", "data.train", settings.data.clone()),
+            ("--val", "data.val", settings.val.clone()),
+            ("--layout", "data.layout", settings.layout.clone()),
+            ("--images-root", "data.images_root", images_root),
+            ("--device", "train.device", settings.device.clone()),
+            ("--precision", "train.precision", settings.precision.clone()),
         ];
-        for (key, value) in flags {
+        for (flag, key, value) in flags {
+            if value.as_deref() == Some("") {
+                return Err(said_nothing(flag));
+            }
             if let Some(value) = value {
                 merged.put(key, Value::String(value), "flag")?;
             }
@@ -163,7 +183,44 @@ impl Merged {
         }
         merged.set_all(&settings.set)?;
         merged.make_absolute()?;
+        if merged.arch() != arch_of_preset {
+            merged.forget_sizes_of_preset();
+        }
         Ok(merged)
+    }
+
+    fn arch(&self) -> Option<String> {
+        let arch = self.table.get("model")?.get("arch")?;
+        Some(arch.as_str()?.to_owned())
+    }
+
+    /// Leaves out what a preset said of its own architecture: another one has other sizes.
+    fn forget_sizes_of_preset(&mut self) {
+        let arch = self.arch().unwrap_or_default();
+        let is_resnet = arch.parse().is_ok_and(|arch: Arch| !arch.is_vit());
+        let own = Self::defaults().table;
+        let mut forgotten = Vec::new();
+        for key in ["embed_dim", "depth", "num_heads", "drop_path_rate"] {
+            let whole_key = format!("model.{key}");
+            let source = self.sources.get(&whole_key);
+            let is_of_preset = source.is_some_and(|source| source.starts_with("preset "));
+            let value = match key {
+                "drop_path_rate" if is_resnet => Some(Value::Float(0.0)),
+                "drop_path_rate" => None,
+                _ => own["model"].get(key).cloned(),
+            };
+            if let (true, Some(value)) = (is_of_preset, value) {
+                self.table["model"][key] = value;
+                self.sources.remove(&whole_key);
+                forgotten.push(whole_key);
+            }
+        }
+        if !forgotten.is_empty() {
+            tell!(
+                "note: model.arch is {arch}, so {} of the preset do not count",
+                forgotten.join(", ")
+            );
+        }
     }
 
     /// Makes paths to pictures and weights absolute, wherever they were said, so that a run does not depend on

@@ -1,5 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP: the first asks for a checkpoint and an orderly end, the second ends at
-//! once.
+//! SIGINT, SIGTERM and SIGHUP: the first asks for a checkpoint and an orderly end, one that comes
+//! some time later ends at once.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -12,6 +12,10 @@ use signal_hook::consts::{SIGHUP, SIGXFSZ};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+/// What comes as soon after the first signal is no second wish: `timeout` signals the program and then
+/// its group, a service manager may do alike.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// Whether a signal ends the process at once: after the first, or where nothing can be lost.
 static AT_ONCE: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
@@ -20,7 +24,8 @@ pub(crate) fn end_at_once() {
     AT_ONCE.store(true, Ordering::SeqCst);
 }
 
-/// A flag that is set by the first signal; a second one, of whichever kind, ends the process.
+/// A flag that is set by the first signal; a second one, of whichever kind and not at the same
+/// moment, ends the process.
 ///
 /// # Errors
 /// If the handlers cannot be installed.
@@ -29,9 +34,7 @@ pub(crate) fn stop_flag() -> std::io::Result<Arc<StopFlag>> {
     AT_ONCE.store(false, Ordering::SeqCst);
     let first = Arc::new(AtomicUsize::new(0));
     for signal in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
-        // Registered in this order, the first delivery only sets the flags.
         flag::register_conditional_shutdown(signal, 128 + signal, AT_ONCE.clone())?;
-        flag::register(signal, AT_ONCE.clone())?;
         flag::register_usize(signal, first.clone(), signal as usize)?;
     }
     let for_watcher = stop.clone();
@@ -39,7 +42,11 @@ pub(crate) fn stop_flag() -> std::io::Result<Arc<StopFlag>> {
         loop {
             match first.load(Ordering::SeqCst) {
                 0 => thread::sleep(Duration::from_millis(50)),
-                signal => return for_watcher.request(signal as i32),
+                signal => {
+                    for_watcher.request(signal as i32);
+                    thread::sleep(GRACE);
+                    return end_at_once();
+                }
             }
         }
     });

@@ -12,6 +12,23 @@ pub(super) fn pixels() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=LARGEST)
 }
 
+/// The shorter side of a resize over that of the crop: `1.143` or `256/224`.
+pub(super) fn ratio(text: &str) -> Result<f64, String> {
+    let (above, below) = text.split_once('/').unwrap_or((text, "1"));
+    let number = |part: &str| {
+        let number = part.trim().parse::<f64>();
+        number.map_err(|_| format!("{part:?} is not a number"))
+    };
+    let ratio = number(above)? / number(below)?;
+    match (0.5..=4.0).contains(&ratio) {
+        true => Ok(ratio),
+        false => Err(format!(
+            "{ratio} times the image size is not from 0.5 to 4; for 256 pixels before crops of 224 \
+             write 256/224"
+        )),
+    }
+}
+
 /// How many there are to be of something, at least one.
 pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
     match text.parse() {
@@ -50,6 +67,15 @@ pub(super) fn memory_size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_resize_is_a_ratio() {
+        assert_eq!(ratio("256/224"), Ok(256.0 / 224.0));
+        assert_eq!(ratio("1.5"), Ok(1.5));
+        for wrong in ["256", "0", "1/0", "-1", "nan", "1e300", "a/b", "1/", ""] {
+            assert!(ratio(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn sizes_of_memory_need_a_unit() {

@@ -19,7 +19,7 @@ use super::report::REPORT_FILE;
 use super::train::{Execution, execute};
 use crate::cli::{Demo, Which};
 use crate::config::{Merged, PRESETS, to_toml};
-use crate::exit::{Done, usage};
+use crate::exit::{Done, pasteable, usage};
 use crate::progress::duration;
 use crate::scores::print_text;
 use crate::stderr::tell;
@@ -28,6 +28,23 @@ use crate::{data, device, run_dir, signals};
 
 /// Marks a directory as a demonstration's, so that the next one may replace it.
 const MARKER: &str = "demo.txt";
+/// What a demonstration ends with.
+const SUMMARY: &str = "summary.txt";
+/// What it leaves in its directory beside both, and what a run does.
+const OWN: [&str; 12] = [
+    "LOCK",
+    "config.toml",
+    "metrics.jsonl",
+    "metrics-before.jsonl",
+    "pictures.csv",
+    "skipped.csv",
+    "checkpoints",
+    "snapshots",
+    "captures",
+    "export",
+    "curves.png",
+    REPORT_FILE,
+];
 /// Portraits learned from, without their labels.
 const TRAIN_COUNT: usize = 2000;
 /// Portraits of other people, for the scores.
@@ -41,7 +58,6 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
     let dir = &args.run;
     // A configuration is TOML, which has no greater numbers; twice that is a seed of portraits.
     let seed = i64::try_from(args.seed).map_err(|_| usage("--seed: at most 2^63 - 1"))?;
-    clear_earlier(dir)?;
     let mut merged = Merged::defaults();
     let (_, preset) = PRESETS
         .iter()
@@ -55,6 +71,8 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
     merged.put("data.val", Value::String(test_spec.clone()), "demo")?;
     merged.put("seed", Value::Integer(seed), "demo")?;
     let config = merged.resolve()?;
+    let text = to_toml(&config)?;
+    clear_earlier(dir, &text)?;
     let train = data::of_run(&train_spec, &config.data)?;
     let test = data::of_run(&test_spec, &config.data)?;
 
@@ -63,7 +81,6 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
         &dir.join(MARKER),
         b"made by selfsame demo; the next one replaces it\n",
     )?;
-    let text = to_toml(&config)?;
     run_dir::write_config(dir, &merged.annotated(&config)?)?;
     let device = device::open("cpu")?;
     let stop = signals::stop_flag()?;
@@ -84,6 +101,14 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
         accept_data_change: false,
         stop: &stop,
         report: true,
+        go_on: &format!(
+            "selfsame demo --run {}{}",
+            pasteable(dir),
+            match args.seed {
+                0 => String::new(),
+                seed => format!(" --seed {seed}"),
+            }
+        ),
     })?;
     if let Outcome::Interrupted(_) = outcome {
         return Ok(outcome.into());
@@ -124,7 +149,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
         dir.join("export").display(),
         duration(began.elapsed().as_secs_f64()),
     );
-    write_bytes(&dir.join("summary.txt"), summary.as_bytes())?;
+    write_bytes(&dir.join(SUMMARY), summary.as_bytes())?;
     print_text(&summary);
     let (preset, time) = match cfg!(feature = "cuda") {
         true => ("gpu-minutes", "six minutes of an H200"),
@@ -140,20 +165,46 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
     Ok(Done::Well)
 }
 
-/// An earlier demonstration may be replaced; anything else is refused.
-fn clear_earlier(dir: &Path) -> anyhow::Result<()> {
+/// An earlier demonstration with this configuration that was stopped goes on, another is replaced;
+/// anything else is refused.
+fn clear_earlier(dir: &Path, config_text: &str) -> anyhow::Result<()> {
     run_dir::refuse_file(dir)?;
     if !dir.exists() || is_empty_run_dir(dir)? {
         return Ok(());
     }
-    if !dir.join(MARKER).exists() {
-        return Err(usage(format!(
-            "--run {}: holds something that is not an earlier demo; name another directory",
+    let refusal = |problem: &str| {
+        usage(format!(
+            "--run {}: {problem}; name another directory",
             dir.display()
-        )));
+        ))
+    };
+    if !dir.join(MARKER).exists() {
+        return Err(refusal("holds something that is not an earlier demo"));
     }
+    let is_own = |name: &str| {
+        // Hidden: the lock, and what was being written.
+        name.starts_with('.')
+            || name.starts_with("events.out.tfevents.")
+            || [MARKER, SUMMARY].contains(&name)
+            || OWN.contains(&name)
+    };
     // The lock tells whether that demo still runs.
     drop(run_dir::claim(dir)?);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    if let Some(other) = names.iter().find(|name| !is_own(name)) {
+        return Err(refusal(&format!("holds {other}, which is no demo's")));
+    }
+    let was_stopped = !dir.join(SUMMARY).exists();
+    let is_same = || {
+        let config = run_dir::read_config(dir).and_then(|merged| merged.typed());
+        config.is_ok_and(|config| to_toml(&config).is_ok_and(|text| text == config_text))
+    };
+    if was_stopped && is_same() {
+        return Ok(());
+    }
     std::fs::remove_dir_all(dir).with_context(|| format!("removing the earlier {}", dir.display()))
 }
 

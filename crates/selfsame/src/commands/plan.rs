@@ -17,7 +17,7 @@ use crate::stderr::tell;
 use crate::{cli, data, device, disk};
 
 pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
-    let merged = Merged::from_settings(&args.settings, OwnFlag::init(args.init.as_deref()))?;
+    let merged = Merged::from_settings(&args.settings, OwnFlag::init(args.init.as_deref())?)?;
     let config = merged.resolve()?;
     if config.data.train.is_empty() {
         return Err(usage("--data SPEC: say which pictures to train on"));

@@ -6,7 +6,7 @@ use selfsame_data::DataError;
 use selfsame_train::Plan;
 use toml::Value;
 
-use super::train::{Execution, check_room, execute, weights_to_begin_with};
+use super::train::{Execution, check_room, execute, go_on, weights_to_begin_with};
 use crate::cli::Resume;
 use crate::config::{refuse_changes, to_toml};
 use crate::exit::{Done, usage};
@@ -60,6 +60,7 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
         accept_data_change: args.accept_data_change,
         stop: &stop,
         report: !args.no_report,
+        go_on: &go_on(&args.run),
     })?;
     Ok(outcome.into())
 }

@@ -23,7 +23,7 @@ use crate::weights::{Weights, refuse_reference};
 use crate::{data, device, disk, memory, run_dir, signals};
 
 pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
-    let merged = Merged::from_settings(&args.settings, OwnFlag::init(args.init.as_deref()))?;
+    let merged = Merged::from_settings(&args.settings, OwnFlag::init(args.init.as_deref())?)?;
     let config = merged.resolve()?;
     if config.data.train.is_empty() {
         return Err(usage("--data SPEC: say which pictures to train on"));
@@ -81,9 +81,15 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
         accept_data_change: args.accept_data_change,
         stop: &stop,
         report: !args.no_report,
+        go_on: &go_on(&args.run),
     })?;
     drop(lock);
     Ok(outcome.into())
+}
+
+/// The command that continues a run.
+pub(super) fn go_on(run: &Path) -> String {
+    format!("selfsame resume {}", pasteable(run))
 }
 
 /// Refuses a run directory within a folder of pictures: its curves and checkpoints would be taken
@@ -189,6 +195,8 @@ pub(super) struct Execution<'a> {
     pub(super) stop: &'a StopFlag,
     /// Whether a page is written at the end.
     pub(super) report: bool,
+    /// The command that continues it.
+    pub(super) go_on: &'a str,
 }
 
 /// Trains in a claimed run directory and draws its curves.
@@ -232,7 +240,7 @@ pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
     let curves = run_dir::draw_curves(run_dir, config, steps_per_epoch)?;
     tell!("curves: {}", curves.display());
     if matches!(outcome, Outcome::Interrupted(_)) {
-        tell!("continue with: selfsame resume {}", pasteable(run_dir));
+        tell!("continue with: {}", execution.go_on);
         return Ok(outcome);
     }
     let lines = read_metrics(run_dir)?;
