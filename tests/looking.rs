@@ -358,6 +358,15 @@ fn a_path_that_is_no_text_is_followed_or_refused() {
     assert!(value["scores"].is_object(), "{value} {}", answer.stderr);
     assert!(value["out"].is_string(), "{value}");
 
+    // A damaged snapshot costs its column.
+    let snapshots = run.join("snapshots");
+    std::fs::create_dir_all(&snapshots).unwrap();
+    std::fs::write(snapshots.join("epoch-0001.safetensors"), "no weights").unwrap();
+    let answer = told(&["report", "--json"], &run);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    let left_out = "the snapshot of epoch 1 is left out";
+    assert!(answer.stderr.contains(left_out), "{}", answer.stderr);
+
     let answer = told(&["config", "--images-root"], &run);
     assert_eq!(answer.code, 2, "{}", answer.stderr);
     assert!(answer.stderr.contains("--images-root"), "{}", answer.stderr);

@@ -35,6 +35,12 @@ fn a_plan_tells_what_the_run_does() {
     let mut flags = args;
     flags[0] = "plan".to_owned();
     flags.push("--json".to_owned());
+    // What `train` refuses is no plan.
+    let answer = selfsame(&flags);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains("not empty"), "{}", answer.stderr);
+    let place = flags.iter().position(|flag| flag == "--run").unwrap() + 1;
+    flags[place] = text(&dir.path().join("next"));
     let plan: Value = serde_json::from_str(&done(&flags)).unwrap();
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let lines = metrics

@@ -135,6 +135,7 @@ fn classes_that_training_never_saw_are_told_and_refused_if_all_are() {
         "none.csv",
         &[("e.bmp", "images"), ("f.bmp", "images")],
     );
+    let alike = annotations(&dir, "alike.csv", &[a, ("g.bmp", "cat")]);
     for (command, extra) in [("knn", &["--k", "1"]), ("linear", &["--epochs", "1"])] {
         let flags = [&["--label", "class"], &extra[..]].concat();
         let answer = score(command, &train, &some, &flags);
@@ -142,6 +143,11 @@ fn classes_that_training_never_saw_are_told_and_refused_if_all_are() {
         let told = "1 of the 2 pictures of --test have a class that --train never has";
         assert!(answer.stderr.contains(told), "{}", answer.stderr);
         assert!(answer.stderr.contains("horse"), "{}", answer.stderr);
+
+        let answer = score(command, &alike, &train, &flags);
+        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        let told = "all pictures of --train have the same one";
+        assert!(answer.stderr.contains(told), "{}", answer.stderr);
 
         let answer = score(command, &train, &none, &flags);
         assert_eq!(answer.code, 2, "{}", answer.stderr);

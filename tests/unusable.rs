@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Answer, scratch, selfsame, text};
+use common::{Answer, bmp, scratch, selfsame, text, tiny_run};
 
 fn told(answer: &Answer, words: &[&str]) {
     assert_eq!(answer.code, 1, "{}", answer.stderr);
@@ -48,4 +48,37 @@ fn pictures_none_of_which_can_be_used_are_told_with_what_to_do() {
         &selfsame(&args),
         &[&format!("--data {missing}: 0 of 2 pictures")],
     );
+}
+
+#[test]
+fn what_was_mended_before_a_run_began_is_not_held_against_it() {
+    let dir = scratch("unusable-mended");
+    let pictures = dir.join("pictures");
+    std::fs::create_dir(&pictures).unwrap();
+    let put = |content: &dyn Fn(u8) -> Vec<u8>| {
+        for i in 0..16 {
+            std::fs::write(pictures.join(format!("{i}.bmp")), content(i)).unwrap();
+        }
+    };
+    let run = dir.join("run");
+    let mut args = tiny_run(&run, &["train.max_steps=1"]);
+    let data = args.iter().position(|arg| arg == "--data").unwrap();
+    args[data + 1] = text(&pictures);
+    put(&|_| b"no picture".to_vec());
+    let answer = selfsame(&args);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    let words = ["cannot be used", "check-data", "skipped.csv"];
+    for word in words {
+        assert!(answer.stderr.contains(word), "{word}: {}", answer.stderr);
+    }
+    put(&|i| bmp(32, [i, 10, 100]));
+    let answer = selfsame(&["resume", &text(&run), "--no-report", "--accept-data-change"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert!(
+        !answer.stderr.contains("could not be used"),
+        "{}",
+        answer.stderr
+    );
+    let listed = std::fs::read_to_string(run.join("skipped.csv")).unwrap();
+    assert_eq!(listed.lines().count(), 1, "{listed}");
 }

@@ -71,10 +71,11 @@ pub enum DataError {
         /// Images in a batch over all ranks.
         batch: usize,
     },
-    /// More files failed to decode than the configuration tolerates.
+    /// More files are missing or failed to decode than the configuration tolerates.
     #[error(
-        "{bad} of {len} images cannot be decoded, more than the tolerated {max_bad_fraction} \
-         (data.max_bad_fraction; `selfsame check-data` lists them); the last one: {name}: {reason}"
+        "{bad} of {len} images met so far cannot be used, more than the tolerated {max_bad_fraction} \
+         (data.max_bad_fraction); `selfsame check-data` lists them, to be mended or taken out; the last \
+         one: {name}: {reason}"
     )]
     TooManyBad {
         /// Different images that failed so far.

@@ -216,7 +216,15 @@ pub fn judge_run(run_dir: &Path, lines: &[StepLine], config: &RunConfig) -> Judg
     let Some((step, what, batches)) =
         newest.and_then(|info| Some((info.step, info.not_finite?, info.batches)))
     else {
-        return judge(lines, config);
+        let mut judged = judge(lines, config);
+        let newest = selfsame_checkpoint::list(run_dir).unwrap_or_default().pop();
+        if let (true, Some((steps @ 1.., _))) = (lines.is_empty(), newest) {
+            judged.why = format!(
+                "the log has no step although {steps} are done: metrics.jsonl was lost, so there is \
+                 nothing to judge by"
+            );
+        }
+        return judged;
     };
     let folder = capture_dir(run_dir, step);
     let kept = if batches > 0 {

@@ -184,7 +184,7 @@ pub(crate) struct Train {
 pub(crate) struct Plan {
     #[command(flatten)]
     pub(crate) settings: Settings,
-    /// Run directory of `train`; only its place in the command to start is taken from it.
+    /// Run directory that `train` is to make: whether it can, and has room on its disk.
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
     /// Weights to start from; whether they fit is told here too.

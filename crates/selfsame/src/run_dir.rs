@@ -36,6 +36,15 @@ pub(crate) fn refuse_file(dir: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// A usage error if something else is in it or another process runs there.
 pub(crate) fn claim_new(dir: &Path) -> anyhow::Result<RunLock> {
+    refuse_used(dir)?;
+    claim(dir)
+}
+
+/// Refuses a directory that a new run cannot have.
+///
+/// # Errors
+/// A usage error if something else is in it.
+pub(crate) fn refuse_used(dir: &Path) -> anyhow::Result<()> {
     if dir.exists() && !is_empty_run_dir(dir)? {
         let or_continue = match dir.join(CONFIG_FILE).exists() {
             true => format!(
@@ -49,7 +58,7 @@ pub(crate) fn claim_new(dir: &Path) -> anyhow::Result<RunLock> {
             dir.display(),
         )));
     }
-    claim(dir)
+    Ok(())
 }
 
 /// Claims a directory for writing.

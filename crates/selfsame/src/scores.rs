@@ -297,6 +297,13 @@ impl Sets {
             )));
         }
         let known: BTreeSet<&String> = self.train_labels.values().collect();
+        if known.len() < 2 {
+            return Err(usage(format!(
+                "--label {label}: all pictures of --train have the same one, so there is nothing to \
+                 tell apart: {}",
+                examples(&known)
+            )));
+        }
         let labels = self.test_labels.values();
         let unknown: Vec<&String> = labels.filter(|label| !known.contains(label)).collect();
         if unknown.is_empty() {

@@ -56,13 +56,17 @@ struct Shapes<'a>(&'a BTreeMap<String, Tensor>);
 impl Shapes<'_> {
     fn dims<const N: usize>(&self, name: &str) -> Result<[usize; N], ModelError> {
         let Some(tensor) = self.0.get(name) else {
-            let first: Vec<&str> = self.0.keys().take(3).map(String::as_str).collect();
-            let there = match first.as_slice() {
-                [] => "there are no weights of a network".to_owned(),
-                names => format!("there are {} and so on", names.join(", ")),
+            // As the file has them.
+            let bare = |name: &'_ String| name.trim_start_matches("backbone.").to_owned();
+            let first: Vec<String> = self.0.keys().take(3).map(bare).collect();
+            let there = match (self.0.len(), first.as_slice()) {
+                (0, _) => "there are no weights of a network".to_owned(),
+                (1..=3, names) => format!("there is {} alone", names.join(", ")),
+                (_, names) => format!("there are {} and so on", names.join(", ")),
             };
             return Err(ModelError::Unrecognised(format!(
-                "there is no {name}; {there}"
+                "neither a vision transformer nor a ResNet-18 or ResNet-50: there is no {}; {there}",
+                name.trim_start_matches("backbone.")
             )));
         };
         tensor.dims().try_into().map_err(|_| {
@@ -284,7 +288,7 @@ mod tests {
         assert!(text.contains("width 384 without blocks"), "{text}");
         let text = infer(&BTreeMap::new()).unwrap_err().to_string();
         assert!(
-            text.contains("there is no backbone.patch_embed.proj.weight"),
+            text.contains("there is no patch_embed.proj.weight"),
             "{text}"
         );
     }

@@ -71,16 +71,19 @@ impl<'a> Training<'a> {
         ledger: &'a Arc<Ledger>,
         observer: &'a mut dyn Observer,
     ) -> Result<Self, TrainError> {
-        ledger.read_csv(&run.run_dir.join(SKIPPED_FILE))?;
-        let sets: Vec<&dyn Dataset> = [Some(&run.train), run.val.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|set| set.as_ref())
-            .collect();
-        ledger.forget_returned(&sets);
         let mut learner = Learner::new(run.config, run.device)?;
         let mut data = DataRecord::of(run.train.as_ref());
         let restored = restore(run, length, &mut learner, &mut data, observer)?;
+        // What an attempt without a checkpoint met may have been mended since.
+        if restored.is_some() {
+            ledger.read_csv(&run.run_dir.join(SKIPPED_FILE))?;
+            let sets: Vec<&dyn Dataset> = [Some(&run.train), run.val.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(|set| set.as_ref())
+                .collect();
+            ledger.forget_returned(&sets);
+        }
         if restored.is_none() {
             data.write_list(run.train.as_ref(), run.run_dir)?;
             if let Some(init) = run.init {

@@ -52,6 +52,15 @@ pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
         let _ = std::fs::remove_dir(&args.out);
     }
     written?;
+    let classifier = weights.backbone()?.others.keys();
+    if classifier
+        .into_iter()
+        .any(|name| name.starts_with("new_head."))
+    {
+        tell!(
+            "note: the classifier that was fine-tuned is left out; features are what is exported"
+        );
+    }
     tell!("{} written to {}", weights.describe(), args.out.display());
     Ok(Done::Well)
 }

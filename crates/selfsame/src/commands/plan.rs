@@ -6,7 +6,7 @@ use selfsame_models::device_memory;
 use selfsame_train::{MemoryEstimate, Plan, RunConfig, Trial};
 use serde_json::json;
 
-use super::train::init_of;
+use super::train::{init_of, refuse_place};
 use crate::config::{Merged, OwnFlag};
 use crate::disk::{Shortage, shortage};
 use crate::exit::{Done, usage};
@@ -14,13 +14,17 @@ use crate::memory::{Budget, Stage, budget, in_words, remedy};
 use crate::progress::duration;
 use crate::scores::{print_json, print_text};
 use crate::stderr::tell;
-use crate::{cli, data, device, disk};
+use crate::{cli, data, device, disk, run_dir};
 
 pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
     let merged = Merged::from_settings(&args.settings, OwnFlag::init(args.init.as_deref())?)?;
     let config = merged.resolve()?;
     if config.data.train.is_empty() {
         return Err(usage("--data SPEC: say which pictures to train on"));
+    }
+    if let Some(run) = &args.run {
+        refuse_place(run, &config)?;
+        run_dir::refuse_used(run)?;
     }
     device::set_threads(config.train.threads)?;
     let device = device::open_for_training(&config)?;

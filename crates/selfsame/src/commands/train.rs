@@ -28,10 +28,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     if config.data.train.is_empty() {
         return Err(usage("--data SPEC: say which pictures to train on"));
     }
-    run_dir::refuse_file(&args.run)?;
-    for (flag, spec) in [("--data", &config.data.train), ("--val", &config.data.val)] {
-        refuse_inside(&args.run, flag, spec)?;
-    }
+    refuse_place(&args.run, &config)?;
     let continues = args.resume && args.run.join(run_dir::CONFIG_FILE).exists();
     if continues {
         let before = run_dir::read_config_to_go_on(&args.run)?.typed()?;
@@ -92,6 +89,15 @@ pub(super) fn go_on(run: &Path) -> String {
     format!("selfsame resume {}", pasteable(run))
 }
 
+/// Refuses a run directory that is a file, or within a folder of its pictures.
+pub(super) fn refuse_place(run: &Path, config: &RunConfig) -> anyhow::Result<()> {
+    run_dir::refuse_file(run)?;
+    for (flag, spec) in [("--data", &config.data.train), ("--val", &config.data.val)] {
+        refuse_inside(run, flag, spec)?;
+    }
+    Ok(())
+}
+
 /// Refuses a run directory within a folder of pictures: its curves and checkpoints would be taken
 /// for pictures from then on.
 pub(super) fn refuse_inside(run: &Path, flag: &str, spec: &str) -> anyhow::Result<()> {
@@ -140,7 +146,11 @@ pub(super) fn weights_to_begin_with(
 pub(super) fn init_of(config: &RunConfig, device: &Device) -> anyhow::Result<Option<Weights>> {
     match config.train.init.as_str() {
         "" => Ok(None),
-        spec => start_weights(spec, config, device).map(Some),
+        spec => {
+            let weights = start_weights(spec, config, device)?;
+            tell!("beginning with the backbone of {spec}; the projection head is drawn anew");
+            Ok(Some(weights))
+        }
     }
 }
 

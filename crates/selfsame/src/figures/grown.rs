@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::run_dir;
+use crate::stderr::tell;
 use crate::weights::{Loaded, Weights};
 
 /// What a run was at different times.
@@ -17,10 +18,10 @@ impl Grown {
     /// Opens at most `max` snapshots of a run; `None` if it has not one.
     ///
     /// A run that ended after an epoch with a snapshot has its last weights twice: they are named
-    /// after that epoch and shown once.
+    /// after that epoch and shown once. One that cannot be opened is told and left out.
     ///
     /// # Errors
-    /// If the folder or a snapshot cannot be read.
+    /// If the folder cannot be read.
     pub(crate) fn open(
         run: &Path,
         max: usize,
@@ -29,7 +30,12 @@ impl Grown {
     ) -> anyhow::Result<Option<Self>> {
         let mut before = Vec::new();
         for (epoch, path) in run_dir::snapshots(run, max)? {
-            before.push((format!("epoch {epoch}"), open(&path)?));
+            match open(&path) {
+                Ok(weights) => before.push((format!("epoch {epoch}"), weights)),
+                Err(error) => {
+                    tell!("warning: the snapshot of epoch {epoch} is left out: {error:#}")
+                }
+            }
         }
         let Some((title, last)) = before.last() else {
             return Ok(None);
