@@ -143,3 +143,88 @@ fn pictures_that_cannot_be_used_are_not_forgotten_when_it_goes_on() {
     assert!(answer.stderr.contains(&told), "{}", answer.stderr);
     assert!(!pictures.join("run").exists());
 }
+
+#[test]
+fn what_was_fine_tuned_tells_classes_of_pictures() {
+    let dir = scratch("fine-tuning-applied");
+    let folder = |name: &str, shift: u8| {
+        for (class, red) in [("cat", 20u8), ("dog", 200)] {
+            let folder = dir.join(name).join(class);
+            std::fs::create_dir_all(&folder).unwrap();
+            for i in 0..8u8 {
+                let picture = common::bmp(32, [red, 20 * i + shift, 100]);
+                std::fs::write(folder.join(format!("{i}.bmp")), picture).unwrap();
+            }
+        }
+        text(&dir.join(name))
+    };
+    let (train, test) = (folder("train", 0), folder("test", 9));
+    std::fs::write(dir.join("test/cat/8.bmp"), "no picture").unwrap();
+    let run = text(&dir.join("run"));
+    let tuned: serde_json::Value = serde_json::from_str(&done(&[
+        "finetune",
+        "--weights=random:vit_tiny/16@32",
+        "--label=class",
+        "--threads=1",
+        "--epochs=2",
+        "--batch-size=4",
+        "--lr=1e-3",
+        "--json",
+        &format!("--train={train}"),
+        &format!("--test={test}"),
+        &format!("--run={run}"),
+    ]))
+    .unwrap();
+    let out = dir.join("kinds.csv");
+    let predict = |weights: &str| {
+        let out = text(&out);
+        let args = [
+            "predict",
+            "--weights",
+            weights,
+            "--data",
+            &test,
+            "--out",
+            &out,
+        ];
+        selfsame(&[&args[..], &["--json"]].concat())
+    };
+    let answer = predict(&run);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert!(answer.stderr.contains("cat/8.bmp"), "{}", answer.stderr);
+    let told: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+    let counts = ["pictures", "left_out"].map(|key| told[key].as_u64().unwrap());
+    assert_eq!(counts, [16, 1]);
+    let rows = std::fs::read_to_string(&out).unwrap();
+    let mut rows = rows.lines();
+    assert_eq!(rows.next().unwrap(), "file,class,probability,p_cat,p_dog");
+    let mut right = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.split(',').collect();
+        let [cat, dog] = [3, 4].map(|column: usize| cells[column].parse::<f64>().unwrap());
+        assert!((cat + dog - 1.0).abs() < 1e-5, "{row}");
+        let best = if cat >= dog {
+            ("cat", cat)
+        } else {
+            ("dog", dog)
+        };
+        assert_eq!((cells[1], cells[2].parse().unwrap()), best, "{row}");
+        right += usize::from(cells[0].starts_with(cells[1]));
+    }
+    // The same pictures, of which fine-tuning told how many it knows.
+    assert_eq!(tuned["accuracy"], 100.0 * right as f64 / 16.0);
+    // What was predicted is a list of labels.
+    let list = text(&out);
+    let root = ["--images-root", &test];
+    let checked = done(&[&["check-data", &list, "--json"], &root[..]].concat());
+    let checked: serde_json::Value = serde_json::from_str(&checked).unwrap();
+    assert_eq!(checked["usable"], 16);
+
+    let answer = predict("random:vit_tiny/16@32");
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("there is no classifier"),
+        "{}",
+        answer.stderr
+    );
+}

@@ -182,7 +182,7 @@ fn weights_that_are_not_finite_are_for_looking_at_only() {
 #[test]
 fn a_folder_that_is_no_run_names_the_weights_in_it() {
     let dir = scratch("weights-folder");
-    let inside = dir.join("finetuned.safetensors");
+    let inside = dir.join("someones.safetensors");
     std::fs::copy(newest().join("teacher.safetensors"), &inside).unwrap();
     let answer = embed(&dir.join("f.npy"), &text(&dir), &[]);
     refused(&answer, 2, &["is not a run", &text(&inside)]);

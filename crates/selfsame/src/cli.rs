@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Linear(Linear),
     /// Train a classifier on a pretrained backbone.
     Finetune(Finetune),
+    /// Write which class each picture is of, by a fine-tuned classifier.
+    Predict(Predict),
     /// Draw what the augmentation makes of a picture.
     Preview(Preview),
     /// Draw where a backbone looks.
@@ -304,6 +306,22 @@ pub(crate) struct Embed {
     /// Scale each row to length 1.
     #[arg(long)]
     pub(crate) normalize: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Predict {
+    #[command(flatten)]
+    pub(crate) weights: WeightsArgs,
+    /// Pictures: a folder, a .csv file with a column of paths, or drawn ones,
+    /// synthetic:portraits?count=2000&seed=0.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) data: String,
+    /// A .csv file: a picture's path, the most probable class, its probability, and that of each.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// One JSON object on stdout, everything else on stderr.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Training and test pictures with a label.

@@ -410,8 +410,12 @@ fn file_in_folder(dir: &Path, which: Which) -> Option<PathBuf> {
         let file = dir.join(format!("{}.safetensors", file_of(which)));
         return file.exists().then_some(file);
     }
-    // timm's and transformers' names, the newer first.
-    let names = ["model.safetensors", "pytorch_model.bin"];
+    // timm's and transformers' names, the newer first, and that of `finetune`.
+    let names = [
+        "model.safetensors",
+        "pytorch_model.bin",
+        "finetuned.safetensors",
+    ];
     let mut files = names.iter().map(|name| dir.join(name));
     files.find(|file| file.exists())
 }

@@ -58,7 +58,8 @@ pub(crate) fn run(args: &Export) -> anyhow::Result<Done> {
         .any(|name| name.starts_with("new_head."))
     {
         tell!(
-            "note: the classifier that was fine-tuned is left out; features are what is exported"
+            "note: the fine-tuned classifier is left out, `selfsame predict` applies it; what is exported \
+             makes features"
         );
     }
     tell!("{} written to {}", weights.describe(), args.out.display());

@@ -37,6 +37,12 @@ const REPORT_FILE: &str = "classification_report.txt";
 const MAX_TABLE: usize = 20;
 
 /// The pictures that could not be used.
+/// The trained backbone with its classifier.
+pub(super) const WEIGHTS_FILE: &str = "finetuned.safetensors";
+/// Metadata of [`WEIGHTS_FILE`]: a JSON list of the classes' texts in the order of the logits.
+pub(super) const CLASSES_KEY: &str = "selfsame.classes";
+/// The label whose values the classes are.
+pub(super) const LABEL_KEY: &str = "selfsame.label";
 const SKIPPED_FILE: &str = "skipped.csv";
 
 /// Time between checkpoints within an epoch.
@@ -408,10 +414,12 @@ impl Work<'_> {
             std: self.crop.std,
         })?;
         let classes = serde_json::to_string(self.sets.encoder.classes())?;
-        metadata.insert("selfsame.classes".to_owned(), classes);
+        metadata.insert(CLASSES_KEY.to_owned(), classes);
+        let label = self.args.data.label.to_lowercase();
+        metadata.insert(LABEL_KEY.to_owned(), label);
         // Pictures to test on that could not be used are in it since the last checkpoint.
         self.list_skipped()?;
-        let weights = run.join("finetuned.safetensors");
+        let weights = run.join(WEIGHTS_FILE);
         write_tensors(&weights, &tuning.tensors(), &metadata)?;
         write_bytes(&run.join(REPORT_FILE), report.as_bytes())?;
         let mut result = result.clone();

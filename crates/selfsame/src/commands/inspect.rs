@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
             "metadata": loaded.file_metadata,
             "head": head,
             "not_finite": not_finite,
-            "usable_by": usable_by(&not_finite),
+            "usable_by": usable_by(&not_finite, loaded),
             "tensors": shapes,
             "other_tensors": loaded.others,
         }));
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<Done> {
             printable(&not_finite.join(", "))
         ));
     }
-    let usable_by = usable_by(&not_finite);
+    let usable_by = usable_by(&not_finite, loaded);
     if !usable_by.is_empty() {
         print_text(&format!("usable by: {}", usable_by.join(", ")));
     }
@@ -102,7 +102,7 @@ fn head(loaded: &Loaded) -> Option<String> {
 }
 
 /// The commands of this program that take such weights.
-fn usable_by(not_finite: &[String]) -> Vec<&'static str> {
+fn usable_by(not_finite: &[String], loaded: &Loaded) -> Vec<&'static str> {
     if !not_finite.is_empty() {
         return Vec::new();
     }
@@ -119,6 +119,13 @@ fn usable_by(not_finite: &[String]) -> Vec<&'static str> {
         "export",
         "attention",
     ];
+    if loaded
+        .others
+        .keys()
+        .any(|name| name.starts_with("new_head."))
+    {
+        commands.push("predict");
+    }
     commands.retain(|command| {
         let name = command.split(' ').next().unwrap_or(command);
         program.find_subcommand(name).is_some()

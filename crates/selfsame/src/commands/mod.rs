@@ -12,6 +12,7 @@ mod linear;
 mod map;
 mod neighbors;
 mod plan;
+mod predict;
 mod preview;
 mod replay;
 pub(crate) mod report;
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Done> {
         Command::Knn(args) => knn::run(&args),
         Command::Linear(args) => linear::run(&args),
         Command::Finetune(args) => finetune::run(&args),
+        Command::Predict(args) => predict::run(&args),
         Command::CheckData(args) => check_data::run(&args),
         Command::Shrink(args) => shrink::run(&args),
         Command::Export(args) => export::run(&args),
