@@ -1,17 +1,17 @@
 //! Three stages: tables merged (defaults, preset, file, `--set`), one deserialisation, one check.
 
+mod settings;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use selfsame_models::Arch;
 use selfsame_train::RunConfig;
 use toml::{Table, Value};
 
-use crate::cli::Settings;
-use crate::exit::{usage, usage_of};
+use crate::exit::usage;
 use crate::scores::printable;
-use crate::stderr::tell;
+pub(crate) use settings::OwnFlag;
 
 /// Every preset by name; the text's head comment says what it is for.
 pub(crate) const PRESETS: [(&str, &str); 10] = [
@@ -60,52 +60,6 @@ pub(crate) struct Merged {
     run: Option<(String, BTreeMap<String, String>)>,
 }
 
-/// A value by a flag that only some of the commands with [`Settings`] have.
-pub(crate) struct OwnFlag {
-    key: &'static str,
-    value: Value,
-    flag: &'static str,
-}
-
-fn said_nothing(flag: &'static str) -> anyhow::Error {
-    usage_of(
-        flag,
-        "it is empty; say what is meant, or leave the flag out",
-    )
-}
-
-impl OwnFlag {
-    /// `--init W`.
-    ///
-    /// # Errors
-    /// A usage error if it is empty, as a variable of a script may be.
-    pub(crate) fn init(spec: Option<&str>) -> anyhow::Result<Option<Self>> {
-        match spec {
-            None => Ok(None),
-            Some("") => Err(said_nothing("--init")),
-            Some(spec) => Ok(Some(Self {
-                key: "train.init",
-                value: Value::String(spec.to_owned()),
-                flag: "--init",
-            })),
-        }
-    }
-
-    /// `--seed N`.
-    ///
-    /// # Errors
-    /// A usage error above what TOML's integers hold.
-    pub(crate) fn seed(seed: Option<u64>) -> anyhow::Result<Option<Self>> {
-        let Some(seed) = seed else { return Ok(None) };
-        let seed = i64::try_from(seed).map_err(|_| usage("--seed: at most 2^63 - 1"))?;
-        Ok(Some(Self {
-            key: "seed",
-            value: seed.into(),
-            flag: "--seed",
-        }))
-    }
-}
-
 impl Merged {
     /// The notebook's values, which hold where nothing else is said.
     pub(crate) fn defaults() -> Self {
@@ -128,99 +82,6 @@ impl Merged {
         });
         merged.run = Some((name.to_owned(), comments.collect()));
         Ok(merged)
-    }
-
-    /// Defaults, then preset, file, flags (`own` is of the command alone) and `--set`.
-    pub(crate) fn from_settings(settings: &Settings, own: Option<OwnFlag>) -> anyhow::Result<Self> {
-        let mut merged = Self::defaults();
-        if let Some(name) = &settings.preset {
-            merged.overlay(preset(name)?, &format!("preset {name}"))?;
-        }
-        let arch_of_preset = merged.arch();
-        if let Some(path) = &settings.config {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| usage(format!("--config {}: {error}", path.display())))?;
-            merged.overlay(&text, &path.display().to_string())?;
-        }
-        let as_text = |dir: &PathBuf| {
-            dir.to_str().map(str::to_owned).ok_or_else(|| {
-                usage(format!(
-                    "--images-root {}: a path that is no UTF-8 cannot be kept in a configuration",
-                    dir.display()
-                ))
-            })
-        };
-        let images_root = settings.images_root.as_ref().map(as_text).transpose()?;
-        let flags = [
-            ("--data", "data.train", settings.data.clone()),
-            ("--val", "data.val", settings.val.clone()),
-            ("--layout", "data.layout", settings.layout.clone()),
-            ("--images-root", "data.images_root", images_root),
-            ("--device", "train.device", settings.device.clone()),
-            ("--precision", "train.precision", settings.precision.clone()),
-        ];
-        for (flag, key, value) in flags {
-            if value.as_deref() == Some("") {
-                return Err(said_nothing(flag));
-            }
-            if let Some(value) = value {
-                merged.put(key, Value::String(value), "flag")?;
-            }
-        }
-        if let Some(threads) = settings.threads {
-            let threads = i64::try_from(threads)
-                .map_err(|_| usage(format!("--threads {threads}: too many")))?;
-            merged.put("train.threads", Value::Integer(threads), "flag")?;
-        }
-        if let Some(mib) = settings.max_memory {
-            merged.put("train.max_memory_mib", Value::Integer(mib as i64), "flag")?;
-        }
-        if settings.allow_outside {
-            merged.put("data.allow_outside", Value::Boolean(true), "flag")?;
-        }
-        if let Some(flag) = own {
-            merged.put(flag.key, flag.value, flag.flag)?;
-        }
-        merged.set_all(&settings.set)?;
-        merged.make_absolute()?;
-        if merged.arch() != arch_of_preset {
-            merged.forget_sizes_of_preset();
-        }
-        Ok(merged)
-    }
-
-    fn arch(&self) -> Option<String> {
-        let arch = self.table.get("model")?.get("arch")?;
-        Some(arch.as_str()?.to_owned())
-    }
-
-    /// Leaves out what a preset said of its own architecture: another one has other sizes.
-    fn forget_sizes_of_preset(&mut self) {
-        let arch = self.arch().unwrap_or_default();
-        let is_resnet = arch.parse().is_ok_and(|arch: Arch| !arch.is_vit());
-        let own = Self::defaults().table;
-        let mut forgotten = Vec::new();
-        for key in ["embed_dim", "depth", "num_heads", "drop_path_rate"] {
-            let whole_key = format!("model.{key}");
-            let source = self.sources.get(&whole_key);
-            let is_of_preset = source.is_some_and(|source| source.starts_with("preset "));
-            let value = match key {
-                "drop_path_rate" if is_resnet => Some(Value::Float(0.0)),
-                "drop_path_rate" => None,
-                _ => own["model"].get(key).cloned(),
-            };
-            if let (true, Some(value)) = (is_of_preset, value) {
-                self.table["model"][key] = value;
-                self.sources.remove(&whole_key);
-                forgotten.push(whole_key);
-            }
-        }
-        if !forgotten.is_empty() {
-            tell!(
-                "note: model.arch is {arch}, so {} of the preset do not count",
-                forgotten.join(", ")
-            );
-        }
     }
 
     /// Makes paths to pictures and weights absolute, wherever they were said, so that a run does not depend on
