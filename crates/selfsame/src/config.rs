@@ -3,7 +3,7 @@
 mod settings;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use selfsame_train::RunConfig;
