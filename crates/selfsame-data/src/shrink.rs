@@ -20,6 +20,7 @@ use crate::ledger::LedgerEntry;
 
 /// How large the copies are, and how they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct ShrinkConfig {
     /// The shorter side of a copy in pixels; what is no larger is copied as it is.
     pub shorter_side: u32,
@@ -79,8 +80,9 @@ enum Fate {
 /// pictures done so far, from any thread.
 ///
 /// # Errors
-/// [`DataError::Setting`] for a setting without sense, or as [`check_names`], before anything is
-/// written; [`DataError::Io`] if a copy cannot be written. Copies that were written stay.
+/// [`DataError::Setting`] for a setting without sense, if copies would take the places of their
+/// pictures, or as [`check_names`], before anything is written; [`DataError::Io`] if a copy cannot
+/// be written. Copies that were written stay.
 pub fn shrink(
     dataset: &dyn Dataset,
     out: &Path,
@@ -89,6 +91,7 @@ pub fn shrink(
 ) -> Result<ShrinkReport, DataError> {
     config.check()?;
     check_names(dataset)?;
+    refuse_originals(dataset, out)?;
     let copies = Copies::open(out).map_err(|error| DataError::io("opening", out, error))?;
     let mut places = HashSet::new();
     let is_first: Vec<bool> = (0..dataset.len())
@@ -152,6 +155,23 @@ pub fn check_names(dataset: &dyn Dataset) -> Result<(), DataError> {
         Some(name) => Err(DataError::Setting(format!(
             "{name:?}: the name leads out of a folder of copies; write an annotation file whose \
              paths go downwards from one folder"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses to write copies over their pictures.
+fn refuse_originals(dataset: &dyn Dataset, out: &Path) -> Result<(), DataError> {
+    let at = |path: &Path| path.canonicalize().ok();
+    let is_taken = |index: &usize| {
+        let (source, place) = (dataset.path(*index), place_of(dataset.name(*index)));
+        let target = place.map(|place| out.join(place)).filter(|to| to.exists());
+        matches!((source, target), (Some(source), Some(target)) if at(&source) == at(&target))
+    };
+    match (0..dataset.len()).find(is_taken) {
+        Some(index) => Err(DataError::Setting(format!(
+            "{}: its copy would take its place; name another folder",
+            out.join(dataset.name(index)).display()
         ))),
         None => Ok(()),
     }

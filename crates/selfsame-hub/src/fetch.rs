@@ -70,8 +70,8 @@ impl Hub {
     /// A hub; nothing is asked yet.
     ///
     /// # Errors
-    /// [`HubError::Setting`] for an endpoint, proxy or certificates that cannot be used, or an empty
-    /// cache.
+    /// [`HubError::Setting`] for an endpoint, proxy, certificates or a token that cannot be used, or
+    /// an empty cache.
     pub fn new(config: HubConfig) -> Result<Self, HubError> {
         let client = Client::new(&config)?;
         if config.cache.as_os_str().is_empty() {

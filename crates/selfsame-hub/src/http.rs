@@ -78,6 +78,11 @@ impl Client {
             }
             tls = tls.root_certs(RootCerts::from(roots));
         }
+        let is_plain = |token: &String| token.bytes().all(|byte| byte.is_ascii_graphic());
+        if !config.token.as_ref().is_none_or(is_plain) {
+            let why = "it has a blank, a line break or another character that none has";
+            return Err(wrong("token", why.to_owned()));
+        }
         let agent = Agent::config_builder()
             .https_only(endpoint.scheme_str() == Some("https"))
             .http_status_as_error(false)

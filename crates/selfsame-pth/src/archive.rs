@@ -148,5 +148,8 @@ fn io(source: std::io::Error) -> PthError {
 }
 
 fn damaged(error: ZipError) -> PthError {
-    PthError::Archive(error.to_string())
+    match error {
+        ZipError::Io(source) if source.kind() != std::io::ErrorKind::UnexpectedEof => io(source),
+        error => PthError::Archive(error.to_string()),
+    }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum PthError {
     /// The operating system would not give the bytes.
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}", if path.as_os_str().is_empty() { "the file".into() } else { path.to_string_lossy() })]
     Io {
         /// The file, empty for a reader without a path.
         path: PathBuf,

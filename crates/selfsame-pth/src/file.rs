@@ -95,10 +95,16 @@ impl PthFile<BufReader<File>> {
             source,
         };
         // Before it is opened: elsewhere than on Unix a folder cannot be.
-        if std::fs::metadata(path).map_err(io)?.is_dir() {
+        let kind = std::fs::metadata(path).map_err(io)?;
+        if kind.is_dir() {
             return Err(PthError::Folder {
                 path: path.to_owned(),
             });
+        }
+        if !kind.is_file() {
+            // A pipe would be waited for, and cannot be searched.
+            let source = std::io::Error::other("it is not a regular file");
+            return Err(io(source));
         }
         let file = File::open(path).map_err(io)?;
         Self::new(BufReader::new(file), Limits::default()).map_err(|error| match error {

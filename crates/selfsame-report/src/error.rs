@@ -3,8 +3,8 @@
 #[non_exhaustive]
 pub enum ReportError {
     /// The text is not an SVG picture.
-    #[error("this is not a valid SVG picture")]
-    Svg(#[source] resvg::usvg::Error),
+    #[error("this is not a valid SVG picture: {0}")]
+    Svg(String),
 
     /// The picture would be empty or larger than is sensible.
     #[error("a picture of {width} x {height} pixels at scale {scale} cannot be drawn")]

@@ -41,7 +41,8 @@ pub fn render_png(svg: &str, scale: f32) -> Result<Vec<u8>, ReportError> {
         }
     };
     let svg: String = svg.chars().map(seen).collect();
-    let tree = Tree::from_str(&svg, &options).map_err(ReportError::Svg)?;
+    let tree =
+        Tree::from_str(&svg, &options).map_err(|error| ReportError::Svg(error.to_string()))?;
     let (width, height) = (tree.size().width(), tree.size().height());
     let wrong_size = || ReportError::Size {
         width,

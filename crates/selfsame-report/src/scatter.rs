@@ -33,7 +33,8 @@ pub enum Coloring {
         label: String,
         /// Names by class number.
         names: Vec<String>,
-        /// Class number of each point; one without a name is none, and the point grey.
+        /// Class number of each point; one without a name is none, and the point grey, as are points
+        /// beyond the last number.
         of: Vec<usize>,
     },
     /// A number for each point, with a colour bar.
@@ -154,6 +155,13 @@ impl Scatter {
         )
     }
 
+    /// The numbers of the points that can be shown.
+    fn drawn(&self) -> impl Iterator<Item = usize> + '_ {
+        let shown = |value| can_show(value, Scale::Linear);
+        let points = self.points.iter().enumerate();
+        points.filter_map(move |(i, (x, y))| (shown(*x) && shown(*y)).then_some(i))
+    }
+
     /// Where the field begins.
     fn top(&self) -> f64 {
         let subtitled = !self.subtitle.is_empty();
@@ -191,8 +199,10 @@ impl Scatter {
             Coloring::Plain => return 0.0,
             Coloring::Classes { label, names, of } => {
                 let mut counts = vec![0usize; names.len()];
-                for class in of.iter().filter(|class| **class < names.len()) {
-                    counts[*class] += 1;
+                for i in self.drawn() {
+                    if let Some(count) = of.get(i).and_then(|class| counts.get_mut(*class)) {
+                        *count += 1;
+                    }
                 }
                 let mut widest = 0.0f64;
                 let mut y = above + 28.0;
@@ -206,7 +216,12 @@ impl Scatter {
                     svg.text(left, y, ROW, Turn::Level, &rest);
                     y += 17.0;
                 }
-                (label, widest, y, of.len() - counts.iter().sum::<usize>())
+                (
+                    label,
+                    widest,
+                    y,
+                    self.drawn().count() - counts.iter().sum::<usize>(),
+                )
             }
             Coloring::Numbers { label, of } => {
                 let (low, high) = range(of);
@@ -233,8 +248,11 @@ impl Scatter {
                 }
                 let below = top + height + 17.0;
                 svg.text(left, below, ROW, Turn::Level, &axis.factor);
-                let is_number = |value: &&f64| can_show(**value, Scale::Linear);
-                let without = of.len() - of.iter().filter(is_number).count();
+                let is_number = |i: &usize| {
+                    of.get(*i)
+                        .is_some_and(|value| can_show(*value, Scale::Linear))
+                };
+                let without = self.drawn().count() - self.drawn().filter(is_number).count();
                 (label, widest, below + 20.0, without)
             }
         };
@@ -351,7 +369,8 @@ mod tests {
             of: vec![0, 1, 1, 0],
         })
         .svg();
-        assert!(svg.contains("f (2)") && svg.contains("m (2)") && svg.contains("gender"));
+        // The fourth has no place.
+        assert!(svg.contains("f (1)") && svg.contains("m (2)") && svg.contains("gender"));
         let svg = scatter(Coloring::Numbers {
             label: "age".to_owned(),
             of: vec![20.0, 40.0, 60.0, f64::NAN],
@@ -372,6 +391,14 @@ mod tests {
         };
         let svg = classes([0, usize::MAX, 2]);
         assert_eq!(grey(&svg), 2, "{svg}");
+        assert!(svg.contains("f (1)") && svg.contains("without (2)"));
+        // One number for three points.
+        let short = Coloring::Classes {
+            label: "gender".to_owned(),
+            names: vec!["f".to_owned()],
+            of: vec![0],
+        };
+        let svg = scatter(short).svg();
         assert!(svg.contains("f (1)") && svg.contains("without (2)"));
         let svg = classes([0, 1, 1]);
         assert!(grey(&svg) == 0 && !svg.contains("without"));

@@ -30,10 +30,15 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
     limits.check(width, height)?;
     let orientation = orientation_of(decoder.exif().map_or(&[], Vec::as_slice));
 
-    if ends_in_zeros(bytes) {
+    // A decoder makes up what a cut took off the last blocks, and a smear of zeros.
+    if !has_end(bytes) {
+        let problem = match ends_in_zeros(bytes) {
+            true => "zeros where the picture should go on",
+            false => "the mark of the picture's end is missing",
+        };
         return Err(DecodeError::Truncated {
             format: "JPEG",
-            problem: "zeros where the picture should go on".to_owned(),
+            problem: problem.to_owned(),
         });
     }
     let mut pixels = vec![0u8; width as usize * height as usize * 3];
@@ -47,14 +52,11 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
     Ok(upright(picture, orientation))
 }
 
-/// Whether the picture runs into zeros instead of its end: a file whose rest was never written.
-///
-/// Zeros are valid codes, so a decoder makes a smear of them. They never stand in a row in a
-/// picture: an encoder that has nothing more to say ends the block.
+/// Whether a picture without an end runs into zeros: a file whose rest was never written.
 fn ends_in_zeros(bytes: &[u8]) -> bool {
     const FEWEST: usize = 32;
     let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
-    bytes.last_chunk::<FEWEST>().is_some_and(|end| is_zero(end)) && !has_end(bytes)
+    bytes.last_chunk::<FEWEST>().is_some_and(|end| is_zero(end))
 }
 
 /// Whether the end of the picture is there, or none of its scans. What stands behind the end, such
@@ -62,6 +64,9 @@ fn ends_in_zeros(bytes: &[u8]) -> bool {
 fn has_end(bytes: &[u8]) -> bool {
     const START_OF_SCAN: u8 = 0xda;
     const END_OF_IMAGE: u8 = 0xd9;
+    if bytes.ends_with(&[0xff, END_OF_IMAGE]) {
+        return true;
+    }
     let (mut at, mut has_scan) = (0, false);
     // Within a scan 0xff is followed by 0 or the number of a restart, unless it is a marker.
     while let Some(found) = bytes[at..].windows(2).position(|pair| pair[0] == 0xff) {

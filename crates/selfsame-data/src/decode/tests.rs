@@ -154,6 +154,14 @@ fn a_truncated_jpeg_is_an_error_wherever_it_is_cut() {
             "{percent} %: {error}"
         );
     }
+    // What a decoder makes up of the last blocks goes unnoticed by it.
+    for taken in 1..=128 {
+        let error = decode(&whole[..whole.len() - taken]).expect_err("a cut file");
+        assert!(
+            matches!(error.reason(), "truncated" | "corrupt"),
+            "{taken} bytes: {error}"
+        );
+    }
 }
 
 #[test]

@@ -315,3 +315,27 @@ fn settings_without_sense_are_refused() {
         assert!(told.unwrap_err().is_usage());
     }
 }
+
+#[test]
+fn pictures_are_not_overwritten_by_their_copies() {
+    let sets = Sets::new();
+    picture(100, 100).save(sets.source("a.png")).unwrap();
+    let before = fs::read(sets.source("a.png")).unwrap();
+    let config = ShrinkConfig {
+        shorter_side: 50,
+        ..ShrinkConfig::default()
+    };
+    let told = shrink(
+        sets.open().as_ref(),
+        &sets.source("cats/.."),
+        &config,
+        &|_| (),
+    );
+    let told = told.unwrap_err();
+    assert!(
+        told.is_usage() && told.to_string().contains("a.png"),
+        "{told}"
+    );
+    assert_eq!(fs::read(sets.source("a.png")).unwrap(), before);
+    assert!(!sets.source(".copies").exists());
+}
