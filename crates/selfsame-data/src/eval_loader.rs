@@ -98,7 +98,8 @@ impl EvalLoader {
     /// The batches of these images; a batch without a usable image is passed over.
     ///
     /// # Errors
-    /// [`DataError::Setting`] for a batch size of 0, [`DataError::Augment`] for a transform that
+    /// [`DataError::Setting`] for a batch size of 0 or an image that the set does not have,
+    /// [`DataError::Augment`] for a transform that
     /// makes no sense, [`DataError::Io`] if the system gives no thread.
     pub fn batches(&self, indices: Vec<usize>) -> Result<EvalBatches, DataError> {
         let problems = self.transform.check();
@@ -107,6 +108,12 @@ impl EvalLoader {
         }
         if self.batch_size == 0 {
             return Err(DataError::Setting("batch_size: 0 is not a size".to_owned()));
+        }
+        let len = self.dataset.len();
+        if let Some(index) = indices.iter().find(|index| **index >= len) {
+            return Err(DataError::Setting(format!(
+                "image {index}: the data set has {len}, counted from 0"
+            )));
         }
         let num_batches = indices.len().div_ceil(self.batch_size);
         let loader = self.clone();
@@ -409,6 +416,9 @@ mod tests {
         let mut no_batch = loader(&folder, EvalTransform::Center(crop()), 0);
         no_batch.batch_size = 0;
         assert_eq!(refused(&no_batch), "batch_size: 0 is not a size");
+        no_batch.batch_size = 1;
+        let beyond = no_batch.batches(vec![0, usize::MAX]).unwrap_err();
+        assert!(beyond.to_string().contains("counted from 0"), "{beyond}");
     }
 
     #[test]

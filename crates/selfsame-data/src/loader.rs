@@ -377,7 +377,8 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The image at a position of the epoch, or its stand-in.
+    /// The image at a position of the epoch, or its stand-in, whose views are its own of that epoch
+    /// even where it is in the batch itself.
     fn decode(
         &self,
         epoch: u64,

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 pub enum HubError {
     /// Not the name of a repository.
     #[error(
-        "{text:?} is not a repository: write it as ORGANISATION/NAME or ORGANISATION/NAME@REVISION"
+        "{text:?} is not a repository: write it as ORGANISATION/NAME or ORGANISATION/NAME@REVISION, \
+         with a branch, a tag or a commit without a slash"
     )]
     Name {
         /// What was given.
@@ -117,7 +118,7 @@ pub enum HubError {
         why: String,
     },
     /// The operating system would not read or write.
-    #[error("{}", path.display())]
+    #[error("cannot read or write {}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,

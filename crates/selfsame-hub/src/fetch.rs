@@ -49,7 +49,7 @@ pub struct Progress<'a> {
 pub struct Fetched {
     /// The file, under its own name.
     pub path: PathBuf,
-    /// The commit it belongs to.
+    /// The commit it belongs to; the revision asked for, if a mirror tells no commit.
     pub commit: String,
     /// Whether it is an earlier copy because the hub could not be asked.
     pub unasked: bool,
@@ -60,7 +60,7 @@ pub struct Fetched {
 pub struct FetchedWeights {
     /// Holds `config.json` and the weights.
     pub folder: PathBuf,
-    /// The commit that all of them belong to.
+    /// The commit that all of them belong to, as in [`Fetched::commit`].
     pub commit: String,
     /// Whether they are an earlier copy because the hub could not be asked.
     pub unasked: bool,

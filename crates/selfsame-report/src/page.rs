@@ -134,8 +134,8 @@ impl Page {
         self.body.push_str("</tbody></table></div>\n");
     }
 
-    /// Adds charts of this crate side by side where there is room. Each comes with a text for
-    /// those who do not see it.
+    /// Adds charts side by side where there is room: of each the SVG text of a chart of this crate,
+    /// which is taken as it is, and a text for those who do not see it, which may hold anything.
     pub fn charts(&mut self, charts: &[(String, String)]) {
         self.body.push_str("<div class=\"charts\">\n");
         for (svg, alt) in charts {
