@@ -43,10 +43,17 @@ pub(crate) fn check_writable(flag: &str, out: &Path) -> anyhow::Result<()> {
     let trial = out.with_file_name(unfinished_name(&name));
     match try_making(&trial) {
         Ok(()) => Ok(()),
-        Err(error) => refusal(format!(
-            "no file can be made in {}: {error}; make that folder or name another file",
-            folder_of(out).display()
-        )),
+        Err(error) => {
+            let folder = folder_of(out);
+            let what_to_do = match folder.exists() {
+                true => "name a file elsewhere",
+                false => "make that folder or name another file",
+            };
+            refusal(format!(
+                "no file can be made in {}: {error}; {what_to_do}",
+                folder.display()
+            ))
+        }
     }
 }
 

@@ -99,7 +99,8 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     let mut told = Vec::new();
     let mut single = None;
     chosen.each(|name, picture| {
-        let (prepared, mut notes) = prepare(args, &newest, &picture, &device)?;
+        let prepared = prepare(args, &newest, &picture, &device);
+        let (prepared, mut notes) = prepared.with_context(|| name.clone())?;
         if !columns.is_empty() {
             let mut row = vec![cell(&name, notes, prepared.image.clone())];
             let mut seen = Vec::new();
