@@ -36,13 +36,13 @@ const REPORT_FILE: &str = "classification_report.txt";
 /// Classes up to which all confusions are printed, and how many of more classes.
 const MAX_TABLE: usize = 20;
 
-/// The pictures that could not be used.
 /// The trained backbone with its classifier.
 pub(super) const WEIGHTS_FILE: &str = "finetuned.safetensors";
 /// Metadata of [`WEIGHTS_FILE`]: a JSON list of the classes' texts in the order of the logits.
 pub(super) const CLASSES_KEY: &str = "selfsame.classes";
 /// The label whose values the classes are.
 pub(super) const LABEL_KEY: &str = "selfsame.label";
+/// The pictures that could not be used.
 const SKIPPED_FILE: &str = "skipped.csv";
 
 /// Time between checkpoints within an epoch.
