@@ -169,6 +169,9 @@ fn what_was_fine_tuned_tells_classes_of_pictures() {
         "--epochs=2",
         "--batch-size=4",
         "--lr=1e-3",
+        // What `predict` does too without being told.
+        "--resize=2",
+        "--interpolation=bilinear",
         "--json",
         &format!("--train={train}"),
         &format!("--test={test}"),

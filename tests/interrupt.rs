@@ -533,7 +533,7 @@ fn too_many_bad_pictures_end_the_run_with_the_ledger() {
     let answer = selfsame(&args);
     assert_eq!(answer.code, 1, "{}", answer.stderr);
     for words in [
-        "3 of 12 images cannot be decoded",
+        "3 of 12 images cannot be used",
         "data.max_bad_fraction",
         ".bmp",
     ] {

@@ -39,6 +39,10 @@ fn a_plan_tells_what_the_run_does() {
     let answer = selfsame(&flags);
     assert_eq!(answer.code, 2, "{}", answer.stderr);
     assert!(answer.stderr.contains("not empty"), "{}", answer.stderr);
+    // But with --resume it goes on.
+    flags.push("--resume".to_owned());
+    done(&flags);
+    flags.pop();
     let place = flags.iter().position(|flag| flag == "--run").unwrap() + 1;
     flags[place] = text(&dir.path().join("next"));
     let plan: Value = serde_json::from_str(&done(&flags)).unwrap();

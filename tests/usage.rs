@@ -385,6 +385,13 @@ fn a_demo_takes_no_folder_away_that_is_not_a_demos() {
         told.contains("holds thesis.txt, which is no demo's"),
         "{told}"
     );
+    std::fs::rename(&thesis, dir.path().join("metrics-before-2.jsonl")).unwrap();
+    std::fs::create_dir(dir.path().join("export")).unwrap();
+    let thesis = dir.path().join("export/thesis.txt");
+    std::fs::write(&thesis, "years").unwrap();
+    let (code, told) = run(&["demo", "--run", dir.path().to_str().unwrap()]);
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("holds export/thesis.txt"), "{told}");
     assert_eq!(std::fs::read_to_string(&thesis).unwrap(), "years");
 }
 

@@ -73,7 +73,7 @@ pub enum DataError {
     },
     /// More files are missing or failed to decode than the configuration tolerates.
     #[error(
-        "{bad} of {len} images met so far cannot be used, more than the tolerated {max_bad_fraction} \
+        "{bad} of {len} images cannot be used so far, more than the tolerated {max_bad_fraction} \
          (data.max_bad_fraction); `selfsame check-data` lists them, to be mended or taken out; the last \
          one: {name}: {reason}"
     )]

@@ -162,16 +162,18 @@ pub fn check_names(dataset: &dyn Dataset) -> Result<(), DataError> {
 
 /// Refuses to write copies over their pictures.
 fn refuse_originals(dataset: &dyn Dataset, out: &Path) -> Result<(), DataError> {
-    let at = |path: &Path| path.canonicalize().ok();
-    let is_taken = |index: &usize| {
-        let (source, place) = (dataset.path(*index), place_of(dataset.name(*index)));
-        let target = place.map(|place| out.join(place)).filter(|to| to.exists());
-        matches!((source, target), (Some(source), Some(target)) if at(&source) == at(&target))
-    };
-    match (0..dataset.len()).find(is_taken) {
-        Some(index) => Err(DataError::Setting(format!(
-            "{}: its copy would take its place; name another folder",
-            out.join(dataset.name(index)).display()
+    let targets = (0..dataset.len()).filter_map(|index| place_of(dataset.name(index)));
+    let targets = targets.filter_map(|place| out.join(place).canonicalize().ok());
+    let targets: HashSet<PathBuf> = targets.collect();
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let mut sources = (0..dataset.len()).filter_map(|index| dataset.path(index));
+    let is_target = |path: &PathBuf| path.canonicalize().is_ok_and(|at| targets.contains(&at));
+    match sources.find(is_target) {
+        Some(source) => Err(DataError::Setting(format!(
+            "{}: a copy would take its place; name another folder",
+            source.display()
         ))),
         None => Ok(()),
     }

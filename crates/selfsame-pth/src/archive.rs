@@ -111,7 +111,10 @@ impl<R: Read + Seek> Archive<R> {
         entry
             .take(size + 1)
             .read_to_end(&mut bytes)
-            .map_err(|error| PthError::Archive(format!("{name}: {error}")))?;
+            .map_err(|error| match is_damage(&error) {
+                true => PthError::Archive(format!("{name}: {error}")),
+                false => io(error),
+            })?;
         if bytes.len() as u64 != size {
             return Err(PthError::Archive(format!(
                 "{name} has {} bytes where the archive's list says {size}",
@@ -149,7 +152,13 @@ fn io(source: std::io::Error) -> PthError {
 
 fn damaged(error: ZipError) -> PthError {
     match error {
-        ZipError::Io(source) if source.kind() != std::io::ErrorKind::UnexpectedEof => io(source),
+        ZipError::Io(source) if !is_damage(&source) => io(source),
         error => PthError::Archive(error.to_string()),
     }
+}
+
+/// Whether it is the bytes that are wrong, and not the system that would not give them.
+fn is_damage(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | InvalidData | InvalidInput)
 }

@@ -220,8 +220,8 @@ pub fn judge_run(run_dir: &Path, lines: &[StepLine], config: &RunConfig) -> Judg
         let newest = selfsame_checkpoint::list(run_dir).unwrap_or_default().pop();
         if let (true, Some((steps @ 1.., _))) = (lines.is_empty(), newest) {
             judged.why = format!(
-                "the log has no step although {steps} are done: metrics.jsonl was lost, so there is \
-                 nothing to judge by"
+                "the log has no step although {steps} are done, so there is nothing to judge by; \
+                 metrics.jsonl may have been lost"
             );
         }
         return judged;

@@ -83,7 +83,7 @@ const NO_REPORT: &str = "Do not write report.html at the end";
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// Run directory; an earlier demo there is replaced.
+    /// Run directory; an earlier demo there goes on if it was stopped, and else is replaced.
     #[arg(long, default_value = "runs/demo")]
     pub(crate) run: PathBuf,
     /// Seed of data, weights and crops.
@@ -96,7 +96,7 @@ pub(crate) struct Demo {
 #[command(next_help_heading = "Flags of train, without effect here")]
 pub(crate) struct OnlyTrain {
     #[arg(long, help = RESUME)]
-    resume: bool,
+    pub(crate) resume: bool,
     #[arg(long, help = ACCEPT_DATA_CHANGE)]
     accept_data_change: bool,
     #[arg(long, value_name = "N", help = CAPTURE_STEP)]
@@ -199,7 +199,7 @@ pub(crate) struct Plan {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    _only_train: OnlyTrain,
+    pub(crate) only_train: OnlyTrain,
 }
 
 #[derive(Debug, Args)]
@@ -229,7 +229,7 @@ pub(crate) struct Resume {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct WeightsArgs {
     /// A run directory, a .safetensors or .pth file (ours, timm's, Hugging Face's, official DINO's
-    /// or DINOv2's), a folder of timm or Hugging Face, `pixels` or
+    /// or DINOv2's), a folder of timm, Hugging Face or a fine-tuning, `pixels` or
     /// `random:ARCH[/PATCH][@SIZE][?seed=N]`; `hf:ORG/NAME[@REVISION]` in builds with the hub;
     /// `reference:W` runs W by candle-transformers.
     #[arg(long, value_name = "W")]

@@ -6,14 +6,15 @@ use selfsame_data::Dataset;
 
 use crate::exit::usage;
 use crate::run_dir::CONFIG_FILE;
-use crate::weights::without_prefix;
+use crate::weights::{FINETUNED, without_prefix};
 
 /// What is read of a run.
 const OF_RUN: [&str; 3] = [CONFIG_FILE, "metrics.jsonl", "skipped.csv"];
 /// Folders of a run that hold its weights.
 const FOLDERS_OF_RUN: [&str; 3] = ["checkpoints", "snapshots", "captures"];
 /// What is read of a folder of weights, other programs' included.
-const OF_WEIGHTS: [&str; 6] = [
+const OF_WEIGHTS: [&str; 7] = [
+    FINETUNED,
     "model.safetensors",
     "student.safetensors",
     "teacher.safetensors",
@@ -127,6 +128,7 @@ mod tests {
         let spec = dir.path().to_str().unwrap();
         for read in [
             "model.safetensors",
+            "finetuned.safetensors",
             "config.toml",
             "skipped.csv",
             "checkpoints/step-00000001/teacher.safetensors",

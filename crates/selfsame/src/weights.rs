@@ -39,6 +39,9 @@ const REFERENCE: &str = "reference:";
 /// Before the name of a hub's repository.
 const HUB: &str = "hf:";
 
+/// A fine-tuned backbone with its classifier, in the folder that `finetune` made.
+pub(crate) const FINETUNED: &str = "finetuned.safetensors";
+
 /// Where features come from.
 pub(crate) enum Weights {
     /// The pixels themselves.
@@ -411,11 +414,7 @@ fn file_in_folder(dir: &Path, which: Which) -> Option<PathBuf> {
         return file.exists().then_some(file);
     }
     // timm's and transformers' names, the newer first, and that of `finetune`.
-    let names = [
-        "model.safetensors",
-        "pytorch_model.bin",
-        "finetuned.safetensors",
-    ];
+    let names = ["model.safetensors", "pytorch_model.bin", FINETUNED];
     let mut files = names.iter().map(|name| dir.join(name));
     files.find(|file| file.exists())
 }

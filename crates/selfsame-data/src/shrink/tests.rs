@@ -325,6 +325,12 @@ fn pictures_are_not_overwritten_by_their_copies() {
         shorter_side: 50,
         ..ShrinkConfig::default()
     };
+    // Nor by those of others.
+    fs::create_dir_all(sets.source("deep")).unwrap();
+    picture(90, 90).save(sets.source("deep/a.png")).unwrap();
+    let told = shrink(sets.open().as_ref(), &sets.source("deep"), &config, &|_| ());
+    let told = told.unwrap_err().to_string();
+    assert!(told.contains("deep"), "{told}");
     let told = shrink(
         sets.open().as_ref(),
         &sets.source("cats/.."),

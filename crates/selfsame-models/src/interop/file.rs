@@ -126,6 +126,11 @@ pub fn read_weights(path: &Path, which: Which) -> Result<ImportedWeights, ModelE
 pub fn is_pth(path: &Path) -> Result<bool, ModelError> {
     let fail = |error: std::io::Error| read_error(path, error);
     let mut first = Vec::new();
+    let kind = std::fs::metadata(path).map_err(fail)?;
+    if !kind.is_file() {
+        // A pipe would be waited for.
+        return Err(fail(std::io::Error::other("it is not a regular file")));
+    }
     let file = File::open(path).map_err(fail)?;
     file.take(9).read_to_end(&mut first).map_err(fail)?;
     // Safetensors begins with a length in eight bytes, which may be any, and a header of JSON.

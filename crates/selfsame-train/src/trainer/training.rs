@@ -437,7 +437,10 @@ impl<'a> Training<'a> {
     fn capture_not_finite(&mut self, batches: &[DeviceBatch], what: BadFigure) {
         let mut others = not_finite_steps(self.run.run_dir);
         others.retain(|info| info.step != self.step);
-        let captured = if others.len() < MOST_CAPTURED {
+        let captured = if self.run.capture_step == Some(self.step) {
+            // It is there already, and another needs room beside it.
+            self.keep_number(what)
+        } else if others.len() < MOST_CAPTURED {
             self.capture(batches, Some(what))
         } else {
             self.observer.note(&format!(

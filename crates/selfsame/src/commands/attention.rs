@@ -20,6 +20,7 @@ use crate::figures::{cell, remark, whose};
 use crate::memory::{Evaluation, check_whole};
 use crate::out;
 use crate::overwriting::refuse_overwriting;
+use crate::run_dir;
 use crate::scores::print_json;
 use crate::stderr::tell;
 use crate::weights::{Loaded, Weights};
@@ -100,7 +101,11 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     let mut single = None;
     chosen.each(|name, picture| {
         let prepared = prepare(args, &newest, &picture, &device);
-        let (prepared, mut notes) = prepared.with_context(|| name.clone())?;
+        let (prepared, mut notes) = match args.whole {
+            // Its own size may be what is wrong.
+            true => prepared.with_context(|| name.clone())?,
+            false => prepared?,
+        };
         if !columns.is_empty() {
             let mut row = vec![cell(&name, notes, prepared.image.clone())];
             let mut seen = Vec::new();
@@ -197,6 +202,12 @@ fn snapshots(flags: &WeightsArgs, newest: &Loaded, device: &Device) -> anyhow::R
     let grown = Grown::open(dir, MAX_SNAPSHOTS, newest, |path| {
         Weights::open_at(path, flags.which, flags.arch.as_deref(), device)
     })?;
+    if grown.is_none() && !run_dir::snapshots(dir, 1)?.is_empty() {
+        anyhow::bail!(
+            "--snapshots: not one snapshot of {} can be used",
+            dir.display()
+        );
+    }
     grown.ok_or_else(|| {
         usage(format!(
             "--snapshots: {} has no snapshots (train.snapshot_every_epochs)",

@@ -30,18 +30,22 @@ use crate::{data, device, run_dir, signals};
 const MARKER: &str = "demo.txt";
 /// What a demonstration ends with.
 const SUMMARY: &str = "summary.txt";
+/// The folder for timm.
+const EXPORT: &str = "export";
+/// Before the names of files that are being written.
+const UNFINISHED: &str = ".tmp-";
 /// What it leaves in its directory beside both, and what a run does.
 const OWN: [&str; 12] = [
     "LOCK",
     "config.toml",
     "metrics.jsonl",
-    "metrics-before.jsonl",
+    "metrics-unreadable.txt",
     "pictures.csv",
     "skipped.csv",
     "checkpoints",
     "snapshots",
     "captures",
-    "export",
+    EXPORT,
     "curves.png",
     REPORT_FILE,
 ];
@@ -79,7 +83,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
     let _lock = run_dir::claim(dir)?;
     write_bytes(
         &dir.join(MARKER),
-        b"made by selfsame demo; the next one replaces it\n",
+        b"made by selfsame demo; the next one goes on, or replaces it if it is done\n",
     )?;
     run_dir::write_config(dir, &merged.annotated(&config)?)?;
     let device = device::open("cpu")?;
@@ -129,7 +133,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
     let before = sets.score(Extractor::Backbone(untrained.teacher.backbone()), &crop)?;
     let pixels = sets.score(Extractor::Pixels, &raw)?;
     let after = sets.score(trained.extractor(), &crop)?;
-    super::export::timm(trained.backbone()?, &dir.join("export"))?;
+    super::export::timm(trained.backbone()?, &dir.join(EXPORT))?;
 
     let summary = format!(
         "\n{LABEL} told from features that never saw a label ({TEST_COUNT} test portraits)\n\
@@ -146,7 +150,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
         after.linear,
         dir.join(REPORT_FILE).display(),
         dir.join("curves.png").display(),
-        dir.join("export").display(),
+        dir.join(EXPORT).display(),
         duration(began.elapsed().as_secs_f64()),
     );
     write_bytes(&dir.join(SUMMARY), summary.as_bytes())?;
@@ -182,19 +186,27 @@ fn clear_earlier(dir: &Path, config_text: &str) -> anyhow::Result<()> {
         return Err(refusal("holds something that is not an earlier demo"));
     }
     let is_own = |name: &str| {
-        // Hidden: the lock, and what was being written.
-        name.starts_with('.')
+        let is_log_aside = name.starts_with("metrics-before") && name.ends_with(".jsonl");
+        name.starts_with(UNFINISHED)
             || name.starts_with("events.out.tfevents.")
+            || is_log_aside
             || [MARKER, SUMMARY].contains(&name)
             || OWN.contains(&name)
     };
     // The lock tells whether that demo still runs.
     drop(run_dir::claim(dir)?);
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
-        names.push(entry?.file_name().to_string_lossy().into_owned());
+    let exported = dir.join(EXPORT);
+    let is_exported = |name: &str| {
+        name.starts_with(UNFINISHED) || ["model.safetensors", "config.json"].contains(&name)
+    };
+    let mut others = names_in(dir)?;
+    others.retain(|name| !is_own(name));
+    if exported.is_dir() {
+        let mut of_export = names_in(&exported)?;
+        of_export.retain(|name| !is_exported(name));
+        others.extend(of_export.iter().map(|name| format!("{EXPORT}/{name}")));
     }
-    if let Some(other) = names.iter().find(|name| !is_own(name)) {
+    if let Some(other) = others.first() {
         return Err(refusal(&format!("holds {other}, which is no demo's")));
     }
     let was_stopped = !dir.join(SUMMARY).exists();
@@ -206,6 +218,13 @@ fn clear_earlier(dir: &Path, config_text: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     std::fs::remove_dir_all(dir).with_context(|| format!("removing the earlier {}", dir.display()))
+}
+
+fn names_in(dir: &Path) -> anyhow::Result<Vec<String>> {
+    let reading = || format!("reading {}", dir.display());
+    let entries = std::fs::read_dir(dir).with_context(reading)?;
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect::<std::io::Result<_>>().with_context(reading)
 }
 
 struct Scores {

@@ -25,7 +25,7 @@ use crate::memory::Evaluation;
 use crate::progress::CountProgress;
 use crate::scores::{Sets, print_json, print_text, printable_lines};
 use crate::stderr::tell;
-use crate::weights::{Loaded, Weights, refuse_reference};
+use crate::weights::{FINETUNED, Loaded, Weights, refuse_reference};
 use crate::{run_dir, signals};
 
 /// Everything that `--json` prints, and what it was made by.
@@ -36,12 +36,12 @@ const REPORT_FILE: &str = "classification_report.txt";
 /// Classes up to which all confusions are printed, and how many of more classes.
 const MAX_TABLE: usize = 20;
 
-/// The trained backbone with its classifier.
-pub(super) const WEIGHTS_FILE: &str = "finetuned.safetensors";
-/// Metadata of [`WEIGHTS_FILE`]: a JSON list of the classes' texts in the order of the logits.
+/// Metadata of [`FINETUNED`]: a JSON list of the classes' texts in the order of the logits.
 pub(super) const CLASSES_KEY: &str = "selfsame.classes";
 /// The label whose values the classes are.
 pub(super) const LABEL_KEY: &str = "selfsame.label";
+/// How pictures were resized for the crop: `resize` and `interpolation`, as JSON.
+pub(super) const EVAL_KEY: &str = "selfsame.eval";
 /// The pictures that could not be used.
 const SKIPPED_FILE: &str = "skipped.csv";
 
@@ -417,9 +417,14 @@ impl Work<'_> {
         metadata.insert(CLASSES_KEY.to_owned(), classes);
         let label = self.args.data.label.to_lowercase();
         metadata.insert(LABEL_KEY.to_owned(), label);
+        let eval = json!({
+            "resize": self.crop.resize_ratio,
+            "interpolation": self.args.data.weights.interpolation,
+        });
+        metadata.insert(EVAL_KEY.to_owned(), eval.to_string());
         // Pictures to test on that could not be used are in it since the last checkpoint.
         self.list_skipped()?;
-        let weights = run.join(WEIGHTS_FILE);
+        let weights = run.join(FINETUNED);
         write_tensors(&weights, &tuning.tensors(), &metadata)?;
         write_bytes(&run.join(REPORT_FILE), report.as_bytes())?;
         let mut result = result.clone();

@@ -24,7 +24,10 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
     }
     if let Some(run) = &args.run {
         refuse_place(run, &config)?;
-        run_dir::refuse_used(run)?;
+        let continues = args.only_train.resume && run.join(run_dir::CONFIG_FILE).exists();
+        if !continues {
+            run_dir::refuse_used(run)?;
+        }
     }
     device::set_threads(config.train.threads)?;
     let device = device::open_for_training(&config)?;

@@ -11,15 +11,15 @@ use selfsame_eval::Features;
 use selfsame_models::{MlpClassifier, Mode};
 use serde_json::json;
 
-use super::finetune::{CLASSES_KEY, LABEL_KEY, WEIGHTS_FILE};
-use crate::cli::Predict;
+use super::finetune::{CLASSES_KEY, EVAL_KEY, LABEL_KEY};
+use crate::cli::{Predict, WeightsArgs};
 use crate::embedding::embed_all;
 use crate::exit::{Done, usage_of};
 use crate::out;
 use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
 use crate::scores::{print_json, print_text, printable};
 use crate::stderr::tell;
-use crate::weights::Weights;
+use crate::weights::{FINETUNED, Weights};
 use crate::{data, device};
 
 pub(crate) fn run(args: &Predict) -> anyhow::Result<Done> {
@@ -36,18 +36,14 @@ pub(crate) fn run(args: &Predict) -> anyhow::Result<Done> {
     let set = data::of_flags(&args.data, flags)?;
     refuse_overwriting_pictures(out, ("--data", set.as_ref()))?;
     let head = Head::read(&flags.weights)?;
+    let flags = &head.prepared(flags);
     let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
     let all: Vec<usize> = (0..set.len()).collect();
     let done = embed_all(&set, &args.data, &all, &weights, flags, &device)?;
     let probabilities = head.probabilities(&done.features, &device)?;
 
-    let mut header = vec!["file", &head.label, "probability"];
-    let of_class: Vec<String> = head
-        .classes
-        .iter()
-        .map(|class| format!("p_{class}"))
-        .collect();
-    header.extend(of_class.iter().map(String::as_str));
+    let header = head.header();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let mut counts: BTreeMap<&str, usize> = head.classes.iter().map(|c| (c.as_str(), 0)).collect();
     let mut rows = Vec::new();
     for (sample, of_picture) in done.samples.iter().zip(&probabilities) {
@@ -85,11 +81,16 @@ pub(crate) fn run(args: &Predict) -> anyhow::Result<Done> {
     Ok(Done::Well)
 }
 
+/// The filter of `--interpolation` where nothing else is said.
+const DEFAULT_FILTER: &str = "bicubic";
+
 /// What a fine-tuning put on its backbone.
 struct Head {
     tensors: BTreeMap<String, Tensor>,
     classes: Vec<String>,
     label: String,
+    /// `resize` and `interpolation` of the pictures, if the file tells.
+    eval: serde_json::Value,
 }
 
 impl Head {
@@ -103,12 +104,12 @@ impl Head {
                 "--weights",
                 format!(
                     "{spec}: there is no classifier; name what `selfsame finetune` made, its --run \
-                     or the {WEIGHTS_FILE} in it"
+                     or the {FINETUNED} in it"
                 ),
             )
         };
         let path = match Path::new(spec) {
-            folder if folder.is_dir() => folder.join(WEIGHTS_FILE),
+            folder if folder.is_dir() => folder.join(FINETUNED),
             file => file.to_owned(),
         };
         let is_ours = path.extension().is_some_and(|kind| kind == "safetensors");
@@ -126,11 +127,52 @@ impl Head {
         Ok(Self {
             tensors,
             classes,
+            eval: metadata
+                .get(EVAL_KEY)
+                .and_then(|text| serde_json::from_str(text).ok())
+                .unwrap_or_default(),
             label: metadata
                 .get(LABEL_KEY)
                 .map_or("class", String::as_str)
                 .to_owned(),
         })
+    }
+
+    /// The flags, with what they leave open as it was in fine-tuning.
+    fn prepared(&self, flags: &WeightsArgs) -> WeightsArgs {
+        let mut flags = flags.clone();
+        if flags.resize.is_none() {
+            flags.resize = self.eval["resize"].as_f64();
+        }
+        if let (true, Some(filter)) = (
+            flags.interpolation == DEFAULT_FILTER,
+            self.eval["interpolation"].as_str(),
+        ) {
+            filter.clone_into(&mut flags.interpolation);
+        }
+        flags
+    }
+
+    /// The columns, of which no two are one to who reads the file as annotations.
+    fn header(&self) -> Vec<String> {
+        // What a column of paths may be called, or is said beside the label.
+        let taken = ["images", "image", "file", "path", "probability"];
+        let label = match taken.contains(&self.label.as_str()) {
+            true => "predicted".to_owned(),
+            false => self.label.clone(),
+        };
+        let mut header = vec!["file".to_owned(), label, "probability".to_owned()];
+        for class in &self.classes {
+            let mut name = format!("p_{class}");
+            while header
+                .iter()
+                .any(|other| other.to_lowercase() == name.to_lowercase())
+            {
+                name.push('_');
+            }
+            header.push(name);
+        }
+        header
     }
 
     /// The probability of each class for each row.
@@ -172,6 +214,24 @@ fn best_of(probabilities: &[f64]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_differ_whatever_classes_and_label_are_called() {
+        let head = |label: &str, classes: &[&str]| Head {
+            tensors: BTreeMap::new(),
+            classes: classes.iter().map(|class| (*class).to_owned()).collect(),
+            label: label.to_owned(),
+            eval: serde_json::Value::Null,
+        };
+        assert_eq!(
+            head("kind", &["a", "b"]).header(),
+            ["file", "kind", "probability", "p_a", "p_b"]
+        );
+        assert_eq!(
+            head("image", &["Heron", "heron"]).header(),
+            ["file", "predicted", "probability", "p_Heron", "p_heron_"]
+        );
+    }
 
     #[test]
     fn probabilities_sum_to_one_however_large_the_logits_are() {

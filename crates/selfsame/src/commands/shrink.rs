@@ -199,10 +199,11 @@ fn annotated(
     let Some((name, _)) = annotation_file(args) else {
         return Ok(None);
     };
-    let unusable: BTreeSet<&str> = report.unusable.iter().map(|entry| &*entry.file).collect();
+    let unusable = report.unusable.iter().map(|entry| place_of(&entry.file));
+    let unusable: BTreeSet<Option<PathBuf>> = unusable.collect();
     let has_copy = |name: &str| {
-        let place = place_of(name).map(|place| args.out.join(place));
-        !unusable.contains(name) || place.is_some_and(|copy| copy.is_file())
+        let place = place_of(name);
+        !unusable.contains(&place) || place.is_some_and(|place| args.out.join(place).is_file())
     };
     let labels = set.label_names();
     let header: Vec<&str> = [annotations::AGEDB_HEADER[0]]

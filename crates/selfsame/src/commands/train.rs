@@ -136,21 +136,22 @@ pub(super) fn weights_to_begin_with(
     config: &RunConfig,
     device: &Device,
 ) -> anyhow::Result<Option<Weights>> {
-    match selfsame_checkpoint::list(dir)?.is_empty() {
-        true => init_of(config, device),
-        false => Ok(None),
+    if !selfsame_checkpoint::list(dir)?.is_empty() {
+        return Ok(None);
     }
+    let weights = init_of(config, device)?;
+    if weights.is_some() {
+        let spec = &config.train.init;
+        tell!("beginning with the backbone of {spec}; the projection head is drawn anew");
+    }
+    Ok(weights)
 }
 
 /// The weights that a configuration names to start from.
 pub(super) fn init_of(config: &RunConfig, device: &Device) -> anyhow::Result<Option<Weights>> {
     match config.train.init.as_str() {
         "" => Ok(None),
-        spec => {
-            let weights = start_weights(spec, config, device)?;
-            tell!("beginning with the backbone of {spec}; the projection head is drawn anew");
-            Ok(Some(weights))
-        }
+        spec => start_weights(spec, config, device).map(Some),
     }
 }
 
