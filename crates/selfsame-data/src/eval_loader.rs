@@ -99,8 +99,8 @@ impl EvalLoader {
     ///
     /// # Errors
     /// [`DataError::Setting`] for a batch size of 0 or an image that the set does not have,
-    /// [`DataError::Augment`] for a transform that
-    /// makes no sense, [`DataError::Io`] if the system gives no thread.
+    /// [`DataError::Augment`] for a transform that makes no sense, [`DataError::Io`] if the system
+    /// gives no thread.
     pub fn batches(&self, indices: Vec<usize>) -> Result<EvalBatches, DataError> {
         let problems = self.transform.check();
         if !problems.is_empty() {

@@ -87,7 +87,8 @@ impl Hub {
     /// `pytorch_model.bin`.
     ///
     /// If the hub cannot be reached from the first file on, has no answer (429, 5xx) or is not to be
-    /// asked, an earlier copy is taken as it is. If it fails later, what it did not answer for is not taken for missing.
+    /// asked, an earlier copy is taken as it is. If it fails later, what it did not answer for is not
+    /// taken for missing.
     ///
     /// # Errors
     /// As [`Hub::fetch`]; [`HubError::NotFound`] if it has no weights of either name.

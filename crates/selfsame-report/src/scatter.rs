@@ -85,18 +85,11 @@ impl Scatter {
         let left = if self.ticks { 62.0 } else { 30.0 };
         let top = self.top();
         let (right, bottom) = (left + FIELD, top + FIELD);
-        let shown = |value| can_show(value, Scale::Linear);
-        let finite = |point: &&(f64, f64)| shown(point.0) && shown(point.1);
-        let x = Axis::around(
-            self.points.iter().filter(finite).map(|p| p.0),
-            Scale::Linear,
-            0.04,
-        );
-        let y = Axis::around(
-            self.points.iter().filter(finite).map(|p| p.1),
-            Scale::Linear,
-            0.04,
-        );
+        let along = |place: fn(&(f64, f64)) -> f64| {
+            let values = self.drawn().map(|i| place(&self.points[i]));
+            Axis::around(values, Scale::Linear, 0.04)
+        };
+        let (x, y) = (along(|point| point.0), along(|point| point.1));
         let (x, y) = Axis::equal(x, y);
         svg.element(&format!(
             r##"rect x="{}" y="{}" width="{FIELD}" height="{FIELD}" fill="none" stroke="#bbbbbb""##,
@@ -123,7 +116,8 @@ impl Scatter {
             _ => 1.2,
         };
         let color = self.colors();
-        for (i, point) in self.points.iter().enumerate().filter(|(_, p)| finite(p)) {
+        for i in self.drawn() {
+            let point = self.points[i];
             svg.element(&format!(
                 r#"circle cx="{}" cy="{}" r="{radius}" fill="{}""#,
                 number(left + x.place(point.0) * FIELD),

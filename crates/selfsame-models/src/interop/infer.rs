@@ -56,7 +56,7 @@ struct Shapes<'a>(&'a BTreeMap<String, Tensor>);
 impl Shapes<'_> {
     fn dims<const N: usize>(&self, name: &str) -> Result<[usize; N], ModelError> {
         let Some(tensor) = self.0.get(name) else {
-            // As the file has them.
+            // Without the prefix that they have here alone.
             let bare = |name: &'_ String| name.trim_start_matches("backbone.").to_owned();
             let first: Vec<String> = self.0.keys().take(3).map(bare).collect();
             let there = match (self.0.len(), first.as_slice()) {
