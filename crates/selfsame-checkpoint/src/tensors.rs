@@ -243,6 +243,8 @@ pub fn remove_unfinished(path: &Path) {
 
 /// Lets `write` fill a hidden sibling of `path` and renames it when it is on the disk; removes it
 /// if anything fails.
+///
+/// `write_whole` in `selfsame-data` does the same; neither crate knows the other.
 fn write_beside(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
     let Some(name) = path.file_name() else {
         let name = path.display().to_string();

@@ -6,18 +6,21 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use csv::StringRecord;
 use foldhash::fast::RandomState;
 
+use crate::csv_text::{
+    blanks_before_quotes, is_break, line_at, line_of, other_width, problem_of, without,
+};
 use crate::dataset::{Files, OpenOptions};
 use crate::decode::Limits;
 use crate::error::DataError;
 use crate::file_list::FileList;
 use crate::label_table::LabelTable;
+use crate::write_whole::write_whole;
 
 /// Header of AgeDB annotations, as the notebook writes it.
 pub const AGEDB_HEADER: [&str; 4] = ["Images", "Name", "Age", "Gender"];
@@ -39,60 +42,27 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
     };
     let text = fs::read(path).map_err(|e| DataError::io("reading", path, e))?;
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-    if let Some(quote) = open_quote(text) {
-        let rest = text[quote + 1..].split(|byte| is_break(*byte)).next();
-        let rest = String::from_utf8_lossy(rest.unwrap_or_default());
-        let rest: String = rest.chars().take(40).collect();
-        return Err(wrong(
-            line_at(text, quote),
-            format!("a quote opens before {rest:?} and is not closed at the end of a cell"),
-        ));
-    }
+    let text = match blanks_before_quotes(text) {
+        Ok(blanks) => without(text, &blanks),
+        Err(quote) => return Err(wrong(line_at(text, quote), open_quote(&text[quote..]))),
+    };
+    let broken = |e: csv::Error| wrong(line_of(&text, e.position()), problem_of(&e));
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::Headers)
         .flexible(true)
-        .from_reader(text);
-    let header = reader
-        .headers()
-        .map_err(|e| wrong(line_of(text, e.position()), problem_of(&e)))?
-        .clone();
+        .from_reader(&*text);
+    let header = reader.headers().map_err(broken)?.clone();
     let columns = Columns::new(&header).map_err(|problem| wrong(1, problem))?;
     let root = Root::new(path, options)?;
 
     let mut files = FileList::default();
     let mut labels = LabelTable::new(columns.labels.iter().map(|(_, name)| name.clone()));
     let mut record = StringRecord::new();
-    while reader
-        .read_record(&mut record)
-        .map_err(|e| wrong(line_of(text, e.position()), problem_of(&e)))?
-    {
-        let line = || line_of(text, record.position());
-        if record.len() != header.len() {
-            let (cells, expected) = (record.len(), header.len());
-            let problem = format!("{cells} cells, but the header has {expected}");
-            return Err(wrong(line(), problem));
-        }
-        let image = record.get(columns.image).unwrap_or_default().trim();
-        if image.is_empty() {
-            return Err(wrong(line(), "no image path".to_owned()));
-        }
-        if image.contains('\0') {
-            return Err(wrong(
-                line(),
-                "the image path contains a zero byte".to_owned(),
-            ));
-        }
-        labels
-            .push_row(
-                |position, _| columns.value(&record, position),
-                |name, value| columns.check(name, value),
-            )
-            .map_err(|problem| wrong(line(), problem))?;
-        let Some((folder, name)) = folder_and_name(image) else {
-            let problem = format!("the image path {image:?} ends with no file name");
-            return Err(wrong(line(), problem));
-        };
-        if !root.admits(image, folder, name) {
+    while reader.read_record(&mut record).map_err(broken)? {
+        let line = || line_of(&text, record.position());
+        let Row { image, is_admitted } =
+            row(&record, &columns, &root, &mut labels).map_err(|problem| wrong(line(), problem))?;
+        if !is_admitted {
             return Err(DataError::Outside {
                 path: path.to_path_buf(),
                 line: line(),
@@ -111,8 +81,58 @@ pub(crate) fn read(path: &Path, options: &OpenOptions) -> Result<Files, DataErro
     })
 }
 
+/// What is wrong with a text that begins with a quote which is not closed.
+fn open_quote(text: &[u8]) -> String {
+    let rest = text[1..].split(|byte| is_break(*byte)).next();
+    let rest = String::from_utf8_lossy(rest.unwrap_or_default());
+    let rest: String = rest.chars().take(40).collect();
+    format!("a quote opens before {rest:?} and is not closed at the end of a cell")
+}
+
+/// What a row says of its image.
+struct Row<'r> {
+    image: &'r str,
+    /// Whether it may be read.
+    is_admitted: bool,
+}
+
+/// Looks at a row and adds its labels.
+///
+/// # Errors
+/// What is wrong with it.
+fn row<'r>(
+    record: &'r StringRecord,
+    columns: &Columns,
+    root: &Root,
+    labels: &mut LabelTable,
+) -> Result<Row<'r>, String> {
+    if record.len() != columns.count {
+        return Err(other_width(record, columns.count));
+    }
+    let image = record.get(columns.image).unwrap_or_default().trim();
+    if image.is_empty() {
+        return Err("no image path".to_owned());
+    }
+    if image.contains('\0') {
+        return Err("the image path contains a zero byte".to_owned());
+    }
+    labels.push_row(
+        |position, _| columns.value(record, position),
+        |name, value| columns.check(name, value),
+    )?;
+    let Some((folder, name)) = folder_and_name(image) else {
+        return Err(format!("the image path {image:?} ends with no file name"));
+    };
+    Ok(Row {
+        image,
+        is_admitted: root.admits(image, folder, name),
+    })
+}
+
 /// Which column is what.
 struct Columns {
+    /// How many there are.
+    count: usize,
     image: usize,
     /// Column and lower-cased name, in the header's order.
     labels: Vec<(usize, String)>,
@@ -160,6 +180,7 @@ impl Columns {
         }
         let age_is_number = header.iter().eq(AGEDB_HEADER) || header.iter().eq(UTKFACE_HEADER);
         Ok(Self {
+            count: header.len(),
             image,
             labels,
             age_is_number,
@@ -366,71 +387,6 @@ fn path_to_bytes(path: &Path) -> Vec<u8> {
     path.to_string_lossy().into_owned().into_bytes()
 }
 
-/// The line on which a row begins, from 1. The reader's own count stands before what ends the row
-/// above, or before blank lines.
-fn line_of(text: &[u8], position: Option<&csv::Position>) -> u64 {
-    let start = position.map_or(0, |position| position.byte() as usize);
-    let rest = text.get(start..).unwrap_or_default();
-    line_at(
-        text,
-        start + rest.iter().take_while(|byte| is_break(**byte)).count(),
-    )
-}
-
-/// The line, from 1, of the byte at `place`.
-fn line_at(text: &[u8], place: usize) -> u64 {
-    let above = text.get(..place).unwrap_or(text);
-    let pairs = above.windows(2).filter(|pair| pair == b"\r\n").count();
-    (1 + above.iter().filter(|byte| is_break(**byte)).count() - pairs) as u64
-}
-
-fn is_break(byte: u8) -> bool {
-    matches!(byte, b'\n' | b'\r')
-}
-
-/// The first quote that opens a cell and does not close it before a comma, the end of a line or that
-/// of the text.
-fn open_quote(text: &[u8]) -> Option<usize> {
-    let quote_from = |at: usize| {
-        let rest = text.get(at..)?;
-        Some(at + rest.iter().position(|byte| *byte == b'"')?)
-    };
-    let ends_cell = |byte: u8| byte == b',' || is_break(byte);
-    if !text.contains(&b'"') {
-        return None; // Which takes no time.
-    }
-    let mut at = 0;
-    while let Some(open) = quote_from(at) {
-        at = open + 1;
-        if open > 0 && !ends_cell(text[open - 1]) {
-            continue; // Within a cell that is not quoted.
-        }
-        loop {
-            let Some(quote) = quote_from(at) else {
-                return Some(open);
-            };
-            at = quote + 1;
-            match text.get(at) {
-                Some(b'"') => at += 1, // Two of them are one within the cell.
-                _ => break,
-            }
-        }
-        let is_blank = |byte: &&u8| matches!(byte, b' ' | b'\t');
-        at += text[at..].iter().take_while(is_blank).count();
-        if text.get(at).is_some_and(|byte| !ends_cell(*byte)) {
-            return Some(open);
-        }
-    }
-    None
-}
-
-fn problem_of(error: &csv::Error) -> String {
-    match error.kind() {
-        csv::ErrorKind::Utf8 { .. } => "not UTF-8".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
 /// Writes an annotation file: the header, then the rows in the order given.
 ///
 /// The file appears whole or not at all.
@@ -458,35 +414,6 @@ pub fn write_root(folder: &Path, images: &Path) -> Result<(), DataError> {
     let mut bytes = path_to_bytes(images);
     bytes.push(b'\n');
     write_whole(&folder.join(ROOT_FILE), &bytes)
-}
-
-/// Writes beside, then renames; both survive a loss of power. What a kill leaves begins with
-/// `.tmp-`, which a run directory is cleaned of.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".tmp-{name}"));
-    let written = File::create(&beside).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    let done = written.and_then(|()| fs::rename(&beside, path));
-    if let Err(error) = done {
-        // The failure itself is what the caller must hear of.
-        let _ = fs::remove_file(&beside);
-        return Err(DataError::io("writing", path, error));
-    }
-    // Windows opens no folder as a file, and its rename needs no such call.
-    if cfg!(unix)
-        && let Some(folder) = std::path::absolute(path)
-            .ok()
-            .as_deref()
-            .and_then(Path::parent)
-    {
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|error| DataError::io("writing", path, error))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

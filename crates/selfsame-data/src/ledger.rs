@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::annotations::write_whole;
+use crate::csv_text::read_own;
 use crate::dataset::Dataset;
 use crate::decode::DecodeError;
 use crate::error::DataError;
+use crate::write_whole::write_whole;
+
+const HEADER: [&str; 2] = ["file", "reason"];
 
 /// An entry: which image, and why not.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -142,7 +145,7 @@ impl Ledger {
     pub fn write_csv(&self, path: &Path) -> Result<(), DataError> {
         let failed = |error: csv::Error| DataError::io("writing", path, error.into());
         let mut writer = csv::Writer::from_writer(Vec::new());
-        writer.write_record(["file", "reason"]).map_err(failed)?;
+        writer.write_record(HEADER).map_err(failed)?;
         let entries = self.entries();
         let same = |a: &LedgerEntry, b: Option<&LedgerEntry>| b.is_some_and(|b| a.file == b.file);
         for (i, entry) in entries.iter().enumerate() {
@@ -162,29 +165,23 @@ impl Ledger {
     /// Takes over what an earlier part of the same run wrote; a missing file has no entries.
     ///
     /// # Errors
-    /// [`DataError::Annotation`] if the file is not one that [`write_csv`](Self::write_csv) wrote.
+    /// [`DataError::Annotation`] with the line if the file is not one that
+    /// [`write_csv`](Self::write_csv) wrote, [`DataError::Io`] if it cannot be read.
     pub fn read_csv(&self, path: &Path) -> Result<(), DataError> {
-        if !path.exists() {
-            return Ok(());
-        }
-        let wrong = |error: csv::Error| DataError::Annotation {
-            path: path.to_path_buf(),
-            line: error.position().map_or(1, csv::Position::line),
-            problem: error.to_string(),
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(DataError::io("reading", path, error)),
         };
-        for record in csv::Reader::from_path(path).map_err(wrong)?.records() {
-            let record = record.map_err(wrong)?;
-            let cell = |column| record.get(column).unwrap_or_default().to_owned();
-            let (file, reason) = (cell(0), cell(1));
-            let kind = "earlier".to_owned();
+        read_own(path, &text, ("unusable images", &HEADER), |record| {
             self.enter(LedgerEntry {
-                file,
-                reason,
-                kind,
+                file: record[0].to_owned(),
+                reason: record[1].to_owned(),
+                kind: "earlier".to_owned(),
                 path: None,
             });
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Takes entries without a path, as [`read_csv`](Self::read_csv) makes them, for those of the
@@ -301,6 +298,38 @@ mod tests {
         again.write_csv(&path).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         again.read_csv(&folder.path().join("none.csv")).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_list_is_told_with_its_line_and_what_cannot_be_read_is_no_mistake() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("skipped.csv");
+        for (text, words) in [
+            (
+                "image,reason\na.jpg,gone\n",
+                "skipped.csv:1: no list of unusable",
+            ),
+            (
+                "file,reason\r\n\r\na.jpg,gone\r\nb.jpg\r\n",
+                "skipped.csv:4: 1 cells",
+            ),
+            (
+                "file,reason\n\"a\nb.jpg\",gone\nc.jpg\n",
+                "skipped.csv:4: 1 cells",
+            ),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = Ledger::new().read_csv(&path).unwrap_err();
+            assert!(
+                error.is_usage() && error.to_string().contains(words),
+                "{error}"
+            );
+        }
+        std::fs::write(&path, b"file,reason\na.jpg,gone\n\xff,gone\n").unwrap();
+        let error = Ledger::new().read_csv(&path).unwrap_err().to_string();
+        assert!(error.contains("skipped.csv:3: not UTF-8"), "{error}");
+        let error = Ledger::new().read_csv(folder.path()).unwrap_err();
+        assert!(matches!(error, DataError::Io { .. }), "{error}");
     }
 
     /// A folder of two broken pictures of the same name.

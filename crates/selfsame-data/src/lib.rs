@@ -48,6 +48,7 @@ mod batch;
 mod cached;
 pub mod check;
 mod copies;
+mod csv_text;
 mod dataset;
 pub mod decode;
 mod error;
@@ -68,6 +69,7 @@ pub mod sampler;
 mod shrink;
 pub mod split;
 pub mod walk;
+mod write_whole;
 
 pub use batch::{EvalBatch, HostBatch, PixelType, Pixels};
 pub use cached::Cached;

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::annotations::write_whole;
+use crate::csv_text::read_own;
 use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::fingerprint::{head_hash, sampled};
+use crate::write_whole::write_whole;
 
 const HEADER: [&str; 3] = ["file", "bytes", "blake3_of_start"];
 
@@ -97,33 +98,22 @@ impl PictureList {
     /// Reads what [`write_csv`](Self::write_csv) wrote.
     ///
     /// # Errors
-    /// [`DataError::Annotation`] with the line if it is not such a file.
+    /// [`DataError::Annotation`] with the line if it is not such a file, [`DataError::Io`] if it
+    /// cannot be read.
     pub fn read_csv(path: &Path) -> Result<Self, DataError> {
-        let wrong = |line: u64, problem: String| DataError::Annotation {
-            path: path.to_path_buf(),
-            line,
-            problem,
-        };
-        let broken = |error: csv::Error| {
-            wrong(
-                error.position().map_or(1, csv::Position::line),
-                error.to_string(),
-            )
-        };
+        let text = std::fs::read(path).map_err(|error| DataError::io("reading", path, error))?;
         let mut list = BTreeMap::new();
-        for record in csv::Reader::from_path(path).map_err(broken)?.records() {
-            let record = record.map_err(broken)?;
-            let cell = |column| record.get(column).filter(|text: &&str| !text.is_empty());
-            let line = record.position().map_or(1, csv::Position::line);
+        read_own(path, &text, ("pictures", &HEADER), |record| {
+            let cell = |column: usize| Some(&record[column]).filter(|text| !text.is_empty());
             let bytes = match cell(1).map(str::parse) {
                 None => None,
                 Some(Ok(bytes)) => Some(bytes),
-                Some(Err(_)) => return Err(wrong(line, "a size is not a number".to_owned())),
+                Some(Err(_)) => return Err("a size is not a number".to_owned()),
             };
-            let name = record.get(0).unwrap_or_default().to_owned();
             let head = cell(2).map(str::to_owned);
-            list.insert(name, Picture { bytes, head });
-        }
+            list.insert(record[0].to_owned(), Picture { bytes, head });
+            Ok(())
+        })?;
         Ok(Self(list))
     }
 }
@@ -181,6 +171,16 @@ mod tests {
         fs::write(&path, "file,bytes,blake3_of_start\nx.jpg,many,\n").unwrap();
         let problem = PictureList::read_csv(&path).unwrap_err().to_string();
         assert!(problem.contains("list.csv:2: "), "{problem}");
+        fs::write(&path, "file,bytes\nx.jpg,1\n").unwrap();
+        let problem = PictureList::read_csv(&path).unwrap_err().to_string();
+        assert!(
+            problem.contains("list.csv:1: no list of pictures"),
+            "{problem}"
+        );
+        for unreadable in [folder.path(), &folder.path().join("none.csv")] {
+            let error = PictureList::read_csv(unreadable).unwrap_err();
+            assert!(matches!(error, DataError::Io { .. }), "{error}");
+        }
     }
 
     #[test]
