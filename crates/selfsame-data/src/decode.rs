@@ -215,7 +215,17 @@ fn decode_with_image(
     format: ImageFormat,
     limits: &Limits,
 ) -> Result<RgbImage, DecodeError> {
-    let failed = |error| image_error(error, name_of(format));
+    let failed = |error| match (
+        image_error(error, name_of(format)),
+        chunks::told_length(bytes, format),
+    ) {
+        // The decoder does not tell one from the other.
+        (DecodeError::Corrupt { format, .. }, Some(told)) if told > bytes.len() as u64 => {
+            let problem = format!("it tells of {told} bytes and has {}", bytes.len());
+            DecodeError::Truncated { format, problem }
+        }
+        (error, _) => error,
+    };
     for (width, height) in chunks::frame_sizes(bytes, format) {
         limits.check(width, height)?;
     }
@@ -301,6 +311,10 @@ fn image_error(error: ImageError, format: &'static str) -> DecodeError {
         return DecodeError::Truncated { format, problem };
     }
     match error {
+        ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            let problem = "unexpected end of file".to_owned();
+            DecodeError::Truncated { format, problem }
+        }
         ImageError::Limits(error) => DecodeError::TooMuchMemory {
             what: error.to_string(),
         },

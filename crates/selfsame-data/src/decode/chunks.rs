@@ -73,12 +73,20 @@ impl<'a> Chunk<'a> {
     }
 }
 
+/// The bytes that a file should have by its own word, where its format has one for it.
+pub(super) fn told_length(bytes: &[u8], format: ImageFormat) -> Option<u64> {
+    match format {
+        ImageFormat::WebP => {
+            let length = bytes.get(4..)?.first_chunk()?;
+            Some(8 + u64::from(u32::from_le_bytes(*length)))
+        }
+        _ => None,
+    }
+}
+
 /// A WebP file as far as it tells its own length: what stands behind that is no part of it.
 fn webp_file(bytes: &[u8]) -> &[u8] {
-    match bytes.get(4..).and_then(|rest| rest.first_chunk()) {
-        Some(length) => until(bytes, 8 + u64::from(u32::from_le_bytes(*length))),
-        None => &[],
-    }
+    until(bytes, told_length(bytes, ImageFormat::WebP).unwrap_or(0))
 }
 
 /// The chunks of a WebP file, behind `RIFF`, its length and `WEBP`.

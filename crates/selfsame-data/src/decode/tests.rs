@@ -207,23 +207,29 @@ fn stray_bytes_between_header_segments_do_no_harm() {
 }
 
 #[test]
-fn truncated_files_of_other_formats_are_errors() {
+fn truncated_files_of_other_formats_are_told_from_corrupt_ones() {
     let picture = DynamicImage::ImageRgb8(busy(48));
     for format in [
         ImageFormat::Png,
         ImageFormat::Bmp,
+        ImageFormat::Gif,
         ImageFormat::Tiff,
         ImageFormat::WebP,
     ] {
         let whole = encoded(&picture, format);
-        for percent in [20, 60] {
+        for percent in [1, 20, 60, 98] {
             let error = decode(&whole[..whole.len() * percent / 100]).expect_err("a cut file");
-            assert!(
-                matches!(error.reason(), "truncated" | "corrupt" | "unsupported"),
+            assert_eq!(
+                error.reason(),
+                "truncated",
                 "{format:?} {percent} %: {error}"
             );
         }
     }
+    let mut webp = encoded(&picture, ImageFormat::WebP);
+    let end = webp.len();
+    webp[end / 2..].fill(0xff);
+    assert_eq!(decode(&webp).unwrap_err().reason(), "corrupt");
 }
 
 #[test]
