@@ -28,11 +28,18 @@ impl Stamp {
     }
 }
 
-/// A journal with a line for every copy: length and time of its picture, its own length, its name.
+/// What the line of the journal begins with that says how copies are made; no other one does, as they
+/// begin with a number.
+const SETTINGS: &str = "made with ";
+
+/// A journal with a line for how copies are made, and one for every copy: length and time of its
+/// picture, its own length, its name.
 ///
 /// A line is written after its copy. A copy without one, as of a name with a line break, is made
 /// again.
 pub(crate) struct Copies {
+    /// How they are made, unless the journal was written before it kept that.
+    settings: Option<String>,
     /// Of each name its picture's stamp and its own length.
     known: HashMap<String, (Stamp, u64)>,
     journal: Mutex<File>,
@@ -50,15 +57,36 @@ impl Copies {
             .open(folder.join(JOURNAL))?;
         let mut bytes = Vec::new();
         journal.read_to_end(&mut bytes)?;
-        if bytes.last().is_some_and(|last| *last != b'\n') {
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n');
+        let whole = whole.map_or(0, |last| last + 1);
+        if whole < bytes.len() {
             // Broken off.
-            journal.write_all(b"\n")?;
+            journal.set_len(whole as u64)?;
         }
-        let text = String::from_utf8_lossy(&bytes);
+        let text = String::from_utf8_lossy(&bytes[..whole]);
+        let settings = text.lines().filter_map(|line| line.strip_prefix(SETTINGS));
         Ok(Self {
+            settings: settings.last().map(str::to_owned),
             known: text.lines().filter_map(entry).collect(),
             journal: Mutex::new(journal),
         })
+    }
+
+    /// Notes how copies are made from now on, or tells how those in `folder` were made if that is not
+    /// the same.
+    pub(crate) fn agree(&mut self, settings: &str, folder: &Path) -> io::Result<Option<String>> {
+        match &self.settings {
+            Some(before) if before == settings => return Ok(None),
+            Some(before) if self.known.keys().any(|name| folder.join(name).exists()) => {
+                return Ok(Some(before.clone()));
+            }
+            // Those that were made otherwise are gone.
+            Some(_) => self.known.clear(),
+            None => {}
+        }
+        self.settings = Some(settings.to_owned());
+        self.write(&format!("{SETTINGS}{settings}\n"))?;
+        Ok(None)
     }
 
     /// The length of the copy at `target` under this name, if it is whole and its picture's stamp is
@@ -87,7 +115,13 @@ impl Copies {
         if name.contains('\n') {
             return Ok(());
         }
-        let line = format!("{} {} {length} {name}\n", picture.length, picture.time);
+        self.write(&format!(
+            "{} {} {length} {name}\n",
+            picture.length, picture.time
+        ))
+    }
+
+    fn write(&self, line: &str) -> io::Result<()> {
         let mut journal = self.journal.lock().unwrap_or_else(|held| held.into_inner());
         journal.write_all(line.as_bytes())
     }

@@ -20,7 +20,7 @@ use crate::ledger::LedgerEntry;
 
 /// How large the copies are, and how they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
+#[serde(deny_unknown_fields, default)]
 pub struct ShrinkConfig {
     /// The shorter side of a copy in pixels; what is no larger is copied as it is.
     pub shorter_side: u32,
@@ -73,26 +73,31 @@ enum Fate {
 ///
 /// A copy is upright and opaque, shrunk by Pillow's bicubic filter; it is PNG where the name ends
 /// so and JPEG everywhere else, as the name stays and a format is told by its content. It has the
-/// time of its picture. A journal in `out` keeps from which lengths and times copies were made: where
-/// they are as they were and the copy is whole, it is kept, so that a call that was broken off goes
-/// on. Copies appear whole or not at all under their names; a loss of power may take the last of
-/// them. Only one call may write into a folder at a time. `progress` is called with the number of
-/// pictures done so far, from any thread.
+/// time of its picture. A journal in `out` keeps how copies were made and from which lengths and
+/// times: where these are as they were and the copy is whole, it is kept, so that a call that was
+/// broken off goes on. Copies appear whole or not at all under their names; a loss of power may take
+/// the last of them. `progress` is called with the number of pictures done so far, from any thread.
+///
+/// Only one call may write into a folder at a time, and only of one data set; nothing here sees to
+/// that.
 ///
 /// # Errors
-/// [`DataError::Setting`] for a setting without sense, if copies would take the places of their
-/// pictures, or as [`check_names`], before anything is written; [`DataError::Io`] if a copy cannot
-/// be written. Copies that were written stay.
+/// [`DataError::Setting`] with every setting without sense, if `out` holds copies that were made with
+/// other settings, if copies would take the places of their pictures, or as [`check_names`], before
+/// anything is written; [`DataError::Io`] if a copy cannot be written. Copies that were written stay.
 pub fn shrink(
     dataset: &dyn Dataset,
     out: &Path,
     config: &ShrinkConfig,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<ShrinkReport, DataError> {
-    config.check()?;
+    let problems = config.check();
+    if !problems.is_empty() {
+        return Err(DataError::Setting(problems.join("; ")));
+    }
     check_names(dataset)?;
     refuse_originals(dataset, out)?;
-    let copies = Copies::open(out).map_err(|error| DataError::io("opening", out, error))?;
+    let copies = copies_in(out, config)?;
     let mut places = HashSet::new();
     let is_first: Vec<bool> = (0..dataset.len())
         .map(|index| places.insert(place_of(dataset.name(index))))
@@ -131,17 +136,38 @@ pub fn shrink(
 }
 
 impl ShrinkConfig {
-    fn check(&self) -> Result<(), DataError> {
-        let problem = match self {
-            Self {
-                shorter_side: 0, ..
-            } => "the shorter side of a copy must have at least 1 pixel",
-            Self {
-                quality: 0 | 101.., ..
-            } => "the quality of JPEG goes from 1 to 100",
-            _ => return Ok(()),
-        };
-        Err(DataError::Setting(problem.to_owned()))
+    /// Every problem in words, each text naming its field; empty if there is none.
+    pub fn check(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.shorter_side == 0 {
+            let problem = "shorter_side: a copy must have at least 1 pixel";
+            problems.push(problem.to_owned());
+        }
+        if !(1..=100).contains(&self.quality) {
+            problems.push(format!(
+                "quality: {} is not within 1 and 100, as that of JPEG is",
+                self.quality
+            ));
+        }
+        problems
+    }
+}
+
+/// The journal of a folder of copies that are made in this way.
+fn copies_in(out: &Path, config: &ShrinkConfig) -> Result<Copies, DataError> {
+    let failed = |error| DataError::io("opening", out, error);
+    let mut copies = Copies::open(out).map_err(failed)?;
+    let ShrinkConfig {
+        shorter_side,
+        quality,
+    } = config;
+    let settings = format!("shorter_side {shorter_side} and quality {quality}");
+    match copies.agree(&settings, out).map_err(failed)? {
+        None => Ok(copies),
+        Some(other) => Err(DataError::Setting(format!(
+            "{}: its copies were made with {other}; take these, or another folder",
+            out.display()
+        ))),
     }
 }
 

@@ -306,14 +306,54 @@ fn a_name_that_leads_elsewhere_is_refused_before_anything_is_written() {
 
 #[test]
 fn settings_without_sense_are_refused() {
-    for (shorter_side, quality) in [(0, 90), (10, 0), (10, 101)] {
+    for (shorter_side, quality, problems) in [(0, 90, 1), (10, 0, 1), (10, 101, 1), (0, 101, 2)] {
         let config = ShrinkConfig {
             shorter_side,
             quality,
         };
-        let told = shrink(&Outside("a"), Path::new("none"), &config, &|_| ());
-        assert!(told.unwrap_err().is_usage());
+        assert_eq!(config.check().len(), problems);
+        let told = shrink(&Outside("a"), Path::new("none"), &config, &|_| ()).unwrap_err();
+        let told = (told.is_usage(), told.to_string());
+        assert_eq!(told, (true, config.check().join("; ")));
     }
+    assert_eq!(ShrinkConfig::default().check(), Vec::<String>::new());
+}
+
+#[test]
+fn copies_that_were_made_otherwise_are_not_kept_for_those_asked_for() {
+    let sets = Sets::new();
+    picture(100, 100).save(sets.source("a.jpg")).unwrap();
+    let config = |shorter_side, quality| ShrinkConfig {
+        shorter_side,
+        quality,
+    };
+    let call = |config| shrink(sets.open().as_ref(), &sets.out(), &config, &|_| ());
+    assert_eq!(call(config(50, 90)).unwrap().shrunk, 1);
+    for other in [config(40, 90), config(50, 80)] {
+        let error = call(other).unwrap_err();
+        let words = "out: its copies were made with shorter_side 50 and quality 90; take these";
+        assert!(
+            error.is_usage() && error.to_string().contains(words),
+            "{error}"
+        );
+    }
+    assert_eq!(call(config(50, 90)).unwrap().kept, 1);
+
+    // A journal from before it kept that, and one whose last line was broken off.
+    let journal = sets.out().join(".copies");
+    let text = fs::read_to_string(&journal).unwrap();
+    let older: String = text.split_inclusive('\n').skip(1).collect();
+    for older in [older.clone(), older + "made with shorter_side 5"] {
+        fs::write(&journal, older).unwrap();
+        assert_eq!(call(config(50, 90)).unwrap().kept, 1);
+        assert!(call(config(40, 90)).is_err());
+    }
+
+    // Copies that are gone are made in any way.
+    fs::remove_file(sets.out().join("a.jpg")).unwrap();
+    assert_eq!(call(config(40, 90)).unwrap().shrunk, 1);
+    assert_eq!(sets.copy("a.jpg").dimensions(), (40, 40));
+    assert!(call(config(50, 90)).is_err());
 }
 
 #[test]
