@@ -78,29 +78,42 @@ pub fn check(
     let seen: Vec<Seen> = (0..dataset.len())
         .into_par_iter()
         .map(|index| {
-            let picture = picture_of(dataset, index);
-            // What was decoded is small; a video among the pictures was not read either.
-            let most_bytes = match picture {
-                Ok(_) => u64::MAX,
-                Err(_) => Limits::default().max_file_bytes,
-            };
-            let path = dataset.path(index);
-            let hash = path.and_then(|path| hash_of(&path, most_bytes));
-            let seen = match picture {
-                Ok(image) => Seen::Usable {
-                    size: image.dimensions(),
-                    hash,
-                },
-                Err(error) => {
-                    let entry = LedgerEntry::of(dataset, index, &error);
-                    Seen::Unusable { entry, hash }
-                }
-            };
+            let seen = look_at(dataset, index);
             progress(done.fetch_add(1, Ordering::Relaxed) + 1);
             seen
         })
         .collect();
+    let report = tally(dataset, crop_size, seen);
+    for entry in &report.unusable {
+        ledger.enter(entry.clone());
+    }
+    report
+}
 
+/// Decodes an image and reads its file once more for its hash.
+fn look_at(dataset: &dyn Dataset, index: usize) -> Seen {
+    let picture = picture_of(dataset, index);
+    // What was decoded is small; a video among the pictures was not read either.
+    let most_bytes = match picture {
+        Ok(_) => u64::MAX,
+        Err(_) => Limits::default().max_file_bytes,
+    };
+    let path = dataset.path(index);
+    let hash = path.and_then(|path| hash_of(&path, most_bytes));
+    match picture {
+        Ok(image) => Seen::Usable {
+            size: image.dimensions(),
+            hash,
+        },
+        Err(error) => {
+            let entry = LedgerEntry::of(dataset, index, &error);
+            Seen::Unusable { entry, hash }
+        }
+    }
+}
+
+/// Counts what was seen of each image, in the data set's order.
+fn tally(dataset: &dyn Dataset, crop_size: u32, seen: Vec<Seen>) -> CheckReport {
     let mut report = CheckReport {
         usable: 0,
         unusable: Vec::new(),
@@ -115,23 +128,12 @@ pub fn check(
     let mut same: BTreeMap<[u8; 32], Vec<usize>> = BTreeMap::new();
     for (index, seen) in seen.into_iter().enumerate() {
         let hash = match seen {
-            Seen::Usable {
-                size: (width, height),
-                hash,
-            } => {
-                let side = width.min(height);
-                let aspect = f64::from(width) / f64::from(height);
-                report.sides[SIDE_BOUNDS.iter().filter(|bound| side >= **bound).count()] += 1;
-                report.aspects[ASPECT_BOUNDS
-                    .iter()
-                    .filter(|bound| aspect >= **bound)
-                    .count()] += 1;
-                report.smaller_than_crop += usize::from(side < crop_size);
+            Seen::Usable { size, hash } => {
+                report.count_size(size, crop_size);
                 usable.push(index);
                 hash
             }
             Seen::Unusable { entry, hash } => {
-                ledger.enter(entry.clone());
                 *report.reasons.entry(entry.kind.clone()).or_insert(0) += 1;
                 report.unusable.push(entry);
                 hash
@@ -158,6 +160,19 @@ pub fn check(
         })
         .collect();
     report
+}
+
+impl CheckReport {
+    /// Enters the size of a usable image into the buckets.
+    fn count_size(&mut self, (width, height): (u32, u32), crop_size: u32) {
+        let side = width.min(height);
+        let aspect = f64::from(width) / f64::from(height);
+        let not_above = SIDE_BOUNDS.iter().filter(|bound| **bound <= side);
+        self.sides[not_above.count()] += 1;
+        let not_above = ASPECT_BOUNDS.iter().filter(|bound| **bound <= aspect);
+        self.aspects[not_above.count()] += 1;
+        self.smaller_than_crop += usize::from(side < crop_size);
+    }
 }
 
 fn balance(dataset: &dyn Dataset, label: &str, usable: &[usize]) -> LabelBalance {
