@@ -13,7 +13,11 @@ pub fn epoch_order(seed: u64, epoch: u64, len: usize) -> Vec<usize> {
 /// The image that stands in for one that failed to decode.
 ///
 /// `position` is the place in the epoch's order, `attempt` counts from 0.
+///
+/// # Panics
+/// If `len` is 0: nothing can stand in.
 pub fn replacement(seed: u64, epoch: u64, position: u64, attempt: u64, len: usize) -> usize {
+    assert!(len > 0, "a data set without images has no stand-in");
     let mut stream = Stream::new(Purpose::Replacement, [seed, epoch, position]);
     let mut drawn = stream.below(len);
     for _ in 0..attempt {
@@ -191,6 +195,12 @@ mod tests {
             .check()
             .is_ok()
         );
+    }
+
+    #[test]
+    #[should_panic(expected = "without images")]
+    fn nothing_stands_in_for_an_image_of_an_empty_set() {
+        replacement(1, 0, 0, 0, 0);
     }
 
     #[test]
