@@ -109,10 +109,10 @@ pub enum CheckpointError {
         source: Box<candle_core::Error>,
     },
 
-    /// `extra` cannot be written as JSON.
-    #[error("cannot write {} as JSON", path.display())]
+    /// What stands in a file as JSON cannot be written so: the manifest, or a tensor file's header.
+    #[error("what {} holds as JSON cannot be written", path.display())]
     Json {
-        /// The manifest.
+        /// The file.
         path: PathBuf,
         /// The reason.
         source: serde_json::Error,

@@ -55,7 +55,7 @@ pub use tensors::{
     write_tensors,
 };
 
-/// What every fallible call of this crate returns.
+/// What fallible calls of this crate return, but [`make_dir`], which gives the system's own error.
 pub type Result<T> = std::result::Result<T, CheckpointError>;
 
 /// The README's example is a test.

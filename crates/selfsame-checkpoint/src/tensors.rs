@@ -54,7 +54,8 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Tensors of a safetensors file, on the CPU. The file is read into memory, never mapped.
 ///
 /// # Errors
-/// [`CheckpointError::Damaged`] if it is not a whole safetensors file.
+/// [`CheckpointError::Io`] if it cannot be read, [`CheckpointError::Damaged`] if it is not a whole
+/// safetensors file, [`CheckpointError::Tensor`] for a type that candle does not have.
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     Ok(read_tensor_file(path, &Device::Cpu)?.tensors)
 }
@@ -62,7 +63,7 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 /// Tensors, on `device`, and metadata of a safetensors file.
 ///
 /// # Errors
-/// As [`read_tensors`].
+/// As [`read_tensors`]; [`CheckpointError::Tensor`] also if `device` does not take a tensor.
 pub fn read_tensor_file(path: &Path, device: &Device) -> Result<TensorFile> {
     let bytes = fs::read(path).on("read", path)?;
     parse(path, &bytes, device)
