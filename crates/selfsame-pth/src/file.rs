@@ -1,6 +1,6 @@
 //! A file: its list of tensors, and reading some of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
@@ -198,16 +198,13 @@ impl<R: Read + Seek> PthFile<R> {
                 limit,
             });
         }
-        let storages: BTreeSet<&str> = wanted
-            .iter()
-            .map(|(_, tensor)| tensor.storage.key.as_str())
-            .collect();
+        let mut storages: BTreeMap<&str, Vec<(&String, &Tensor)>> = BTreeMap::new();
+        for (name, tensor) in wanted {
+            let views = storages.entry(&tensor.storage.key).or_default();
+            views.push((name, tensor));
+        }
         let mut tensors = BTreeMap::new();
-        for key in storages {
-            let views: Vec<_> = wanted
-                .iter()
-                .filter(|(_, t)| t.storage.key == key)
-                .collect();
+        for (key, views) in storages {
             let expected = views.iter().map(|(_, t)| storage_bytes(t)).max();
             let storage = self.archive.storage(key, expected.unwrap_or(0))?;
             let whole = views.len() == 1 && is_whole(views[0].1, storage.len());
@@ -230,7 +227,7 @@ impl<R: Read + Seek> PthFile<R> {
                     shape: tensor.layout.shape.clone(),
                     bytes,
                 };
-                tensors.insert((*name).clone(), tensor);
+                tensors.insert(name.clone(), tensor);
             }
         }
         Ok(tensors)
