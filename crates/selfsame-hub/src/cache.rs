@@ -71,16 +71,8 @@ impl RepoCache {
         if fs::read_link(&path).is_ok_and(|there| there == target) {
             return Ok(path);
         }
-        // Made beside and moved there: another program may be doing the same.
-        static MADE: AtomicU64 = AtomicU64::new(0);
-        let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let beside = folder.join(format!(".link.{}.{number}", std::process::id()));
-        let made = link_or_copy(&target, &self.blob(checksum), &beside)
-            .and_then(|()| fs::rename(&beside, &path));
-        if made.is_err() {
-            let _ = fs::remove_file(&beside);
-        }
-        made.map_err(HubError::io(&path))?;
+        let blob = self.blob(checksum);
+        put(folder, &path, |beside| link_or_copy(&target, &blob, beside))?;
         Ok(path)
     }
 
@@ -88,8 +80,9 @@ impl RepoCache {
     pub(crate) fn remember(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         let refs = self.folder.join("refs");
         make_folder(&refs)?;
-        let path = refs.join(revision);
-        fs::write(&path, commit).map_err(HubError::io(&path))
+        put(&refs, &refs.join(revision), |beside| {
+            fs::write(beside, commit)
+        })
     }
 
     /// Which commit a revision was when it was last asked for.
@@ -111,6 +104,23 @@ fn make_folder(path: &Path) -> Result<(), HubError> {
     fs::create_dir_all(path).map_err(HubError::io(path))
 }
 
+/// Makes a file of `folder` beside its place and moves it there: another program may be doing the
+/// same, or reading it.
+fn put(
+    folder: &Path,
+    path: &Path,
+    make: impl FnOnce(&Path) -> std::io::Result<()>,
+) -> Result<(), HubError> {
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    let beside = folder.join(format!(".new.{}.{number}", std::process::id()));
+    let made = make(&beside).and_then(|()| fs::rename(&beside, path));
+    if made.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    made.map_err(HubError::io(path))
+}
+
 #[cfg(unix)]
 fn link_or_copy(target: &Path, _blob: &Path, path: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink(target, path)
@@ -127,6 +137,22 @@ mod tests {
     use std::sync::Barrier;
 
     use super::*;
+
+    #[test]
+    fn a_revision_that_moves_on_is_never_half_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = RepoCache::new(dir.path(), &"org/net".parse().unwrap());
+        let commits = [0, 1].map(|number| format!("{number:040}"));
+        cache.remember("main", &commits[0]).unwrap();
+        // What another program has open stays as it was.
+        let path = cache.folder.join("refs").join("main");
+        let opened = dir.path().join("opened");
+        fs::hard_link(&path, &opened).unwrap();
+        cache.remember("main", &commits[1]).unwrap();
+        assert_eq!(fs::read_to_string(opened).unwrap(), commits[0]);
+        assert_eq!(cache.remembered("main").unwrap(), commits[1]);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
 
     #[test]
     fn programs_that_link_at_once_do_not_disturb_one_another() {

@@ -60,6 +60,8 @@ pub struct Fetched {
 pub struct FetchedWeights {
     /// Holds `config.json` and the weights.
     pub folder: PathBuf,
+    /// The weights in it, under their own name.
+    pub weights: PathBuf,
     /// The commit that all of them belong to, as in [`Fetched::commit`].
     pub commit: String,
     /// Whether they are an earlier copy because the hub could not be asked.
@@ -91,7 +93,8 @@ impl Hub {
     /// taken for missing.
     ///
     /// # Errors
-    /// As [`Hub::fetch`]; [`HubError::NotFound`] if it has no weights of either name.
+    /// As [`Hub::fetch`]; [`HubError::NotFound`], or of an earlier copy [`HubError::NotCached`], with
+    /// both names if it has no weights of either.
     pub fn fetch_weights(
         &self,
         repo: &RepoId,
@@ -125,26 +128,20 @@ impl Hub {
                 _ => {}
             }
         }
-        let mut first = None;
-        for file in WEIGHTS {
-            match get(file) {
-                Ok(weights) => {
-                    let folder = weights.path.parent().unwrap_or(Path::new("")).to_owned();
-                    return Ok(FetchedWeights {
-                        folder,
-                        commit: config.commit,
-                        unasked: config.unasked || weights.unasked,
-                    });
-                }
-                Err(error) if is_missing(&error) => first = first.or(Some(error)),
-                Err(error) => return Err(error),
-            }
-        }
-        Err(first.unwrap_or_else(|| HubError::NotFound {
-            repo: repo.to_string(),
-            file: WEIGHTS.join(" or "),
-            why: String::new(),
-        }))
+        let [better, other] = WEIGHTS;
+        let weights = match get(better) {
+            Err(error) if is_missing(&error) => get(other).map_err(|error| {
+                let neither = is_missing(&error);
+                if neither { of_neither(error) } else { error }
+            })?,
+            got => got?,
+        };
+        Ok(FetchedWeights {
+            folder: weights.path.parent().unwrap_or(Path::new("")).to_owned(),
+            weights: weights.path,
+            commit: config.commit,
+            unasked: config.unasked || weights.unasked,
+        })
     }
 
     /// A file of a repository, from the cache if it holds what the hub has now.
@@ -316,11 +313,23 @@ impl Hub {
         partial: &Path,
         on_progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Option<String>, HubError> {
-        let io = || HubError::io(partial);
-        let mut done = length(partial);
+        let done = length(partial);
         if done > 0 && told.size == Some(done) {
             return Ok(None);
         }
+        match self.ask_from(url, done)? {
+            Ok((answer, done)) => write(answer, done, told.size, file, partial, on_progress),
+            Err(busy) => Ok(Some(busy)),
+        }
+    }
+
+    /// Asks for what follows `done` bytes, or for all of it if the server does not go on there: the
+    /// answer and where it begins, or that the server is busy.
+    fn ask_from(
+        &self,
+        url: &str,
+        mut done: u64,
+    ) -> Result<Result<(Answer, u64), String>, HubError> {
         let starts_at = |answer: &Answer, from: u64| {
             let range = answer.response.headers().get(header::CONTENT_RANGE);
             let range = range.and_then(|value| value.to_str().ok());
@@ -336,62 +345,87 @@ impl Hub {
             answer = self.client.get(url, 0)?;
         }
         match answer.response.status().as_u16() {
-            206 if starts_at(&answer, done) => {}
+            206 if starts_at(&answer, done) => Ok(Ok((answer, done))),
             // A server that does not know ranges sends all of it.
-            200 => done = 0,
-            status @ (429 | 500..=599) => return Ok(Some(format!("the server answers {status}"))),
-            status => {
-                return Err(HubError::Status {
-                    url: shown(&answer.url),
-                    status,
+            200 => Ok(Ok((answer, 0))),
+            status @ (429 | 500..=599) => Ok(Err(format!("the server answers {status}"))),
+            status => Err(HubError::Status {
+                url: shown(&answer.url),
+                status,
+            }),
+        }
+    }
+}
+
+/// Writes an answer to `partial`, from byte `done` on; `Some` says why it ended before the end.
+fn write(
+    answer: Answer,
+    mut done: u64,
+    total: Option<u64>,
+    file: &str,
+    partial: &Path,
+    on_progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Option<String>, HubError> {
+    let io = || HubError::io(partial);
+    let mut out = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(partial)
+        .map_err(io())?;
+    std::io::Seek::seek(&mut out, std::io::SeekFrom::Start(done)).map_err(io())?;
+    let limit = total.unwrap_or(MAX_UNTOLD);
+    let mut body = answer.response.into_body();
+    let mut body = body.as_reader();
+    let mut buffer = vec![0; 1 << 16];
+    let broke = loop {
+        match body.read(&mut buffer) {
+            Ok(0) => break None,
+            Ok(n) if done + n as u64 > limit => {
+                drop(out);
+                fs::remove_file(partial).map_err(io())?;
+                return Err(HubError::TooLong {
+                    file: file.to_owned(),
+                    limit,
                 });
             }
-        }
-        let mut out = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(partial)
-            .map_err(io())?;
-        std::io::Seek::seek(&mut out, std::io::SeekFrom::Start(done)).map_err(io())?;
-        let limit = told.size.unwrap_or(MAX_UNTOLD);
-        let mut body = answer.response.into_body();
-        let mut body = body.as_reader();
-        let mut buffer = vec![0; 1 << 16];
-        let broke = loop {
-            match body.read(&mut buffer) {
-                Ok(0) => break None,
-                Ok(n) if done + n as u64 > limit => {
-                    drop(out);
-                    fs::remove_file(partial).map_err(io())?;
-                    return Err(HubError::TooLong {
-                        file: file.to_owned(),
-                        limit,
-                    });
-                }
-                Ok(n) => {
-                    out.write_all(&buffer[..n]).map_err(io())?;
-                    done += n as u64;
-                    on_progress(Progress {
-                        file,
-                        done,
-                        total: told.size,
-                    });
-                }
-                Err(error) => break Some(error.to_string()),
+            Ok(n) => {
+                out.write_all(&buffer[..n]).map_err(io())?;
+                done += n as u64;
+                on_progress(Progress { file, done, total });
             }
-        };
-        let broke = match (broke, told.size) {
-            (None, Some(size)) if done < size => {
-                Some(format!("it ended after {done} of {size} bytes"))
-            }
-            (broke, _) => broke,
-        };
-        if broke.is_none() {
-            out.set_len(done).map_err(io())?; // the file may have been shorter than what lay there
+            Err(error) => break Some(error.to_string()),
         }
-        out.sync_all().map_err(io())?;
-        Ok(broke)
+    };
+    let broke = match (broke, total) {
+        (None, Some(size)) if done < size => Some(format!("it ended after {done} of {size} bytes")),
+        (broke, _) => broke,
+    };
+    if broke.is_none() {
+        out.set_len(done).map_err(io())?; // the file may have been shorter than what lay there
+    }
+    out.sync_all().map_err(io())?;
+    Ok(broke)
+}
+
+/// The error of weights that are there under neither name.
+fn of_neither(error: HubError) -> HubError {
+    let either = WEIGHTS.join(" or ");
+    match error {
+        HubError::NotFound { repo, why, .. } => HubError::NotFound {
+            repo,
+            file: either,
+            why,
+        },
+        HubError::NotCached {
+            repo, cache, why, ..
+        } => HubError::NotCached {
+            repo,
+            file: either,
+            cache,
+            why,
+        },
+        other => other,
     }
 }
 

@@ -446,6 +446,7 @@ fn a_repository_with_pickled_weights_only_gives_those() {
         std::fs::read(fetched.folder.join("pytorch_model.bin")).unwrap(),
         b"weights"
     );
+    assert_eq!(fetched.weights, fetched.folder.join("pytorch_model.bin"));
 
     let server = Server::start(|asked| match asked.path.ends_with("config.json") {
         true => small(CONFIG),
@@ -454,10 +455,8 @@ fn a_repository_with_pickled_weights_only_gives_those() {
     let error = hub(&server, dir.path())
         .fetch_weights(&repo(), &mut |_| ())
         .unwrap_err();
-    assert!(
-        error.to_string().contains("has no model.safetensors"),
-        "{error}"
-    );
+    let neither = "has no model.safetensors or pytorch_model.bin (EntryNotFound)";
+    assert!(error.to_string().contains(neither), "{error}");
 }
 
 #[test]

@@ -37,6 +37,24 @@ fn a_file_that_the_server_does_not_answer_for_is_not_taken_for_missing() {
 }
 
 #[test]
+fn an_earlier_copy_without_weights_is_told_by_both_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(|_| small(CONFIG));
+    fetch(&server, dir.path(), "config.json").unwrap();
+    let offline = Hub::new(HubConfig {
+        cache: dir.path().to_owned(),
+        offline: true,
+        ..HubConfig::default()
+    });
+    let error = offline.unwrap().fetch_weights(&repo(), &mut |_| ());
+    let error = error.unwrap_err();
+    assert!(matches!(error, HubError::NotCached { .. }), "{error}");
+    let text = error.to_string();
+    let told = "model.safetensors or pytorch_model.bin is not in";
+    assert!(text.contains(told), "{text}");
+}
+
+#[test]
 fn an_earlier_copy_of_a_model_is_taken_with_what_it_lacks() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(|asked| match asked.path.rsplit('/').next().unwrap() {
