@@ -301,7 +301,7 @@ impl Root {
     fn unusable(folder: &Path, root_file: &Path, options: &OpenOptions, what: &str) -> DataError {
         let problem = format!("the images' folder {} {what}", folder.display());
         if options.images_root.is_some() {
-            DataError::Setting(format!("--images-root: {problem}"))
+            DataError::Setting(format!("images_root: {problem}"))
         } else {
             DataError::Annotation {
                 path: root_file.to_path_buf(),

@@ -25,9 +25,10 @@ pub struct Cached {
 }
 
 impl fmt::Debug for Cached {
+    /// Without the pictures.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cached")
-            .field("images", &self.pictures.len())
+            .field("inner", &self.inner)
             .field("max_bytes", &self.max_bytes)
             .field("held_bytes", &self.held_bytes())
             .finish_non_exhaustive()

@@ -1,6 +1,7 @@
 //! A data set: images with names and labels, decoded on demand.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::{annotations, image_folder};
 /// Images in a fixed order, with labels.
 ///
 /// Every method is a pure function of the index as long as the files do not change.
-pub trait Dataset: Send + Sync {
+pub trait Dataset: fmt::Debug + Send + Sync {
     /// How many images there are.
     fn len(&self) -> usize;
 
@@ -98,10 +99,9 @@ impl FromStr for Layout {
 pub struct OpenOptions {
     /// Of a folder; an annotation file has its own labels.
     pub layout: Layout,
-    /// Lets an annotation file point outside its folder (`--allow-outside`).
+    /// Lets an annotation file point outside its folder.
     pub allow_outside: bool,
-    /// The folder that an annotation file's paths start from, instead of `root.txt`'s
-    /// (`--images-root`).
+    /// The folder that an annotation file's paths start from, instead of `root.txt`'s.
     pub images_root: Option<PathBuf>,
     /// The largest image that is decoded.
     pub limits: Limits,
@@ -164,7 +164,7 @@ pub(crate) fn picture_of(dataset: &dyn Dataset, index: usize) -> Result<RgbImage
 }
 
 /// A data set of image files.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Files {
     pub(crate) files: FileList,
     /// By the rows of the files.
@@ -172,6 +172,17 @@ pub(crate) struct Files {
     /// What names start from.
     pub(crate) folder: PathBuf,
     pub(crate) limits: Limits,
+}
+
+impl fmt::Debug for Files {
+    /// Without the names, of which there may be millions.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Files")
+            .field("folder", &self.folder)
+            .field("images", &self.files.len())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Files {

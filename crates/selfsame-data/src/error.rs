@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// The text after `--data` is not a data specification.
+    /// The text is not a data specification.
     #[error("data specification {spec:?}: {problem}")]
     Spec {
         /// The text as given.
@@ -41,8 +41,8 @@ pub enum DataError {
     },
     /// An annotation file points outside the folder it is confined to.
     #[error(
-        "{}:{line}: {image:?} lies outside {} (--images-root DIR names another folder, \
-         --allow-outside lifts the confinement)", .path.display(), .root.display()
+        "{}:{line}: {image:?} lies outside {} (images_root names another folder, allow_outside lifts \
+         the confinement)", .path.display(), .root.display()
     )]
     Outside {
         /// The annotation file.
@@ -74,8 +74,7 @@ pub enum DataError {
     /// More files are missing or failed to decode than the configuration tolerates.
     #[error(
         "{bad} of {len} images cannot be used so far, more than the tolerated {max_bad_fraction} \
-         (data.max_bad_fraction); `selfsame check-data` lists them, to be mended or taken out; the last \
-         one: {name}: {reason}"
+         (max_bad_fraction); the last one: {name}: {reason}"
     )]
     TooManyBad {
         /// Different images that failed so far.

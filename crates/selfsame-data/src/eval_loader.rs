@@ -69,7 +69,7 @@ impl EvalTransform {
 }
 
 /// Turns images into batches by worker threads, in the order of the indices asked for.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct EvalLoader {
     /// Where images come from.
     pub dataset: Arc<dyn Dataset>,
@@ -81,17 +81,6 @@ pub struct EvalLoader {
     pub workers: usize,
     /// Takes undecodable images, which are left out.
     pub ledger: Arc<Ledger>,
-}
-
-impl fmt::Debug for EvalLoader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EvalLoader")
-            .field("images", &self.dataset.len())
-            .field("transform", &self.transform)
-            .field("batch_size", &self.batch_size)
-            .field("workers", &self.workers)
-            .finish_non_exhaustive()
-    }
 }
 
 impl EvalLoader {

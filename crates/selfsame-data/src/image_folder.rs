@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn a_folder_without_candidates_is_wrong_usage() {
         let folder = folder_with(&["notes.txt", "labels.csv"]);
-        let open = |spec: &str| open(spec, &OpenOptions::default()).map(|_| ()).unwrap_err();
+        let open = |spec: &str| open(spec, &OpenOptions::default()).unwrap_err();
         let problem = open(folder.path().to_str().unwrap());
         assert!(problem.is_usage() && problem.to_string().contains("no image files"));
         let problem = open("no/such/folder");

@@ -10,6 +10,7 @@ mod draw;
 mod person;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use image::RgbImage;
@@ -30,10 +31,19 @@ const DRAWING_VERSION: u64 = 2;
 const MAX_COUNT: usize = 10_000_000;
 
 /// `count` portraits, four of each person, half of the people women.
-#[derive(Debug)]
 pub(crate) struct Portraits {
     seed: u64,
     names: Vec<String>,
+}
+
+impl fmt::Debug for Portraits {
+    /// Without the names, of which there may be millions.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Portraits")
+            .field("seed", &self.seed)
+            .field("count", &self.names.len())
+            .finish()
+    }
 }
 
 impl Portraits {

@@ -109,6 +109,7 @@ fn scores_by_views(dir: &Path) -> Vec<ViewsLine> {
 }
 
 /// Pictures whose labels nobody has written down.
+#[derive(Debug)]
 struct Unlabelled(Arc<dyn Dataset>);
 
 impl Dataset for Unlabelled {
@@ -201,6 +202,7 @@ fn a_stop_in_between_is_no_end() {
 }
 
 /// Pictures that were there when the run began, and are not where the flag is set.
+#[derive(Debug)]
 struct Gone(Arc<dyn Dataset>, Arc<AtomicBool>);
 
 impl Gone {

@@ -50,20 +50,35 @@ impl std::fmt::Display for Usage {
 impl std::error::Error for Usage {}
 
 /// What libraries call the settings that are flags here.
-const FLAGS: [(&str, &str); 3] = [
+const FLAGS: [(&str, &str); 4] = [
+    ("images_root: ", "--images-root: "),
     ("knn.ks: ", "--k: "),
     ("knn.temperature: ", "--temperature: "),
     ("tsne.perplexity: ", "--perplexity: "),
 ];
 
+/// What the data crate calls its options within a text, and what they are here.
+const OPTIONS: [(&str, &str); 3] = [
+    ("(images_root names", "(--images-root DIR names"),
+    (", allow_outside lifts", ", --allow-outside lifts"),
+    (
+        " (max_bad_fraction);",
+        " (data.max_bad_fraction); `selfsame check-data` lists them, to be mended or taken out;",
+    ),
+];
+
 /// A usage error with this text; a setting of a library is named by its flag.
 pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
-    let text = text.into();
+    usage_of("", by_setting(text.into()))
+}
+
+/// The text with a flag for the setting of a library that it begins with.
+fn by_setting(text: String) -> String {
     let named = FLAGS.iter().find_map(|(setting, flag)| {
         let problem = text.strip_prefix(setting)?;
         Some(format!("{flag}{problem}"))
     });
-    usage_of("", named.unwrap_or(text))
+    named.unwrap_or(text)
 }
 
 /// A usage error about the value of this flag, with which `text` begins.
@@ -99,10 +114,28 @@ pub(crate) fn code(result: anyhow::Result<Done>) -> ExitCode {
         Ok(Done::No) => ExitCode::from(1),
         Ok(Done::Interrupted(signal)) => ExitCode::from((128 + signal).clamp(0, 255) as u8),
         Err(error) => {
-            tell!("error: {error:#}{}", memory::hint(&error));
+            tell!("error: {}{}", text_of(&error), memory::hint(&error));
             ExitCode::from(if is_usage(&error) { 2 } else { 1 })
         }
     }
+}
+
+/// The error with its causes; the data crate's options are named by their flags and keys.
+fn text_of(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let of_data = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(TrainError::Data(error)) => Some(error),
+        _ => cause.downcast_ref::<DataError>(),
+    });
+    let Some(of_data) = of_data.map(DataError::to_string) else {
+        return text;
+    };
+    let named = OPTIONS
+        .iter()
+        .fold(by_setting(of_data.clone()), |named, (option, flag)| {
+            named.replacen(option, flag, 1)
+        });
+    text.replacen(&of_data, &named, 1)
 }
 
 fn is_usage(error: &anyhow::Error) -> bool {
@@ -151,6 +184,44 @@ mod tests {
             by_flag("--init", usage("--data SPEC: say")).to_string(),
             "--data SPEC: say"
         );
+    }
+
+    #[test]
+    fn options_of_data_sets_are_named_by_flags_and_keys() {
+        let told = |error: DataError| {
+            let wrapped = anyhow::Error::from(TrainError::from(error));
+            text_of(&wrapped.context("opening"))
+        };
+        let outside = DataError::Outside {
+            path: "a.csv".into(),
+            line: 3,
+            image: "../x.jpg".to_owned(),
+            root: "set".into(),
+        };
+        let expected = "opening: a.csv:3: \"../x.jpg\" lies outside set (--images-root DIR names \
+                        another folder, --allow-outside lifts the confinement)";
+        assert_eq!(told(outside), expected);
+        let too_many = DataError::TooManyBad {
+            bad: 3,
+            len: 12,
+            max_bad_fraction: 0.2,
+            name: "x.jpg".to_owned(),
+            reason: "not an image".to_owned(),
+        };
+        let expected = "opening: 3 of 12 images cannot be used so far, more than the tolerated 0.2 \
+                        (data.max_bad_fraction); `selfsame check-data` lists them, to be mended or \
+                        taken out; the last one: x.jpg: not an image";
+        assert_eq!(told(too_many), expected);
+        let dir = tempfile::tempdir().unwrap();
+        let list = dir.path().join("annot.csv");
+        std::fs::write(&list, "Images\nx.jpg\n").unwrap();
+        let options = selfsame_data::OpenOptions {
+            images_root: Some("no/such/folder".into()),
+            ..Default::default()
+        };
+        let error = selfsame_data::open(list.to_str().unwrap(), &options).unwrap_err();
+        let expected = "--images-root: the images' folder no/such/folder does not exist";
+        assert_eq!(text_of(&error.into()), expected);
     }
 
     #[test]

@@ -249,6 +249,7 @@ fn a_file_in_the_way_is_told_and_without_it_the_call_goes_on() {
 }
 
 /// A set whose names lead anywhere.
+#[derive(Debug)]
 struct Outside(&'static str);
 
 impl Dataset for Outside {

@@ -204,6 +204,7 @@ fn an_image_left_over_alone_is_not_learned_from_where_batch_norm_is() {
 }
 
 /// Of eight pictures the first so many cannot be decoded.
+#[derive(Debug)]
 struct Lost(Arc<dyn Dataset>, usize);
 
 impl Dataset for Lost {
