@@ -271,24 +271,39 @@ impl MultiCrop {
         global: &mut [f32],
         local: &mut [f32],
     ) -> Result<Vec<Vec<DrawnView>>, AugmentError> {
-        let b = samples.len();
-        let global_len = 3 * self.config.global_size.pow(2);
-        let local_len = match self.config.local_crops {
-            0 => 0, // and any local size
-            _ => 3 * self.config.local_size.pow(2),
-        };
-        for (what, expected, got) in [
-            (
-                "the global batch",
-                Self::NUM_GLOBAL * b * global_len,
-                global.len(),
-            ),
-            (
-                "the local batch",
-                self.config.local_crops * b * local_len,
-                local.len(),
-            ),
-        ] {
+        let outputs = self.outputs(samples.len(), global, local)?;
+        let jobs: Vec<_> = samples.iter().zip(outputs).collect();
+        map_images(jobs, |workspace, ((image, key), mut out)| {
+            self.write_crops(image, *key, &mut out, workspace)
+                .map(<[DrawnView]>::to_vec)
+        })
+        .into_iter()
+        .collect()
+    }
+
+    /// How many values all global crops of `b` images have, and all local ones.
+    pub fn batch_lens(&self, b: usize) -> [usize; 2] {
+        let [global, local] = self.view_lens();
+        [
+            Self::NUM_GLOBAL * b * global,
+            self.config.local_crops * b * local,
+        ]
+    }
+
+    /// Cuts a batch of `b` images, laid out as for [`MultiCrop::write_batch`], into the slices of each
+    /// image, as [`MultiCrop::write_crops`] takes them.
+    ///
+    /// # Errors
+    /// [`AugmentError::OutputLength`] if they are not as long as [`MultiCrop::batch_lens`] says.
+    pub fn outputs<'o, T>(
+        &self,
+        b: usize,
+        global: &'o mut [T],
+        local: &'o mut [T],
+    ) -> Result<Vec<Vec<&'o mut [T]>>, AugmentError> {
+        let names = ["the global batch", "the local batch"];
+        let lens = [global.len(), local.len()];
+        for ((what, expected), got) in names.into_iter().zip(self.batch_lens(b)).zip(lens) {
             if expected != got {
                 return Err(AugmentError::OutputLength {
                     what: what.into(),
@@ -297,21 +312,24 @@ impl MultiCrop {
                 });
             }
         }
-        let mut outputs: Vec<Vec<&mut [f32]>> = samples
-            .iter()
+        let mut outputs: Vec<Vec<&mut [T]>> = (0..b)
             .map(|_| Vec::with_capacity(self.num_views()))
             .collect();
+        let [global_len, local_len] = self.view_lens();
         let views = global.chunks_exact_mut(global_len);
         let views = views.chain(local.chunks_exact_mut(local_len.max(1)));
         for (i, view) in views.enumerate() {
             outputs[i % b].push(view);
         }
-        let jobs: Vec<_> = samples.iter().zip(outputs).collect();
-        map_images(jobs, |workspace, ((image, key), mut out)| {
-            self.write_crops(image, *key, &mut out, workspace)
-                .map(<[DrawnView]>::to_vec)
-        })
-        .into_iter()
-        .collect()
+        Ok(outputs)
+    }
+
+    /// How many values a global view has, and a local one.
+    fn view_lens(&self) -> [usize; 2] {
+        let local = match self.config.local_crops {
+            0 => 0, // and any local size
+            _ => 3 * self.config.local_size.pow(2),
+        };
+        [3 * self.config.global_size.pow(2), local]
     }
 }

@@ -83,6 +83,7 @@ struct Crops<T> {
 impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loader")
+            .field("dataset", &self.0.dataset)
             .field("config", &self.0.config)
             .field("sampler", &self.0.sampler)
             .finish_non_exhaustive()
@@ -332,28 +333,12 @@ impl Inner {
         ) -> Result<(), AugmentError>,
     ) -> Result<Crops<T>, DataError> {
         let views = &self.multi_crop;
-        let (b, num_views) = (self.config.batch_size, views.num_views());
-        let num_local = num_views - MultiCrop::NUM_GLOBAL;
-        let global_len = 3 * views.view_size(0).pow(2);
-        // The size is looked at only where there are local crops.
-        let local_len = match num_local {
-            0 => 0,
-            _ => 3 * views.config().local_size.pow(2),
-        };
-        let mut global = vec![T::default(); MultiCrop::NUM_GLOBAL * b * global_len];
-        let mut local = vec![T::default(); num_local * b * local_len];
+        let b = self.config.batch_size;
+        let [mut global, mut local] = views.batch_lens(b).map(|len| vec![T::default(); len]);
+        let outputs = views.outputs(b, &mut global, &mut local)?;
         let mut samples = Vec::with_capacity(b);
-
-        // The slices of each image, one of each view.
-        let mut slices: Vec<Vec<&mut [T]>> =
-            (0..b).map(|_| Vec::with_capacity(num_views)).collect();
-        let all = global.chunks_exact_mut(global_len);
-        let all = all.chain(local.chunks_exact_mut(local_len.max(1)));
-        for (i, slice) in all.enumerate() {
-            slices[i % b].push(slice);
-        }
         let mut workspace = self.lock_workspaces().pop().unwrap_or_default();
-        for (position, mut out) in self.sampler.positions(index).zip(slices) {
+        for (position, mut out) in self.sampler.positions(index).zip(outputs) {
             let (sample, image) = self.decode(epoch, position, order[position], failed)?;
             let key = SampleKey {
                 run_seed: self.config.seed,
