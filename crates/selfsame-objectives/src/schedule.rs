@@ -84,34 +84,30 @@ pub enum WeightDecayUpdate {
 }
 
 /// The numbers from which the schedules of a run follow; defaults are the notebook's.
-///
-/// The key in a field's description is the one of the configuration file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {
-    /// Length of the run, in epochs (`train.epochs`).
+    /// Length of the run, in epochs.
     pub epochs: u64,
-    /// Learning rate at its peak, after scaling by the batch size (`optim.lr`). The default is
-    /// 5e-4 unscaled.
+    /// Learning rate at its peak, after scaling by the batch size. The default is 5e-4 unscaled.
     pub lr: f64,
-    /// What the learning rate falls to, never scaled (`optim.min_lr`).
+    /// What the learning rate falls to, never scaled.
     pub min_lr: f64,
-    /// Linear warm-up of the learning rate, in epochs (`optim.warmup_epochs`).
+    /// Linear warm-up of the learning rate, in epochs.
     pub warmup_epochs: u64,
-    /// Weight decay of the first step (`optim.weight_decay`).
+    /// Weight decay of the first step.
     pub weight_decay: f64,
-    /// Weight decay that the run ends with (`optim.weight_decay_end`).
+    /// Weight decay that the run ends with.
     pub weight_decay_end: f64,
-    /// How often weight decay moves (`optim.weight_decay_update`).
+    /// How often weight decay moves.
     pub weight_decay_update: WeightDecayUpdate,
-    /// Momentum of the teacher at the first step; it ends at 1 (`objective.momentum_teacher`).
+    /// Momentum of the teacher at the first step; it ends at 1.
     pub momentum_teacher: f64,
-    /// Teacher temperature of the first epoch (`objective.warmup_teacher_temp`).
+    /// Teacher temperature of the first epoch.
     pub warmup_teacher_temp: f64,
-    /// Teacher temperature after its warm-up (`objective.teacher_temp`).
+    /// Teacher temperature after its warm-up.
     pub teacher_temp: f64,
-    /// Linear warm-up of the teacher temperature, in epochs
-    /// (`objective.warmup_teacher_temp_epochs`).
+    /// Linear warm-up of the teacher temperature, in epochs.
     pub warmup_teacher_temp_epochs: u64,
 }
 
@@ -134,32 +130,32 @@ impl Default for ScheduleConfig {
 }
 
 impl ScheduleConfig {
-    /// Every problem in words, each text naming its configuration key; empty if there is none.
+    /// Every problem in words, each text naming its field; empty if there is none.
     pub fn check(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.epochs == 0 {
-            problems.push("train.epochs: 0 epochs are no run".to_owned());
+            problems.push("epochs: 0 epochs are no run".to_owned());
         }
         for (key, warmup) in [
-            ("optim.warmup_epochs", self.warmup_epochs),
+            ("warmup_epochs", self.warmup_epochs),
             (
-                "objective.warmup_teacher_temp_epochs",
+                "warmup_teacher_temp_epochs",
                 self.warmup_teacher_temp_epochs,
             ),
         ] {
             if warmup > self.epochs {
                 problems.push(format!(
                     "{key}: a warm-up of {warmup} epochs is longer than the run of {} \
-                     (train.epochs)",
+                     (epochs)",
                     self.epochs
                 ));
             }
         }
         for (key, value) in [
-            ("optim.lr", self.lr),
-            ("optim.min_lr", self.min_lr),
-            ("optim.weight_decay", self.weight_decay),
-            ("optim.weight_decay_end", self.weight_decay_end),
+            ("lr", self.lr),
+            ("min_lr", self.min_lr),
+            ("weight_decay", self.weight_decay),
+            ("weight_decay_end", self.weight_decay_end),
         ] {
             if !(value >= 0.0 && value.is_finite()) {
                 problems.push(format!("{key}: {value} is negative or not a number"));
@@ -167,13 +163,13 @@ impl ScheduleConfig {
         }
         if !(0.0..=1.0).contains(&self.momentum_teacher) {
             problems.push(format!(
-                "objective.momentum_teacher: {} is not between 0 and 1",
+                "momentum_teacher: {} is not between 0 and 1",
                 self.momentum_teacher
             ));
         }
         for (key, value) in [
-            ("objective.warmup_teacher_temp", self.warmup_teacher_temp),
-            ("objective.teacher_temp", self.teacher_temp),
+            ("warmup_teacher_temp", self.warmup_teacher_temp),
+            ("teacher_temp", self.teacher_temp),
         ] {
             if !(value > 0.0 && value.is_finite()) {
                 problems.push(format!("{key}: {value} is not positive"));
@@ -211,17 +207,11 @@ pub struct Schedules {
     steps_per_epoch: u64,
 }
 
-/// Every problem of a schedule's configuration, each naming its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Every problem of a schedule's configuration, each naming its field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+#[non_exhaustive]
 pub struct ScheduleError(pub Vec<String>);
-
-impl std::fmt::Display for ScheduleError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
-impl std::error::Error for ScheduleError {}
 
 impl Schedules {
     /// The schedules of a run of `config.epochs` × `steps_per_epoch` steps.
@@ -236,7 +226,7 @@ impl Schedules {
         }
         if total_steps.is_none() {
             problems.push(format!(
-                "train.epochs: {} epochs of {steps_per_epoch} steps are more than can be counted",
+                "epochs: {} epochs of {steps_per_epoch} steps are more than can be counted",
                 config.epochs
             ));
         }
@@ -370,10 +360,7 @@ mod tests {
         };
         let ScheduleError(problems) = Schedules::new(&config, 10).unwrap_err();
         assert_eq!(problems.len(), 2, "{problems:?}");
-        assert!(
-            problems[0].starts_with("optim.warmup_epochs: "),
-            "{problems:?}"
-        );
+        assert!(problems[0].starts_with("warmup_epochs: "), "{problems:?}");
         assert!(problems[0].contains("10 epochs") && problems[0].contains("run of 5"));
         assert!(problems[1].contains("30 epochs") && problems[1].contains("run of 5"));
     }

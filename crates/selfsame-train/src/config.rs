@@ -415,7 +415,7 @@ impl RunConfig {
                 problems.push(format!("{key}: {value} is more than f32 holds"));
             }
         }
-        problems.extend(schedule.check());
+        problems.extend(schedule.check().into_iter().map(crate::error::by_key));
         self.check_objective(&mut problems);
         self.check_train(&mut problems);
         problems

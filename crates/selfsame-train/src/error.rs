@@ -106,8 +106,24 @@ pub enum TrainError {
 
 impl From<ScheduleError> for TrainError {
     fn from(error: ScheduleError) -> Self {
-        Self::Config(error.0)
+        Self::Config(error.0.into_iter().map(by_key).collect())
     }
+}
+
+/// A problem of the schedules, which begins with their field, by its key of the configuration.
+pub(crate) fn by_key(problem: String) -> String {
+    let table = match problem.split(':').next() {
+        Some("epochs") => "train",
+        Some("lr" | "min_lr" | "warmup_epochs" | "weight_decay" | "weight_decay_end") => "optim",
+        Some(
+            "momentum_teacher"
+            | "warmup_teacher_temp"
+            | "teacher_temp"
+            | "warmup_teacher_temp_epochs",
+        ) => "objective",
+        _ => return problem,
+    };
+    format!("{table}.{problem}").replace("(epochs)", "(train.epochs)")
 }
 
 impl TrainError {
@@ -186,5 +202,51 @@ fn not_finite(what: BadFigure, value: f64) -> String {
             format!("the {what} was NaN or infinite; nothing since the last checkpoint is kept")
         }
         _ => format!("the {what} is {value}; nothing was updated"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use selfsame_objectives::{ScheduleConfig, Schedules};
+
+    use super::*;
+
+    #[test]
+    fn problems_of_schedules_are_named_by_their_keys() {
+        let wrong = ScheduleConfig {
+            epochs: 0,
+            lr: -1.0,
+            min_lr: -1.0,
+            weight_decay: -1.0,
+            weight_decay_end: -1.0,
+            momentum_teacher: 2.0,
+            warmup_teacher_temp: 0.0,
+            teacher_temp: 0.0,
+            ..ScheduleConfig::default()
+        };
+        let error = TrainError::from(Schedules::new(&wrong, 0).unwrap_err());
+        let TrainError::Config(problems) = error else {
+            panic!("{error}");
+        };
+        let keys = problems.iter().map(|problem| problem.split(':').next());
+        let keys: Vec<&str> = keys.map(Option::unwrap).collect();
+        let expected = [
+            "train.epochs",
+            "optim.warmup_epochs",
+            "objective.warmup_teacher_temp_epochs",
+            "optim.lr",
+            "optim.min_lr",
+            "optim.weight_decay",
+            "optim.weight_decay_end",
+            "objective.momentum_teacher",
+            "objective.warmup_teacher_temp",
+            "objective.teacher_temp",
+            "steps_per_epoch",
+        ];
+        assert_eq!(keys, expected);
+        assert!(
+            problems[1].ends_with("the run of 0 (train.epochs)"),
+            "{problems:?}"
+        );
     }
 }
