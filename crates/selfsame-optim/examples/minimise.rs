@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use candle_core::{Device, Result, Tensor, Var};
-use selfsame_optim::{ClipMode, Grads, Optimizer, OptimizerKind};
+use selfsame_optim::{ClipMode, Decayed, Grads, Optimizer, OptimizerKind};
 
 const STEPS: u32 = 1000;
 
@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     ] {
         let point = Var::new(&[[-1.2f32, 1.0]], &Device::Cpu)?;
         let weights = BTreeMap::from([("point".to_owned(), point)]);
-        let mut optimizer = Optimizer::new(kind, &weights, false)?;
+        let mut optimizer = Optimizer::new(kind, &weights, Decayed::WeightsOnly)?;
         writeln!(out, "{kind:?}, learning rate {lr}")?;
         for step in 0..=STEPS {
             let loss = rosenbrock(&weights["point"])?;

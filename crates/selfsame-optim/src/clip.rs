@@ -11,9 +11,11 @@ use crate::Grads;
 #[serde(rename_all = "snake_case")]
 pub enum ClipMode {
     /// The norm over all parameters together (the notebook).
+    #[doc(alias = "clip_grad_norm_")]
     #[default]
     Global,
     /// The norm of each parameter by itself (the official code).
+    #[doc(alias = "clip_gradients")]
     PerParameter,
 }
 
@@ -22,6 +24,8 @@ impl Grads {
     ///
     /// Returns [`Grads::global_norm`] before clipping. If it is not finite, nothing was clipped and the
     /// gradients must not be applied.
+    ///
+    /// A norm over the limit is scaled by `max_norm / (norm + 1e-6)`.
     ///
     /// # Errors
     /// [`candle_core::Error`] if a gradient is not of a float type, or `max_norm` is NaN or negative.
@@ -32,12 +36,8 @@ impl Grads {
         }
     }
 
-    /// Scales all gradients by `min(1, max_norm / (global norm + 1e-6))`; see [`Grads::clip`].
-    ///
-    /// # Errors
-    /// [`candle_core::Error`] if a gradient is not of a float type, or `max_norm` is NaN or negative.
-    #[doc(alias = "clip_grad_norm_")]
-    pub fn clip_global(&mut self, max_norm: f64) -> Result<f64> {
+    /// Scales all gradients by `min(1, max_norm / (global norm + 1e-6))`.
+    fn clip_global(&mut self, max_norm: f64) -> Result<f64> {
         check_limit(max_norm)?;
         let norm = self.global_norm()?;
         if norm.is_finite() {
@@ -46,12 +46,8 @@ impl Grads {
         Ok(norm)
     }
 
-    /// Scales each gradient by `min(1, max_norm / (its own norm + 1e-6))`; see [`Grads::clip`].
-    ///
-    /// # Errors
-    /// [`candle_core::Error`] if a gradient is not of a float type, or `max_norm` is NaN or negative.
-    #[doc(alias = "clip_gradients")]
-    pub fn clip_per_parameter(&mut self, max_norm: f64) -> Result<f64> {
+    /// Scales each gradient by `min(1, max_norm / (its own norm + 1e-6))`.
+    fn clip_per_parameter(&mut self, max_norm: f64) -> Result<f64> {
         check_limit(max_norm)?;
         let mut squares = Vec::with_capacity(self.len());
         for grad in self.entries().values() {

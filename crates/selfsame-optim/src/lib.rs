@@ -6,12 +6,12 @@
 //! use std::collections::BTreeMap;
 //!
 //! use candle_core::{Device, Var};
-//! use selfsame_optim::{ClipMode, Grads, Optimizer, OptimizerKind};
+//! use selfsame_optim::{ClipMode, Decayed, Grads, Optimizer, OptimizerKind};
 //!
 //! # fn main() -> candle_core::Result<()> {
 //! let weight = Var::new(&[[3f32, -4.0]], &Device::Cpu)?;
 //! let weights = BTreeMap::from([("head.weight".to_owned(), weight)]);
-//! let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, false)?;
+//! let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, Decayed::WeightsOnly)?;
 //! for _ in 0..200 {
 //!     let loss = weights["head.weight"].sqr()?.sum_all()?;
 //!     let mut grads = Grads::backward(&loss, &weights)?;
@@ -41,7 +41,7 @@ pub use clip::ClipMode;
 pub use grads::{GradSum, Grads};
 pub use lr_scaling::{LrScaling, scaled_lr};
 pub use optimizer::{Optimizer, OptimizerKind};
-pub use param_group::is_decayed;
+pub use param_group::{Decayed, is_decayed};
 pub use state::StateError;
 pub use whole_step::WholeStep;
 

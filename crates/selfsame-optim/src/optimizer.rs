@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::Grads;
 use crate::adamw::{self, AdamW};
 use crate::momentum::{Form, Momentum};
-use crate::param_group::is_decayed;
+use crate::param_group::{Decayed, is_decayed};
 use crate::state::{SavedState, Spec, StateError};
 
 /// Which rule turns gradients into updates.
@@ -90,7 +90,7 @@ impl Optimizer {
     pub fn new(
         kind: OptimizerKind,
         weights: &BTreeMap<String, Var>,
-        decay_bias_and_norm: bool,
+        decayed: Decayed,
     ) -> Result<Self> {
         let scattered = weights.iter().filter(|(_, weight)| !weight.is_contiguous());
         let scattered: Vec<&str> = scattered.map(|(name, _)| name.as_str()).collect();
@@ -98,8 +98,8 @@ impl Optimizer {
             bail!("weights are not contiguous: {}", scattered.join(", "));
         }
         let spec = |(name, weight): (&String, &Var)| {
-            let decayed = is_decayed(name, weight.dims(), decay_bias_and_norm);
-            (name.clone(), Spec::of(weight, decayed))
+            let is_decayed = is_decayed(name, weight.dims(), decayed);
+            (name.clone(), Spec::of(weight, is_decayed))
         };
         Ok(Self {
             rule: Rule::new(kind),

@@ -128,7 +128,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::OptimizerKind;
+    use crate::{Decayed, OptimizerKind};
 
     const KINDS: [OptimizerKind; 3] = [
         OptimizerKind::AdamW,
@@ -201,7 +201,7 @@ mod tests {
             weights.remove("still");
             weights
         };
-        let new = |weights| Optimizer::new(kind, &trainable(weights), false);
+        let new = |weights| Optimizer::new(kind, &trainable(weights), Decayed::WeightsOnly);
         let (mut one, mut other) = (new(&whole).unwrap(), new(&parts).unwrap());
         for factor in [3.0, 0.01, 7.0] {
             let gradients = grads(&whole, factor);
@@ -241,7 +241,8 @@ mod tests {
     fn what_does_not_fit_is_listed_and_nothing_moves() {
         let (weights, mut teacher) = (vars(0.0), vars(5.0));
         teacher.remove("still");
-        let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, false).unwrap();
+        let mut optimizer =
+            Optimizer::new(OptimizerKind::AdamW, &weights, Decayed::WeightsOnly).unwrap();
         let before = bits(&weights);
         let error = optimizer
             .whole_step(
@@ -265,7 +266,8 @@ mod tests {
     #[test]
     fn numbers_that_cannot_be_applied_are_refused_and_nothing_moves() {
         let (weights, teacher) = (vars(0.0), vars(5.0));
-        let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, false).unwrap();
+        let mut optimizer =
+            Optimizer::new(OptimizerKind::AdamW, &weights, Decayed::WeightsOnly).unwrap();
         let good = step(&teacher, ClipMode::Global);
         for bad in [f64::NAN, -1.0] {
             let all = [
@@ -297,7 +299,7 @@ mod tests {
     fn nothing_but_the_count_moves_without_a_finite_norm() {
         for kind in KINDS {
             let (weights, teacher) = (vars(0.0), vars(5.0));
-            let mut optimizer = Optimizer::new(kind, &weights, false).unwrap();
+            let mut optimizer = Optimizer::new(kind, &weights, Decayed::WeightsOnly).unwrap();
             let gradients = grads(&weights, f64::NAN);
             let figures = optimizer
                 .whole_step(&weights, &gradients, &step(&teacher, ClipMode::Global))
@@ -325,7 +327,7 @@ mod tests {
         };
         for (kind, last_layer_joins) in KINDS.into_iter().flat_map(|k| [(k, false), (k, true)]) {
             let (weights, teacher) = (vars(0.0), vars(5.0));
-            let mut optimizer = Optimizer::new(kind, &weights, false).unwrap();
+            let mut optimizer = Optimizer::new(kind, &weights, Decayed::WeightsOnly).unwrap();
             let good = step(&teacher, ClipMode::Global);
             let not_allowed = Tensor::new(&[0f32], &Device::Cpu).unwrap();
             // One before anything is known of any weight, one after: of the last layer's, where it

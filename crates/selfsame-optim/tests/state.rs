@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
-use selfsame_optim::{ClipMode, Grads, Optimizer, OptimizerKind, StateError};
+use selfsame_optim::{ClipMode, Decayed, Grads, Optimizer, OptimizerKind, StateError};
 
 const KINDS: [OptimizerKind; 3] = [
     OptimizerKind::AdamW,
@@ -70,7 +70,7 @@ fn values(weights: &BTreeMap<String, Var>) -> BTreeMap<String, Tensor> {
 fn a_resumed_optimizer_goes_on_bit_for_bit() {
     for kind in KINDS {
         let run = weights();
-        let mut optimizer = Optimizer::new(kind, &run, false).unwrap();
+        let mut optimizer = Optimizer::new(kind, &run, Decayed::WeightsOnly).unwrap();
         let mut saved = None;
         for step in 0..6 {
             if step == 3 {
@@ -90,7 +90,7 @@ fn a_resumed_optimizer_goes_on_bit_for_bit() {
             .iter()
             .map(|(name, xs)| (name.clone(), Var::from_tensor(&xs.copy().unwrap()).unwrap()))
             .collect();
-        let mut again = Optimizer::new(kind, &resumed, false).unwrap();
+        let mut again = Optimizer::new(kind, &resumed, Decayed::WeightsOnly).unwrap();
         again.load_state(&saved_state).unwrap();
         let before = all_bits(&saved_state);
         assert_eq!(all_bits(&again.state().unwrap()), before, "{kind:?}");
@@ -116,7 +116,7 @@ fn a_resumed_optimizer_goes_on_bit_for_bit() {
 fn a_parameter_without_gradient_is_untouched_and_starts_later() {
     for kind in KINDS {
         let run = weights();
-        let mut optimizer = Optimizer::new(kind, &run, true).unwrap();
+        let mut optimizer = Optimizer::new(kind, &run, Decayed::All).unwrap();
         let untouched = bits(&run["last.weight"]);
         for step in 0..2 {
             optimizer.step(&run, &grads(step), 0.01, 0.5).unwrap();
@@ -142,7 +142,7 @@ fn a_parameter_without_gradient_is_untouched_and_starts_later() {
 #[test]
 fn weight_decay_reaches_the_decayed_group_alone() {
     let run = weights();
-    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &run, false).unwrap();
+    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &run, Decayed::WeightsOnly).unwrap();
     let zeros = |name: &str| (name.to_owned(), run[name].zeros_like().unwrap());
     let grads = Grads::new([zeros("body.bias"), zeros("body.weight")].into());
     let before = (bits(&run["body.bias"]), run["body.weight"].copy().unwrap());
@@ -155,8 +155,8 @@ fn weight_decay_reaches_the_decayed_group_alone() {
 fn folded_clipping_equals_clipped_gradients() {
     for kind in KINDS {
         let (folded, plain) = (weights(), weights());
-        let mut optimizers =
-            [&folded, &plain].map(|weights| Optimizer::new(kind, weights, false).unwrap());
+        let mut optimizers = [&folded, &plain]
+            .map(|weights| Optimizer::new(kind, weights, Decayed::WeightsOnly).unwrap());
         for step in 0..4 {
             let grads = grads(step);
             let clipped = Grads::new(grads.tensors().unwrap());
@@ -180,7 +180,7 @@ fn folded_clipping_equals_clipped_gradients() {
 #[test]
 fn every_entry_that_does_not_fit_is_listed_and_the_state_stays() {
     let run = weights();
-    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &run, false).unwrap();
+    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &run, Decayed::WeightsOnly).unwrap();
     optimizer.step(&run, &grads(0), 0.01, 0.1).unwrap();
     let before = optimizer.state().unwrap();
 
@@ -216,7 +216,7 @@ fn every_entry_that_does_not_fit_is_listed_and_the_state_stays() {
 #[test]
 fn rates_that_are_none_are_refused_and_nothing_moves() {
     let run = weights();
-    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &run, false).unwrap();
+    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &run, Decayed::WeightsOnly).unwrap();
     let before: BTreeMap<String, Tensor> = values(&run)
         .into_iter()
         .map(|(name, value)| (name, value.copy().unwrap()))
@@ -238,7 +238,7 @@ fn rates_that_are_none_are_refused_and_nothing_moves() {
 #[test]
 fn gradients_that_fit_no_weight_are_listed_and_nothing_moves() {
     let run = weights();
-    let mut optimizer = Optimizer::new(OptimizerKind::Sgd, &run, false).unwrap();
+    let mut optimizer = Optimizer::new(OptimizerKind::Sgd, &run, Decayed::WeightsOnly).unwrap();
     let before = values(&run)
         .into_iter()
         .map(|(n, t)| (n, t.copy().unwrap()))
@@ -263,7 +263,7 @@ fn gradients_that_fit_no_weight_are_listed_and_nothing_moves() {
 fn teachers_built_on_detached_views_see_the_step() {
     let run = weights();
     let view = run["body.weight"].as_detached_tensor();
-    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &run, false).unwrap();
+    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &run, Decayed::WeightsOnly).unwrap();
     optimizer.step(&run, &grads(0), 0.01, 0.0).unwrap();
     assert_eq!(bits(&view), bits(&run["body.weight"]));
     assert_ne!(bits(&view), bits(&tensor(2, &[5, 3])));
@@ -272,7 +272,7 @@ fn teachers_built_on_detached_views_see_the_step() {
 #[test]
 fn step_counts_may_come_as_integers_or_one_element() {
     let run = weights();
-    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &run, false).unwrap();
+    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &run, Decayed::WeightsOnly).unwrap();
     optimizer.step(&run, &grads(0), 0.01, 0.0).unwrap();
     let mut saved = optimizer.state().unwrap();
     for (name, step) in [("body.bias", 7i64), ("body.weight", 9)] {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
-use selfsame_optim::{ClipMode, Grads, Optimizer, OptimizerKind};
+use selfsame_optim::{ClipMode, Decayed, Grads, Optimizer, OptimizerKind};
 use serde_json::Value;
 
 fn golden() -> Value {
@@ -43,13 +43,16 @@ fn variables(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, Var> {
 /// How a run may deviate from the golden one, to see that the comparison would notice.
 #[derive(Clone, Copy)]
 struct Options {
-    decay_bias_and_norm: bool,
+    decayed: Decayed,
     clip_mode: ClipMode,
 }
 
 fn options(case: &Value) -> Options {
     Options {
-        decay_bias_and_norm: case["decay_bias_and_norm"].as_bool().unwrap(),
+        decayed: match case["decay_bias_and_norm"].as_bool().unwrap() {
+            true => Decayed::All,
+            false => Decayed::WeightsOnly,
+        },
         clip_mode: serde_json::from_value(case["clip_mode"].clone()).unwrap(),
     }
 }
@@ -58,7 +61,7 @@ fn options(case: &Value) -> Options {
 fn largest_deviation(golden: &Value, case: &Value, options: Options) -> f32 {
     let kind: OptimizerKind = serde_json::from_value(case["kind"].clone()).unwrap();
     let weights = variables(&tensors(golden, &case["start"]));
-    let mut optimizer = Optimizer::new(kind, &weights, options.decay_bias_and_norm).unwrap();
+    let mut optimizer = Optimizer::new(kind, &weights, options.decayed).unwrap();
     let mut largest = 0f32;
     let mut compare = |got: &Tensor, want: &[f32]| {
         let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -123,7 +126,10 @@ fn the_comparison_notices_swapped_groups_and_swapped_clipping() {
         // LARS never decays one-dimensional parameters, so there is nothing to swap.
         if case["kind"] != "lars" {
             let swapped = Options {
-                decay_bias_and_norm: !right.decay_bias_and_norm,
+                decayed: match right.decayed {
+                    Decayed::All => Decayed::WeightsOnly,
+                    Decayed::WeightsOnly => Decayed::All,
+                },
                 ..right
             };
             assert!(largest_deviation(&golden, case, swapped) > 100.0 * TOLERANCE);

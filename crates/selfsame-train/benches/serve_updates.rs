@@ -13,7 +13,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use selfsame_models::{HeadConfig, ModelConfig, Network};
 use selfsame_objectives::update_teacher;
-use selfsame_optim::{ClipMode, Grads, Optimizer, OptimizerKind};
+use selfsame_optim::{ClipMode, Decayed, Grads, Optimizer, OptimizerKind};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .iter()
         .map(|(name, weight)| Ok((name.clone(), gradient(weight)?)))
         .collect::<candle_core::Result<_>>()?;
-    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, true)?;
+    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, Decayed::All)?;
 
     println!("ready");
     for line in io::stdin().lock().lines() {

@@ -10,7 +10,7 @@ use std::io::Write;
 use candle_core::{Device, Tensor};
 use selfsame_models::{Arch, Draws, HeadConfig, Mode, ModelConfig, Network};
 use selfsame_objectives::{Center, ScheduleConfig, Schedules, dino_loss, update_teacher};
-use selfsame_optim::{ClipMode, Grads, Optimizer, OptimizerKind};
+use selfsame_optim::{ClipMode, Decayed, Grads, Optimizer, OptimizerKind};
 
 const BATCH: usize = 4;
 const STEPS_PER_EPOCH: u64 = 10;
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let schedules = Schedules::new(&schedule, STEPS_PER_EPOCH)?;
     // Not `weights()`: frozen ones, such as lengths of prototypes, get no gradient.
     let trainable = weights.trainable();
-    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &trainable, false)?;
+    let mut optimizer = Optimizer::new(OptimizerKind::AdamW, &trainable, Decayed::WeightsOnly)?;
     let mut center = Center::new(head.out_dim, 0.9, &device)?;
 
     // Views of one picture lie `BATCH` rows apart: two global ones, then two local ones.

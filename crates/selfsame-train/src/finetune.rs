@@ -13,7 +13,7 @@ use selfsame_models::{
     BackboneModel, Draws, Gradients, MlpClassifier, Mode, ModelConfig, ParamStore,
     build_backbone_with,
 };
-use selfsame_optim::{Grads, Optimizer, OptimizerKind};
+use selfsame_optim::{Decayed, Grads, Optimizer, OptimizerKind};
 use serde::{Deserialize, Serialize};
 
 use crate::capture::BadFigure;
@@ -206,7 +206,7 @@ impl Finetuning {
             let own = params.trainable().into_iter();
             weights.extend(own.filter(|(name, _)| is_of_backbone(name)));
         }
-        let optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, true)?;
+        let optimizer = Optimizer::new(OptimizerKind::AdamW, &weights, Decayed::All)?;
         Ok(Self {
             model: model.clone(),
             config: config.clone(),

@@ -10,7 +10,7 @@ use selfsame_models::{BatchStats, Draws, Mode, Network, ParamStore};
 use selfsame_objectives::{
     Center, Now, collapse, dino_loss_part, teacher_entropy, teacher_probs, update_teacher,
 };
-use selfsame_optim::{GradSum, Grads, Optimizer, WholeStep};
+use selfsame_optim::{Decayed, GradSum, Grads, Optimizer, WholeStep};
 
 use crate::capture::BadFigure;
 use crate::config::{NonFinite, RunConfig};
@@ -98,11 +98,11 @@ impl Learner {
             teacher.with_precision(precision),
         );
         let center = Center::new(head.out_dim, config.objective.center_momentum, device)?;
-        let optimizer = Optimizer::new(
-            config.optim.name,
-            &student_params.trainable(),
-            config.optim.decay_bias_and_norm,
-        )?;
+        let decayed = match config.optim.decay_bias_and_norm {
+            true => Decayed::All,
+            false => Decayed::WeightsOnly,
+        };
+        let optimizer = Optimizer::new(config.optim.name, &student_params.trainable(), decayed)?;
         // Steps may only be left out by somebody who sees them.
         let defers = device.is_cuda() && config.train.non_finite == NonFinite::Stop;
         let config = config.clone();
