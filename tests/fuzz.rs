@@ -1,6 +1,6 @@
 //! Damaged annotation files, checkpoints and captures: whatever the bytes, the reader answers with
 //! a value or an error, soon. Picture files and `.pth` are damaged in the crates that read them,
-//! and what `--set` is given in `crates/selfsame/src/config.rs`.
+//! and what `--set` is given in `crates/selfsame/src/config/tests.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test may end with a panic")]
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::bench_peer::quantile;
 use crate::turns::{Bench, OURS, Turn, json_lines, peer_script, session, summaries};
+use crate::wrong_usage;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -267,10 +268,10 @@ fn watched(bench: &Bench<'_>, row: &Row, peer: Option<usize>) -> anyhow::Result<
 }
 
 fn find(name: &str) -> anyhow::Result<&'static Row> {
-    let known = || ROWS.iter().map(|row| row.name).collect::<Vec<_>>();
-    ROWS.iter()
-        .find(|row| row.name == name)
-        .with_context(|| format!("--row {name}: known are {}", known().join(", ")))
+    ROWS.iter().find(|row| row.name == name).ok_or_else(|| {
+        let known: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
+        wrong_usage(format!("--row {name}: known are {}", known.join(", ")))
+    })
 }
 
 /// JPEG files of about the size of ImageNet's photographs.

@@ -11,6 +11,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use crate::turns::{self, Bench, OURS, json_lines, summaries};
+use crate::wrong_usage;
 
 /// Steps at the start of a turn that pay for start-up and are not counted.
 const COLD_STEPS: usize = 2;
@@ -172,10 +173,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn find(name: &str) -> anyhow::Result<&'static Row> {
-    let known = || ROWS.iter().map(|row| row.name).collect::<Vec<_>>();
-    ROWS.iter()
-        .find(|row| row.name == name)
-        .with_context(|| format!("--row {name}: known are {}", known().join(", ")))
+    ROWS.iter().find(|row| row.name == name).ok_or_else(|| {
+        let known: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
+        wrong_usage(format!("--row {name}: known are {}", known.join(", ")))
+    })
 }
 
 #[cfg(test)]

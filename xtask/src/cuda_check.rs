@@ -57,6 +57,10 @@ if [ -n "$folder" ]; then : > "$folder/${source%.cu}.ptx"; fi
 ///
 /// The target folder is the usual one, so that only what the feature touches is checked again.
 fn types() -> anyhow::Result<()> {
+    if cfg!(windows) {
+        println!("left out: what stands in for nvcc is a script that Windows does not start");
+        return Ok(());
+    }
     let target = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(target) => PathBuf::from(target),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),

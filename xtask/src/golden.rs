@@ -9,6 +9,8 @@ use anyhow::{Context, bail, ensure};
 use image::RgbImage;
 use selfsame_data::augment::{CropBox, DrawnOp, Interpolation, Level, Workspace, ops};
 
+use crate::wrong_usage;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// An interpreter with the versions of tests/golden/requirements.txt.
@@ -48,7 +50,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         scripts.extend(script.into_iter().find(|script| script.exists()));
     }
     scripts.sort();
-    ensure!(!scripts.is_empty(), "no golden files of {:?}", args.only);
+    if scripts.is_empty() {
+        let only = args.only.join(", ");
+        return Err(wrong_usage(format!(
+            "--only {only}: no crate with golden files"
+        )));
+    }
     let python = from_anywhere(&args.python)?;
     for script in &scripts {
         eprintln!("{}", script.display());

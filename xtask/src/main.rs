@@ -78,3 +78,8 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// An error that ends with exit code 2: a flag's value that is none.
+fn wrong_usage(problem: String) -> anyhow::Error {
+    DataError::Setting(problem).into()
+}

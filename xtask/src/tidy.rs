@@ -20,7 +20,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("selfsame-models", &["selfsame-kernels", "selfsame-pth"]),
     ("selfsame-objectives", &["selfsame-kernels"]),
     ("selfsame-optim", &["selfsame-kernels"]),
-    ("selfsame-eval", &["selfsame-optim"]),
+    ("selfsame-eval", &[]),
     (
         "selfsame-train",
         &[

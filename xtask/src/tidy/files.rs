@@ -10,11 +10,12 @@ const MAX_LINES: usize = 600;
 /// Sources that may be longer, each with its reason.
 const LONG_FILES: [(&str, &str); 0] = [];
 
-/// Documents whose paths must exist.
-const DOCUMENTS: [&str; 4] = [
+/// Documents whose paths must exist, as those of `docs/` must.
+const DOCUMENTS: [&str; 5] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
+    "data/README.md",
     "tests/golden/README.md",
 ];
 
@@ -44,27 +45,45 @@ pub(super) fn problems(root: &Path) -> anyhow::Result<Vec<String>> {
             problems.extend(source_problems(&name, &read(path)?));
         }
     }
-    for document in DOCUMENTS {
-        let text = read(&root.join(document))?;
+    let mut documents = DOCUMENTS.map(str::to_owned).to_vec();
+    documents.extend(names_in(&root.join("docs"))?.map(|name| format!("docs/{name}")));
+    for document in documents {
+        let text = read(&root.join(&document))?;
         for path in named_paths(&text) {
             if !root.join(&path).exists() && !MADE_LATER.contains(&path.as_str()) {
                 problems.push(format!("{document} names {path}, which does not exist"));
             }
         }
     }
+    let listed = read(&root.join("crates/selfsame/Cargo.toml"))?;
+    for test in names_in(&root.join("tests"))?.filter(|name| name.ends_with(".rs")) {
+        if !listed.contains(&format!("\"../../tests/{test}\"")) {
+            problems.push(format!(
+                "tests/{test} is never run: crates/selfsame/Cargo.toml does not list it"
+            ));
+        }
+    }
     Ok(problems)
 }
 
+/// Names of what lies in a folder, in order.
+fn names_in(folder: &Path) -> anyhow::Result<impl Iterator<Item = String>> {
+    let listing = || format!("listing {}", folder.display());
+    let mut names = Vec::new();
+    for entry in folder.read_dir().with_context(listing)? {
+        names.push(entry.with_context(listing)?.file_name());
+    }
+    names.sort();
+    let names = names.into_iter();
+    Ok(names.map(|name| name.to_string_lossy().into_owned()))
+}
+
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    let entries = folder
-        .read_dir()
-        .with_context(|| format!("listing {}", folder.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+    for name in names_in(folder)? {
         if name.starts_with('.') || name == "target" {
             continue;
         }
+        let path = folder.join(name);
         if path.is_dir() {
             walk(&path, files)?;
         } else {
