@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use common::{checkpoints, done, scratch, selfsame, text, tiny_run};
+use common::{checkpoints, done, put_data, scratch, selfsame, text, tiny_run};
 use selfsame_checkpoint::read_tensors;
 
 fn tensors(run: &Path, step: u64, file: &str) -> BTreeMap<String, Tensor> {
@@ -103,8 +103,7 @@ fn fewer_pictures_than_steps_done_end_nothing_in_silence() {
     (0..40).for_each(write);
     let run = dir.join("run");
     let mut args = tiny_run(&run, &["train.max_steps=12"]);
-    let data = args.iter().position(|arg| arg == "--data").unwrap();
-    args[data + 1] = text(&pictures);
+    put_data(&mut args, text(&pictures));
     done(&args);
     assert_eq!(checkpoints(&run).last(), Some(&12));
 
@@ -209,6 +208,34 @@ fn the_page_learns_from_no_picture_that_it_tests_on() {
 }
 
 #[test]
+fn held_out_pictures_that_have_moved_are_told_with_their_key() {
+    let dir = scratch("begin-moved");
+    let held_out = dir.join("held-out");
+    std::fs::create_dir(&held_out).unwrap();
+    for i in 0..4 {
+        std::fs::write(
+            held_out.join(format!("{i}.bmp")),
+            common::bmp(32, [i, 9, 90]),
+        )
+        .unwrap();
+    }
+    let run = dir.join("run");
+    let mut args = tiny_run(&run, &["train.max_steps=1"]);
+    args.extend(["--val".to_owned(), text(&held_out)]);
+    done(&args);
+    std::fs::rename(&held_out, dir.join("elsewhere")).unwrap();
+    args.push("--resume".to_owned());
+    let resume = ["resume", &text(&run), "--no-report"].map(str::to_owned);
+    for args in [&args[..], &resume] {
+        let answer = selfsame(args);
+        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        for words in ["held-out", "to data.val in"] {
+            assert!(answer.stderr.contains(words), "{}", answer.stderr);
+        }
+    }
+}
+
+#[test]
 fn a_run_that_goes_on_keeps_whole_paths() {
     let dir = scratch("begin-paths");
     let pictures = dir.join("pictures");
@@ -221,8 +248,7 @@ fn a_run_that_goes_on_keeps_whole_paths() {
         .unwrap();
     }
     let mut args = tiny_run(&dir.join("run"), &["train.max_steps=1"]);
-    let data = args.iter().position(|arg| arg == "--data").unwrap();
-    args[data + 1] = text(&pictures);
+    put_data(&mut args, text(&pictures));
     done(&args);
     let config = || std::fs::read_to_string(dir.join("run/config.toml")).unwrap();
     let args = [

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use candle_core::{Device, Tensor};
-use common::{bmp, checkpoints, done, scratch, selfsame, text, tiny_run};
+use common::{bmp, checkpoints, done, put_data, scratch, selfsame, text, tiny_run};
 use selfsame_checkpoint::read_tensor_file;
 use serde_json::Value;
 
@@ -523,8 +523,7 @@ fn the_largest_picture_that_is_decoded_can_be_set() {
         &run,
         &[&sets[..], &["train.batch_size=1", "train.accumulate=2"]].concat(),
     );
-    let data = args.iter().position(|arg| arg == "--data").unwrap() + 1;
-    args[data] = folder;
+    put_data(&mut args, folder);
     let answer = selfsame(&args);
     assert_eq!(answer.code, 0, "{}", answer.stderr);
     let skipped = std::fs::read_to_string(run.join("skipped.csv")).unwrap();

@@ -8,8 +8,8 @@ mod common;
 use std::path::Path;
 
 use common::{
-    Answer, bmp, check_step_line, checkpoint_bytes, checkpoints, done, metrics, scratch, selfsame,
-    text, tiny_run,
+    Answer, bmp, check_step_line, checkpoint_bytes, checkpoints, done, metrics, put_data, scratch,
+    selfsame, text, tiny_run,
 };
 
 fn resume(run: &Path, sets: &[&str]) -> Answer {
@@ -473,8 +473,7 @@ fn pictures_that_cannot_be_used_stay_listed_when_the_run_goes_on() {
         "data.workers=0",
     ];
     let mut args = tiny_run(&run, &sets);
-    let data = args.iter().position(|arg| arg == "--data").unwrap() + 1;
-    args[data] = text(&pictures);
+    put_data(&mut args, text(&pictures));
     let answer = selfsame(&args);
     assert_eq!(answer.code, 0, "{}", answer.stderr);
     let words = "1 picture could not be used; it is listed in skipped.csv";
@@ -528,8 +527,7 @@ fn too_many_bad_pictures_end_the_run_with_the_ledger() {
     let run = dir.join("run");
     let sets = ["train.batch_size=4", "data.max_bad_fraction=0.2"];
     let mut args = tiny_run(&run, &sets);
-    let data = args.iter().position(|arg| arg == "--data").unwrap() + 1;
-    args[data] = text(&pictures);
+    put_data(&mut args, text(&pictures));
     let answer = selfsame(&args);
     assert_eq!(answer.code, 1, "{}", answer.stderr);
     for words in [

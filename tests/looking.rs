@@ -7,7 +7,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Answer, done, scratch, selfsame, text, tiny_run};
+use common::{Answer, done, put_data, scratch, selfsame, text, tiny_run};
 use serde_json::Value;
 
 const WEIGHTS: &str = "random:vit_tiny/8@16";
@@ -231,6 +231,33 @@ fn a_map_of_one_cell_is_no_map_of_zeros() {
 }
 
 #[test]
+fn a_picture_too_small_for_one_cell_is_left_out_of_a_set() {
+    let dir = scratch("looking-tiny");
+    let folder = pictures(&dir, 2);
+    let tiny = folder.join("tiny.png");
+    image::RgbImage::new(24, 4).save(&tiny).unwrap();
+    let (data, tiny) = (text(&folder), text(&tiny));
+    let out = text(&dir.join("maps.png"));
+    let whole = ["attention", "--weights", WEIGHTS, "--whole"];
+    let all = [&whole[..], &["--data", &data]].concat();
+    let answer = drawn(&with(&all, &out));
+    for words in [
+        "tiny.png: a picture of 24 × 4 is smaller",
+        "2 of 3 pictures",
+    ] {
+        assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);
+    }
+    let alone = [&whole[..], &["--image", &tiny]].concat();
+    let answer = selfsame(&with(&alone, &out));
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("than a patch of 8"),
+        "{}",
+        answer.stderr
+    );
+}
+
+#[test]
 fn values_are_counted_where_pictures_are_and_small_resnets_shown_larger() {
     let dir = scratch("report-resnet");
     let folder = |name: &str, first: u8| {
@@ -256,8 +283,7 @@ fn values_are_counted_where_pictures_are_and_small_resnets_shown_larger() {
         let at = args.iter().position(|arg| arg.starts_with(key)).unwrap();
         args.drain(at - 1..=at);
     }
-    let at = args.iter().position(|arg| arg == "--data").unwrap() + 1;
-    args[at] = train;
+    put_data(&mut args, train);
     args.extend(["--val".to_owned(), val]);
     done(&args);
     let page = std::fs::read_to_string(run.join("report.html")).unwrap();

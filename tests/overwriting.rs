@@ -50,6 +50,9 @@ fn a_result_never_goes_over_what_it_is_made_from() {
     let (pictures, pixels) = (at("pictures"), "pixels");
     let newest = whole_run.join("checkpoints/step-00000005/teacher.safetensors");
     let teacher = text(&newest);
+    // Portraits that are drawn have none.
+    let list = text(&whole_run.join("pictures.csv"));
+    std::fs::write(&list, "file,bytes,blake3_of_start\n").unwrap();
     for (args, out, named) in [
         (
             &["embed", "--weights", &weights, "--data", TEST][..],
@@ -69,6 +72,11 @@ fn a_result_never_goes_over_what_it_is_made_from() {
         (
             &["embed", "--weights", run, "--data", TEST],
             &teacher,
+            "--weights",
+        ),
+        (
+            &["embed", "--weights", run, "--data", TEST],
+            &list,
             "--weights",
         ),
         (
@@ -137,7 +145,7 @@ fn a_result_never_goes_over_what_it_is_made_from() {
         ),
     ] {
         let bytes = || -> Vec<Vec<u8>> {
-            let files = [&weights, &teacher, &csv, &picture].into_iter();
+            let files = [&weights, &teacher, &csv, &picture, &list].into_iter();
             let metrics = text(&whole_run.join("metrics.jsonl"));
             files
                 .chain([&metrics])

@@ -42,6 +42,10 @@ fn a_plan_tells_what_the_run_does() {
     // But with --resume it goes on.
     flags.push("--resume".to_owned());
     done(&flags);
+    let other = ["--set", "optim.lr=1"].map(str::to_owned);
+    let answer = selfsame(&[&flags[..], &other].concat());
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(answer.stderr.contains("optim.lr"), "{}", answer.stderr);
     flags.pop();
     let place = flags.iter().position(|flag| flag == "--run").unwrap() + 1;
     flags[place] = text(&dir.path().join("next"));

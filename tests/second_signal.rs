@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{checkpoints, command, scratch, tiny_run};
+use common::{checkpoints, command, put_data, scratch, tiny_run};
 
 /// A mask of signals in proc(5)'s status, the lowest bit that of signal 1.
 fn mask(child: &Child, name: &str) -> u64 {
@@ -56,7 +56,8 @@ fn a_second_signal_ends_at_once_after_one_of_another_kind() {
         while is_pending(&child) {
             std::thread::yield_now();
         }
-        std::thread::sleep(Duration::from_secs(1));
+        // Well past the time within which two are one.
+        std::thread::sleep(Duration::from_secs(3));
         signal(&child, second);
         let mut told = String::new();
         words.read_to_string(&mut told).unwrap();
@@ -96,9 +97,11 @@ fn a_signal_while_the_page_is_written_ends_at_once() {
     let run = scratch("signal-page").join("run");
     let mut args = tiny_run(&run, &["train.max_steps=1"]);
     args.retain(|arg| arg != "--no-report");
-    let data = args.iter().position(|arg| arg == "--data").unwrap() + 1;
     // As many as the page looks at, which takes a while.
-    args[data] = "synthetic:portraits?count=2000&seed=3".to_owned();
+    put_data(
+        &mut args,
+        "synthetic:portraits?count=2000&seed=3".to_owned(),
+    );
     let mut child = command(&args).stderr(Stdio::piped()).spawn().unwrap();
     let told = BufReader::new(child.stderr.take().unwrap());
     let mut lines = told.lines().map(Result::unwrap);

@@ -6,7 +6,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{done, selfsame, text, tiny_run};
+use common::{done, put_data, selfsame, text, tiny_run};
 use serde_json::Value;
 
 /// Pictures in AgeDB's naming, one of them small, one of them none, and a list of three of them.
@@ -180,8 +180,7 @@ fn a_new_run_says_that_its_pictures_are_large() {
             &dir.path().join(format!("run-{side}")),
             &["train.max_steps=1"],
         );
-        let data = args.iter().position(|arg| arg == "--data").unwrap();
-        args[data + 1] = text(&folder);
+        put_data(&mut args, text(&folder));
         let answer = selfsame(&args);
         assert_eq!(answer.code, 0, "{}", answer.stderr);
         answer

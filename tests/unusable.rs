@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Answer, bmp, scratch, selfsame, text, tiny_run};
+use common::{Answer, bmp, put_data, scratch, selfsame, text, tiny_run};
 
 fn told(answer: &Answer, words: &[&str]) {
     assert_eq!(answer.code, 1, "{}", answer.stderr);
@@ -62,8 +62,7 @@ fn what_was_mended_before_a_run_began_is_not_held_against_it() {
     };
     let run = dir.join("run");
     let mut args = tiny_run(&run, &["train.max_steps=1"]);
-    let data = args.iter().position(|arg| arg == "--data").unwrap();
-    args[data + 1] = text(&pictures);
+    put_data(&mut args, text(&pictures));
     put(&|_| b"no picture".to_vec());
     let answer = selfsame(&args);
     assert_eq!(answer.code, 1, "{}", answer.stderr);

@@ -83,6 +83,12 @@ pub(crate) fn tiny_run(run: &Path, sets: &[&str]) -> Vec<String> {
     args
 }
 
+/// Has a run of [`tiny_run`] learn from other pictures.
+pub(crate) fn put_data(args: &mut [String], spec: String) {
+    let flag = args.iter().position(|arg| arg == "--data").unwrap();
+    args[flag + 1] = spec;
+}
+
 /// An empty folder for `name`, below the build directory.
 pub(crate) fn scratch(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);

@@ -48,7 +48,7 @@ pub use error::CheckpointError;
 pub use load::{Partial, Warning, load, load_newest, load_newest_files, verify_file};
 pub use lock::RunLock;
 pub use manifest::{FORMAT, FileEntry, Manifest};
-pub use run_dir::{checkpoint_dir, clean_stale, is_empty_run_dir, list};
+pub use run_dir::{CHECKPOINTS, checkpoint_dir, clean_stale, is_empty_run_dir, list};
 pub use save::{Checkpoint, make_dir, refuse_non_finite, save};
 pub use tensors::{
     TensorFile, read_tensor_file, read_tensors, remove_unfinished, unfinished_name, write_bytes,

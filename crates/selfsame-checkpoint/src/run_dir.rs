@@ -12,7 +12,8 @@ pub(crate) const TEMP_PREFIX: &str = ".tmp-";
 /// A checkpoint that is being replaced by one of the same step.
 pub(crate) const OLD_PREFIX: &str = ".old-";
 
-const CHECKPOINTS: &str = "checkpoints";
+/// The folder of all checkpoints in a run directory.
+pub const CHECKPOINTS: &str = "checkpoints";
 
 /// The folder of all checkpoints of a run.
 pub(crate) fn checkpoints_dir(run_dir: &Path) -> PathBuf {

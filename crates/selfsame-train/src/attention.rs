@@ -10,6 +10,14 @@ use crate::error::TrainError;
 /// Strides of a ResNet multiply to this.
 const RESNET_STRIDE: usize = 32;
 
+/// Pixels on a side of what a network tells apart: of a patch, or of a place of its last feature map.
+pub fn cell_side(backbone: &dyn Backbone) -> usize {
+    match backbone.patch_size() {
+        0 => RESNET_STRIDE,
+        patch => patch,
+    }
+}
+
 /// What the numbers of [`CellMaps`] are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapKind {

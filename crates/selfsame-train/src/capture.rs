@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::device_batch::DeviceBatch;
 use crate::error::TrainError;
 use crate::learner::Learner;
+use crate::run_files::CAPTURES;
 
 /// The version of the layout that this program writes and reads.
 const FORMAT: u32 = 1;
@@ -63,7 +64,7 @@ impl std::fmt::Display for BadFigure {
 
 /// The steps of a run that were captured because something in them was not finite.
 pub(crate) fn not_finite_steps(run_dir: &Path) -> Vec<CaptureInfo> {
-    let captures = std::fs::read_dir(run_dir.join("captures"));
+    let captures = std::fs::read_dir(run_dir.join(CAPTURES));
     let found = captures
         .into_iter()
         .flatten()

@@ -5,7 +5,7 @@
 //! configuration at once; only checked configurations reach the trainer.
 
 use candle_core::Device;
-use selfsame_data::augment::AugmentConfig;
+use selfsame_data::augment::{AugmentConfig, EvalCrop};
 use selfsame_data::{Layout, Limits};
 use selfsame_models::{HeadConfig, InputConfig, ModelConfig, device_memory};
 use selfsame_objectives::ScheduleConfig;
@@ -295,6 +295,16 @@ impl RunConfig {
     /// Images per optimizer step.
     pub fn effective_batch(&self) -> usize {
         self.train.batch_size.saturating_mul(self.train.accumulate)
+    }
+
+    /// How pictures are seen for scores: as large as global crops, normalised as they are.
+    pub fn eval_crop(&self) -> EvalCrop {
+        EvalCrop {
+            image_size: self.augment.global_size,
+            mean: self.augment.mean,
+            std: self.augment.std,
+            ..EvalCrop::default()
+        }
     }
 
     /// Size and normalisation of the pictures that the network is trained on: its global crops.

@@ -6,9 +6,7 @@ use selfsame_data::{Dataset, PictureList};
 use serde_json::{Value, json};
 
 use crate::error::TrainError;
-
-/// The list of the pictures in a run directory.
-pub const PICTURES_FILE: &str = "pictures.csv";
+use crate::run_files::PICTURES_FILE;
 
 /// What a checkpoint keeps of the training pictures.
 pub(crate) struct DataRecord {
@@ -87,7 +85,10 @@ impl DataRecord {
         }
         let path = run_dir.join(PICTURES_FILE);
         let mut differences = if path.exists() {
-            PictureList::read_csv(&path)?.differences(&PictureList::of(dataset))
+            match PictureList::read_csv(&path) {
+                Ok(list) => list.differences(&PictureList::of(dataset)),
+                Err(error) => vec![format!("which is not known: {error}")],
+            }
         } else {
             vec!["the run kept no list of its pictures".to_owned()]
         };

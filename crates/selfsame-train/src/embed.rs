@@ -41,6 +41,15 @@ impl std::fmt::Debug for Extractor<'_> {
 }
 
 impl Extractor<'_> {
+    /// How many outputs of the backbone stand side by side in a row of features.
+    pub fn parts(&self) -> usize {
+        match self {
+            Self::Backbone(_) | Self::Pixels => 1,
+            Self::LastFourClassTokens(backbone) => backbone.num_blocks().clamp(1, 4),
+            Self::ClassTokenAndMean(_) => 2,
+        }
+    }
+
     fn extract(&self, images: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Self::Backbone(backbone) => backbone.forward(images, &Mode::Eval),
@@ -59,6 +68,9 @@ impl Extractor<'_> {
         }
     }
 }
+
+/// Images per forward pass where nothing else is asked for.
+pub const EVAL_BATCH: usize = 64;
 
 /// Settings of an [`Embedder`].
 #[derive(Clone, Debug)]

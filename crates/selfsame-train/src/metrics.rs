@@ -8,11 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
+use crate::observer::Observer;
+use crate::run_files::METRICS_FILE;
 use crate::tensorboard::EventFile;
-use crate::trainer::Observer;
-
-/// Name of the file in a run directory.
-pub const METRICS_FILE: &str = "metrics.jsonl";
 
 /// The figures of one logged step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -309,8 +307,8 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     impl Observer for Told {
-        fn started(&mut self, _: &crate::trainer::RunFacts) {}
-        fn stepped(&mut self, _: &crate::trainer::Progress) {}
+        fn started(&mut self, _: &crate::observer::RunFacts) {}
+        fn stepped(&mut self, _: &crate::observer::Progress) {}
         fn logged(&mut self, _: &MetricsLine) {}
         fn note(&mut self, text: &str) {
             self.0.push(text.to_owned());

@@ -4,19 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::Device;
-use selfsame_data::augment::EvalCrop;
 use selfsame_data::{Dataset, EvalTransform, Ledger};
 use selfsame_eval::metrics::accuracy;
-use selfsame_eval::{KnnConfig, LabelEncoder, choose, knn};
+use selfsame_eval::{KnnConfig, LabelEncoder, Own, choose, knn};
 use selfsame_models::Backbone;
 
 use crate::config::RunConfig;
-use crate::embed::{EmbedOptions, Embedder, Extractor};
+use crate::embed::{EVAL_BATCH, EmbedOptions, Embedder, Extractor};
 use crate::error::TrainError;
 use crate::stop::StopFlag;
 
 /// Most images used of each side, drawn from all, so that the evaluation stays short beside an epoch.
-const MAX_IMAGES: usize = 10_000;
+pub const MAX_SCORED: usize = 10_000;
 
 /// Neighbours that vote (the notebook's k).
 const K: usize = 20;
@@ -104,7 +103,7 @@ impl Monitor {
                 list_names(&names)
             )));
         };
-        let bank = Labelled::new(train, &label, MAX_IMAGES);
+        let bank = Labelled::new(train, &label, MAX_SCORED);
         if let Some(val) = val
             && !val.label_names().contains(&label)
         {
@@ -113,7 +112,7 @@ impl Monitor {
                 list_names(&val.label_names())
             )));
         }
-        let queries = val.map(|val| Labelled::new(val, &label, MAX_IMAGES));
+        let queries = val.map(|val| Labelled::new(val, &label, MAX_SCORED));
         if bank.samples.len() < 2 || queries.as_ref().is_some_and(|q| q.samples.is_empty()) {
             return Ok(Err(format!(
                 "k-NN is off: too few images carry the label {label}"
@@ -125,16 +124,10 @@ impl Monitor {
                 "k-NN is off: all pictures have the same {label}"
             )));
         }
-        let crop = EvalCrop {
-            image_size: config.augment.global_size,
-            mean: config.augment.mean,
-            std: config.augment.std,
-            ..EvalCrop::default()
-        };
         let options = EmbedOptions {
-            batch_size: 64,
+            batch_size: EVAL_BATCH,
             workers: config.data.workers,
-            transform: EvalTransform::Center(crop),
+            transform: EvalTransform::Center(config.eval_crop()),
         };
         Ok(Ok(Self {
             label,
@@ -203,10 +196,12 @@ impl Monitor {
                 .collect()
         };
         let bank_classes = encode(&bank_labels);
-        let leave_one_out = queries.is_none();
         let config = KnnConfig {
             ks: vec![K],
-            leave_one_out,
+            own: match queries {
+                None => Own::LeaveOut,
+                Some(_) => Own::Keep,
+            },
             ..KnnConfig::default()
         };
         let (features, truth) = match &queries {

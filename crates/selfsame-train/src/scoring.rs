@@ -9,8 +9,9 @@ use crate::error::{TrainError, lacks_device_memory};
 use crate::learner::Learner;
 use crate::metrics::{EvalLine, MetricsFile, MetricsLine, ViewsLine};
 use crate::monitor::Monitor;
+use crate::observer::Observer;
 use crate::run_length::RunLength;
-use crate::trainer::{Observer, Run, due};
+use crate::trainer::{Run, due};
 use crate::views::ViewScorer;
 
 /// The scores of a run.

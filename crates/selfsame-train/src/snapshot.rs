@@ -9,6 +9,7 @@ use selfsame_models::{INPUT_KEY, MODEL_KEY};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::learner::Learner;
+use crate::run_files::SNAPSHOTS;
 use crate::trainer::make_dir;
 
 /// Describes a backbone's weights: what other programs need to use them.
@@ -18,12 +19,10 @@ pub fn weights_metadata(config: &RunConfig) -> BTreeMap<String, String> {
     BTreeMap::from([(MODEL_KEY.to_owned(), model), (INPUT_KEY.to_owned(), input)])
 }
 
-const FOLDER: &str = "snapshots";
-
 /// Where the snapshot after so many epochs lies.
 pub(crate) fn snapshot_path(run_dir: &Path, epochs_done: usize) -> PathBuf {
     let name = format!("epoch-{epochs_done:04}.safetensors");
-    run_dir.join(FOLDER).join(name)
+    run_dir.join(SNAPSHOTS).join(name)
 }
 
 /// Writes `snapshots/epoch-NNNN.safetensors`: the teacher's backbone under timm names.
@@ -33,7 +32,7 @@ pub(crate) fn save_snapshot(
     learner: &Learner,
     epochs_done: usize,
 ) -> Result<(), TrainError> {
-    make_dir(&run_dir.join(FOLDER))?;
+    make_dir(&run_dir.join(SNAPSHOTS))?;
     let tensors = backbone_tensors(learner);
     refuse_non_finite(&format!("epoch-{epochs_done:04}"), &tensors)?;
     let path = snapshot_path(run_dir, epochs_done);

@@ -1,10 +1,9 @@
 //! The training loop: readable top to bottom, in the order of the paper's pseudo-code.
 
-mod skips;
 mod training;
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,16 +16,11 @@ use crate::device_batch::Uploader;
 use crate::error::TrainError;
 use crate::feed::Feed;
 use crate::learner::Learner;
-use crate::metrics::MetricsLine;
+use crate::observer::Observer;
+use crate::run_files::SKIPPED_FILE;
 use crate::run_length::RunLength;
 use crate::stop::StopFlag;
-pub(crate) use skips::SkipsInARow;
 use training::Training;
-
-/// Name of the list of unusable pictures in a run directory.
-const SKIPPED_FILE: &str = "skipped.csv";
-/// The folder of captured steps in a run directory.
-const CAPTURES: &str = "captures";
 
 /// Changes a learner before its first step, for example by loading weights to start from.
 pub type Init<'a> = dyn Fn(&mut Learner) -> Result<(), TrainError> + 'a;
@@ -77,54 +71,6 @@ pub enum Outcome {
     MaxSteps,
     /// Stopped by a signal after a checkpoint.
     Interrupted(i32),
-}
-
-/// What a run tells whoever watches it.
-pub trait Observer {
-    /// The run is about to do its first step.
-    fn started(&mut self, facts: &RunFacts);
-    /// A step is done.
-    fn stepped(&mut self, progress: &Progress);
-    /// A metrics line was written.
-    fn logged(&mut self, line: &MetricsLine);
-    /// Something worth a line of text happened.
-    fn note(&mut self, text: &str);
-}
-
-/// Facts known before the first step.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RunFacts {
-    /// Images in the training set.
-    pub images: usize,
-    /// Parameters that are trained.
-    pub trainable_parameters: usize,
-    /// Optimizer steps in an epoch.
-    pub steps_per_epoch: u64,
-    /// Steps of the whole run.
-    pub total_steps: u64,
-    /// Steps that earlier processes did.
-    pub steps_done: u64,
-    /// ln K: the loss of a student that knows nothing.
-    pub uniform_loss: f64,
-}
-
-/// Progress after a step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Progress {
-    /// Steps done so far, earlier processes included.
-    pub steps_done: u64,
-    /// Steps until the run or this process ends.
-    pub total_steps: u64,
-    /// Epoch of the step, from 0.
-    pub epoch: usize,
-    /// Loss of the step, or of the last one whose loss was looked at; NaN if it was left out.
-    pub loss: f64,
-    /// Images per second over the last line's span.
-    pub images_per_s: f64,
-    /// Share of that span spent waiting for data.
-    pub data_wait_frac: f64,
-    /// How long the step took.
-    pub step_time: Duration,
 }
 
 /// Trains until the epochs are done, `max_steps` is reached or a stop is requested; continues from
@@ -184,11 +130,6 @@ fn skipped(pictures: usize) -> String {
         _ => ("pictures", "they are"),
     };
     format!("{pictures} {noun} could not be used; {verb} listed in {SKIPPED_FILE}")
-}
-
-/// The folder of a captured step.
-pub fn capture_dir(run_dir: &Path, step: u64) -> PathBuf {
-    run_dir.join(CAPTURES).join(format!("step-{step:08}"))
 }
 
 /// Makes a folder in the run directory, which must be there.

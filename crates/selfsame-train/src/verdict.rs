@@ -11,7 +11,8 @@ use std::path::Path;
 use crate::capture::not_finite_steps;
 use crate::config::RunConfig;
 use crate::metrics::StepLine;
-use crate::trainer::{SkipsInARow, capture_dir};
+use crate::run_files::capture_dir;
+use crate::skips::SkipsInARow;
 
 /// Steps whose lines are averaged.
 const WINDOW_STEPS: u64 = 50;

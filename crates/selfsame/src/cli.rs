@@ -79,6 +79,7 @@ const RESUME: &str = "Continue if the run directory holds a run already";
 const ACCEPT_DATA_CHANGE: &str =
     "With --resume: go on although the pictures are not those that the run began with";
 const CAPTURE_STEP: &str = "Save this step, so that it can be replayed";
+const OF_TRAIN: &str = "Flags of train, without effect here";
 const NO_REPORT: &str = "Do not write report.html at the end";
 
 #[derive(Debug, Args)]
@@ -93,10 +94,8 @@ pub(crate) struct Demo {
 
 /// Flags of `train` that `plan` and `config` take, so that one command line serves all three.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Flags of train, without effect here")]
+#[command(next_help_heading = OF_TRAIN)]
 pub(crate) struct OnlyTrain {
-    #[arg(long, help = RESUME)]
-    pub(crate) resume: bool,
     #[arg(long, help = ACCEPT_DATA_CHANGE)]
     accept_data_change: bool,
     #[arg(long, value_name = "N", help = CAPTURE_STEP)]
@@ -109,6 +108,8 @@ pub(crate) struct OnlyTrain {
 pub(crate) struct Config {
     #[command(flatten)]
     pub(crate) settings: Settings,
+    #[arg(long = "resume", help = RESUME, help_heading = OF_TRAIN)]
+    _resume: bool,
     #[command(flatten)]
     _only_train: OnlyTrain,
     /// Run directory.
@@ -186,7 +187,7 @@ pub(crate) struct Train {
 pub(crate) struct Plan {
     #[command(flatten)]
     pub(crate) settings: Settings,
-    /// Run directory that `train` is to make: whether it can, and has room on its disk.
+    /// Run directory of `train`: whether it can be that, and has room on its disk.
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
     /// Weights to start from; whether they fit is told here too.
@@ -198,8 +199,10 @@ pub(crate) struct Plan {
     /// One JSON object on stdout, everything else on stderr.
     #[arg(long)]
     pub(crate) json: bool,
+    #[arg(long, help = RESUME)]
+    pub(crate) resume: bool,
     #[command(flatten)]
-    pub(crate) only_train: OnlyTrain,
+    _only_train: OnlyTrain,
 }
 
 #[derive(Debug, Args)]
@@ -248,9 +251,10 @@ pub(crate) struct WeightsArgs {
     /// --protocol official` 256/224.
     #[arg(long, value_name = "RATIO", value_parser = size::ratio)]
     pub(crate) resize: Option<f64>,
-    /// bilinear or bicubic; with _pillow13 behind it the bytes of Pillow 13.
-    #[arg(long, default_value = "bicubic")]
-    pub(crate) interpolation: String,
+    /// bilinear or bicubic; with _pillow13 behind it the bytes of Pillow 13; default: bicubic, in
+    /// `predict` that of the fine-tuning.
+    #[arg(long)]
+    pub(crate) interpolation: Option<String>,
     /// Images at a time, in `finetune` those of a step; default: 64, in `finetune` 32.
     #[arg(long, value_name = "N", value_parser = size::count)]
     pub(crate) batch_size: Option<NonZeroUsize>,
@@ -271,6 +275,11 @@ impl WeightsArgs {
     /// `--batch-size`, or what the command takes without it.
     pub(crate) fn images_at_a_time(&self, default: usize) -> usize {
         self.batch_size.map_or(default, NonZeroUsize::get)
+    }
+
+    /// `--interpolation`, or what is taken without it.
+    pub(crate) fn filter(&self) -> &str {
+        self.interpolation.as_deref().unwrap_or("bicubic")
     }
 }
 

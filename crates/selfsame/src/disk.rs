@@ -27,32 +27,55 @@ fn free_at(_: &Path) -> Option<u64> {
     None
 }
 
-/// What a disk with so many bytes free is too small for.
+/// Whether a run finds room on its disk.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Shortage {
-    /// The first checkpoint.
-    Checkpoint(String),
-    /// All that a run keeps in the end.
-    End(String),
+pub(crate) enum Room {
+    Enough,
+    /// It may start, and will probably miss some.
+    Tight(String),
+    /// It has not begun and could not write its first checkpoint.
+    None(String),
 }
 
-/// Holds what a run writes against `free` bytes.
-pub(crate) fn shortage(plan: &Plan, free: u64) -> Option<Shortage> {
+/// Holds what a run writes against `free` bytes, if that is known.
+pub(crate) fn room(plan: &Plan, free: Option<u64>, stage: Stage) -> Room {
     let (one, all) = (plan.checkpoint_bytes as u64, plan.disk_bytes as u64);
-    let there_are = format!("{} are free there", in_words(free));
-    if free < one {
-        let one = in_words(one);
-        return Some(Shortage::Checkpoint(format!(
-            "{there_are}, a checkpoint takes {one}; make room, or name a folder on another disk"
-        )));
+    match (free, stage) {
+        (Some(free), Stage::New) if free < one => Room::None(no_room_for(one, free)),
+        (Some(free), Stage::Begun) if free < one => Room::Tight(no_room_for(one, free)),
+        // A run that goes on has written most of it.
+        (Some(free), Stage::New) if free < all => {
+            let (all, free) = (in_words(all), in_words(free));
+            Room::Tight(format!(
+                "{free} are free there, the checkpoints and snapshots of the run take {all}; make \
+                 room, or lower train.keep_checkpoints, or raise train.snapshot_every_epochs"
+            ))
+        }
+        _ => Room::Enough,
     }
-    (free < all).then(|| {
-        let all = in_words(all);
-        Shortage::End(format!(
-            "{there_are}, the checkpoints and snapshots of the run take {all}; make room, or lower \
-             train.keep_checkpoints, or raise train.snapshot_every_epochs"
-        ))
-    })
+}
+
+/// Says that a checkpoint of so many bytes is too large for a disk.
+fn no_room_for(checkpoint: u64, free: u64) -> String {
+    let (one, free) = (in_words(checkpoint), in_words(free));
+    format!(
+        "{free} are free there, a checkpoint takes {one}; make room, or name a folder on another disk"
+    )
+}
+
+/// Refuses a new fine-tuning without room for its only checkpoint, of so many bytes.
+///
+/// # Errors
+/// A usage error with what is free and what is needed.
+pub(crate) fn check_finetuning(run: &Path, checkpoint: u64) -> anyhow::Result<()> {
+    match free(run) {
+        Some(free) if free < checkpoint => Err(usage(format!(
+            "--run {}: {}",
+            run.display(),
+            no_room_for(checkpoint, free)
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a new run that has no room for one checkpoint, and warns of what will not fit.
@@ -60,20 +83,12 @@ pub(crate) fn shortage(plan: &Plan, free: u64) -> Option<Shortage> {
 /// # Errors
 /// A usage error with what is free and what is needed.
 pub(crate) fn check(run: &Path, plan: &Plan, stage: Stage) -> anyhow::Result<()> {
-    let told = |text: String| format!("--run {}: {text}", run.display());
-    match (free(run).and_then(|free| shortage(plan, free)), stage) {
-        (Some(Shortage::Checkpoint(text)), Stage::New) => Err(usage(told(text))),
-        (Some(Shortage::Checkpoint(text)), Stage::Begun) => {
-            tell!("warning: {}: {text}", run.display());
-            Ok(())
-        }
-        // A run that goes on has written most of it.
-        (Some(Shortage::End(text)), Stage::New) => {
-            tell!("warning: {}", told(text));
-            Ok(())
-        }
-        _ => Ok(()),
+    match room(plan, free(run), stage) {
+        Room::Enough => {}
+        Room::Tight(text) => tell!("warning: {}: {text}", run.display()),
+        Room::None(text) => return Err(usage(format!("--run {}: {text}", run.display()))),
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -93,15 +108,29 @@ mod tests {
         )
         .unwrap();
         let one = plan.checkpoint_bytes as u64;
-        assert_eq!(shortage(&plan, u64::MAX), None);
-        let Some(Shortage::Checkpoint(text)) = shortage(&plan, one - 1) else {
+        let room = |free, stage| room(&plan, Some(free), stage);
+        assert_eq!(room(u64::MAX, Stage::New), Room::Enough);
+        assert_eq!(super::room(&plan, None, Stage::New), Room::Enough);
+        let Room::None(text) = room(one - 1, Stage::New) else {
             panic!("one checkpoint does not fit");
         };
         assert!(text.contains(&in_words(one)), "{text}");
-        let Some(Shortage::End(text)) = shortage(&plan, one) else {
+        assert_eq!(room(one - 1, Stage::Begun), Room::Tight(text));
+        let Room::Tight(text) = room(one, Stage::New) else {
             panic!("one checkpoint is not all");
         };
         assert!(text.contains("train.keep_checkpoints"), "{text}");
+        assert_eq!(room(one, Stage::Begun), Room::Enough);
+    }
+
+    #[test]
+    fn a_fine_tuning_without_room_for_its_checkpoint_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(check_finetuning(dir.path(), 1).is_ok());
+        let refused = check_finetuning(dir.path(), u64::MAX);
+        assert_eq!(refused.is_err(), cfg!(unix));
+        let told = refused.map_or_else(|error| error.to_string(), |()| String::new());
+        assert_eq!(told.contains("a checkpoint takes"), cfg!(unix), "{told}");
     }
 
     #[test]

@@ -87,7 +87,9 @@ const USED_UP: &str = "the device's memory is used up, by this run and what else
 pub(crate) fn hint(error: &anyhow::Error) -> &'static str {
     let text = format!("{error:#}");
     match lacks_device_memory(&text) && !text.contains(USED_UP) {
-        true => ". The device's memory is used up; a smaller --batch-size needs less",
+        true => {
+            ". The device's memory is used up; a smaller --batch-size, where there is one, needs less"
+        }
         false => "",
     }
 }

@@ -2,16 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
+use selfsame_checkpoint::CHECKPOINTS;
 use selfsame_data::Dataset;
+use selfsame_train::{CAPTURES, METRICS_FILE, PICTURES_FILE, SKIPPED_FILE, SNAPSHOTS};
 
 use crate::exit::usage;
 use crate::run_dir::CONFIG_FILE;
-use crate::weights::{FINETUNED, without_prefix};
+use crate::weights::{FINETUNED, RESULT_FILE, without_prefix};
 
 /// What is read of a run.
-const OF_RUN: [&str; 3] = [CONFIG_FILE, "metrics.jsonl", "skipped.csv"];
+const OF_RUN: [&str; 5] = [
+    CONFIG_FILE,
+    METRICS_FILE,
+    PICTURES_FILE,
+    SKIPPED_FILE,
+    RESULT_FILE,
+];
 /// Folders of a run that hold its weights.
-const FOLDERS_OF_RUN: [&str; 3] = ["checkpoints", "snapshots", "captures"];
+const FOLDERS_OF_RUN: [&str; 3] = [CHECKPOINTS, SNAPSHOTS, CAPTURES];
 /// What is read of a folder of weights, other programs' included.
 const OF_WEIGHTS: [&str; 7] = [
     FINETUNED,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use selfsame_checkpoint::{Manifest, RunLock, is_empty_run_dir, list, write_bytes};
 use selfsame_report::{LossPoint, curves, render_png};
-use selfsame_train::{MetricsLine, RunConfig, read_metrics};
+use selfsame_train::{MetricsLine, RunConfig, SNAPSHOTS, read_metrics};
 
 use crate::config::{Merged, refuse_edits};
 use crate::exit::{pasteable, usage};
@@ -140,7 +140,7 @@ pub(crate) fn read_config_to_go_on(dir: &Path) -> anyhow::Result<Merged> {
 /// # Errors
 /// If the folder cannot be read; a run without one has none.
 pub(crate) fn snapshots(dir: &Path, max: usize) -> anyhow::Result<Vec<(usize, PathBuf)>> {
-    let dir = dir.join("snapshots");
+    let dir = dir.join(SNAPSHOTS);
     if !dir.exists() {
         return Ok(Vec::new());
     }

@@ -9,7 +9,7 @@ use candle_core::Device;
 use selfsame_data::{Dataset, Ledger, Overlap, repeated, shared};
 use selfsame_eval::metrics::{BootstrapConfig, Interval, bootstrap, bootstrap_mean, r2};
 use selfsame_eval::{Features, LabelEncoder, number};
-use selfsame_train::{Embedder, Extractor, TrainError};
+use selfsame_train::{EVAL_BATCH, Embedder, Extractor, TrainError};
 use serde_json::{Value, json};
 
 use crate::cli::{Labelled, WeightsArgs};
@@ -261,7 +261,7 @@ impl Sets {
         Ok(Evaluation {
             weights,
             size: weights.eval_crop(flags)?.image_size,
-            batch_size: flags.images_at_a_time(64),
+            batch_size: flags.images_at_a_time(EVAL_BATCH),
             batch_flag: Some("--batch-size"),
             workers: flags.workers,
             pictures: train.max(test),
@@ -367,7 +367,7 @@ impl Sets {
             "label": label,
             "image_size": crop.image_size,
             "resize": crop.resize_ratio,
-            "interpolation": flags.interpolation,
+            "interpolation": flags.filter(),
         });
         if kind == Kind::Classes {
             protocol["classes"] = json!(self.encoder.classes());

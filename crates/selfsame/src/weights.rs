@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
+use selfsame_checkpoint::CHECKPOINTS;
 use selfsame_data::EvalTransform;
 use selfsame_data::augment::EvalCrop;
 use selfsame_models::interop::{Difference, Layout, fit_patches, fit_positions, is_pth};
@@ -19,7 +20,7 @@ use selfsame_models::{
     InputConfig, ModelConfig, ModelError, NamedArch, ParamStore, build_backbone, check_backbone,
     draw_backbone, infer_model, read_weights, reference_backbone,
 };
-use selfsame_train::{EmbedOptions, Extractor};
+use selfsame_train::{EVAL_BATCH, EmbedOptions, Extractor};
 
 use crate::cli::{WeightsArgs, Which};
 use crate::exit::{usage, usage_of};
@@ -41,6 +42,8 @@ const HUB: &str = "hf:";
 
 /// A fine-tuned backbone with its classifier, in the folder that `finetune` made.
 pub(crate) const FINETUNED: &str = "finetuned.safetensors";
+/// Everything that `finetune --json` prints, and what it was made by: the last that it writes.
+pub(crate) const RESULT_FILE: &str = "result.json";
 
 /// Where features come from.
 pub(crate) enum Weights {
@@ -120,7 +123,7 @@ impl Weights {
                 .with_context(|| format!("reading weights from {spec}"));
         }
         if let Some(name) = spec.strip_prefix(HUB) {
-            return Self::read_at(&hub::folder(name)?, which, arch, device);
+            return Self::read_at(&hub::file(name)?, which, arch, device);
         }
         match drawn {
             Some(text) => Ok(Self::Backbone(Box::new(random(text, device)?))),
@@ -231,7 +234,7 @@ impl Weights {
             }
         }
         let interpolation = args
-            .interpolation
+            .filter()
             .parse()
             .map_err(|problem| usage(format!("--interpolation: {problem}")))?;
         let crop = EvalCrop {
@@ -259,7 +262,7 @@ impl Weights {
     /// As [`Weights::eval_crop`].
     pub(crate) fn embed_options(&self, args: &WeightsArgs) -> anyhow::Result<EmbedOptions> {
         Ok(EmbedOptions {
-            batch_size: args.images_at_a_time(64),
+            batch_size: args.images_at_a_time(EVAL_BATCH),
             workers: args.workers,
             transform: EvalTransform::Center(self.eval_crop(args)?),
         })
@@ -353,7 +356,8 @@ fn random(text: &str, device: &Device) -> anyhow::Result<Loaded> {
         }
         None => (text, 0),
     };
-    let named: NamedArch = text.parse().map_err(wrong)?;
+    let named = text.parse::<NamedArch>();
+    let named = named.map_err(|problem| wrong(problem.to_string()))?;
     let model = named.model();
     let params = draw_backbone(&model, seed, device)?;
     let input = named.input();
@@ -406,7 +410,9 @@ fn file_of(which: Which) -> &'static str {
 /// The weights file of a folder that another program wrote, or of a single checkpoint; `None` for
 /// a run.
 fn file_in_folder(dir: &Path, which: Which) -> Option<PathBuf> {
-    if dir.join(run_dir::CONFIG_FILE).exists() || dir.join("checkpoints").exists() {
+    // Those of a fine-tuning that is done are in nobody's way.
+    let is_on_its_way = dir.join(CHECKPOINTS).exists() && !dir.join(RESULT_FILE).exists();
+    if dir.join(run_dir::CONFIG_FILE).exists() || is_on_its_way {
         return None;
     }
     if dir.join("manifest.json").exists() {
@@ -464,7 +470,7 @@ fn of_file(
         Some(input) => Some(input),
         None => weights
             .input(&told.beside, &model)
-            .map_err(|error| usage(error.to_string()))?,
+            .map_err(|error| usage(format!("{:#}", anyhow::Error::new(error))))?,
     };
     let input = stated.unwrap_or_else(|| {
         tell!(

@@ -8,11 +8,7 @@ use selfsame_checkpoint::Checkpoint;
 use selfsame_data::{Dataset, Ledger};
 use selfsame_objectives::Now;
 
-use super::skips::SkipsInARow;
-use super::{
-    CAPTURES, Observer, Outcome, Progress, Run, RunFacts, SKIPPED_FILE, capture_dir, due,
-    due_by_time, make_dir, skipped,
-};
+use super::{Outcome, Run, due, due_by_time, make_dir, skipped};
 use crate::capture::{BadFigure, CaptureInfo, not_finite_steps, write_capture, write_number};
 use crate::data_record::DataRecord;
 use crate::device_batch::DeviceBatch;
@@ -22,9 +18,12 @@ use crate::learner::{Learner, Pending, StepFigures};
 use crate::metrics::{
     MetricsFile, MetricsLine, StepLine, UNREADABLE_FILE, read_metrics, set_log_aside,
 };
+use crate::observer::{Observer, Progress, RunFacts};
 use crate::pace::Pace;
+use crate::run_files::{CAPTURES, SKIPPED_FILE, capture_dir};
 use crate::run_length::RunLength;
 use crate::scoring::Scoring;
+use crate::skips::SkipsInARow;
 use crate::snapshot::{save_snapshot, snapshot_path};
 use crate::verdict::Watch;
 
@@ -76,7 +75,12 @@ impl<'a> Training<'a> {
         let restored = restore(run, length, &mut learner, &mut data, observer)?;
         // What an attempt without a checkpoint met may have been mended since.
         if restored.is_some() {
-            ledger.read_csv(&run.run_dir.join(SKIPPED_FILE))?;
+            // It only tells; the run itself is in its checkpoint.
+            if let Err(error) = ledger.read_csv(&run.run_dir.join(SKIPPED_FILE)) {
+                observer.note(&format!(
+                    "warning: what could not be used before is forgotten: {error}"
+                ));
+            }
             let sets: Vec<&dyn Dataset> = [Some(&run.train), run.val.as_ref()]
                 .into_iter()
                 .flatten()
@@ -259,12 +263,8 @@ impl<'a> Training<'a> {
                 if !self.skips.allow_another(self.run.config.train.non_finite) {
                     return Err(error);
                 }
-                self.observer.note(&match what {
-                    BadFigure::EarlierStep => {
-                        format!("skipped: by step {step}, the {what} is {value}")
-                    }
-                    _ => format!("skipped: step {step}, whose {what} is {value}"),
-                });
+                self.observer
+                    .note(&format!("skipped: step {step}, whose {what} is {value}"));
                 Ok(ControlFlow::Continue(None))
             }
             Err(error) => Err(error),
@@ -428,8 +428,11 @@ impl<'a> Training<'a> {
             files: self.learner.tensors()?,
         };
         selfsame_checkpoint::save(run.run_dir, &checkpoint, run.config.train.keep_checkpoints)?;
-        self.ledger.write_csv(&run.run_dir.join(SKIPPED_FILE))?;
         self.saved = (Some(step), Instant::now());
+        // The end of the run tries once more.
+        if let Err(error) = self.ledger.write_csv(&run.run_dir.join(SKIPPED_FILE)) {
+            self.observer.note(&format!("warning: {error}"));
+        }
         Ok(())
     }
 

@@ -138,7 +138,7 @@ pub(crate) struct Pca {
     #[command(flatten)]
     pub(crate) map: MapArgs,
     /// The features of single patches as red, green and blue beside their pictures (a PNG file).
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["label", "batch_size", "workers"])]
     pub(crate) patches: bool,
     /// How many pictures with --patches.
     #[arg(long, default_value_t = 8, requires = "patches")]

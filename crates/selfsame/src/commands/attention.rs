@@ -7,7 +7,7 @@ use candle_core::Device;
 use image::RgbImage;
 use selfsame_checkpoint::write_bytes;
 use selfsame_report::{CellMap, Sheet, SheetCell, encode_png};
-use selfsame_train::{CellMaps, MapKind};
+use selfsame_train::{CellMaps, MapKind, cell_side};
 use serde_json::json;
 
 use crate::cli::{Attention, WeightsArgs, Which};
@@ -99,7 +99,13 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     let mut rows: Vec<Vec<SheetCell>> = Vec::new();
     let mut told = Vec::new();
     let mut single = None;
-    chosen.each(|name, picture| {
+    let patch = cell_side(loaded.backbone.as_ref());
+    let misfit = |picture: &RgbImage| {
+        let (w, h) = picture.dimensions();
+        let tiny = args.whole && (w.min(h) as usize) < patch;
+        tiny.then(|| format!("a picture of {w} × {h} is smaller than a patch of {patch}"))
+    };
+    chosen.each(misfit, |name, picture| {
         let prepared = prepare(args, &newest, &picture, &device);
         let (prepared, mut notes) = match args.whole {
             // Its own size may be what is wrong.
@@ -110,7 +116,7 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
             let mut row = vec![cell(&name, notes, prepared.image.clone())];
             let mut seen = Vec::new();
             for (title, weights) in &columns {
-                let maps = prepared.maps(weights, args.block, &device)?;
+                let maps = prepared.maps(weights.backbone.as_ref(), args.block, &device)?;
                 let image = prepared.overlaid(&maps, maps.mean(), args.mass);
                 row.push(cell(title, nothing_to_show(&maps), image));
                 seen.push(json!({"weights": title, "maps": told_of(&maps, args.mass)}));
@@ -119,7 +125,7 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
             told.push(json!({"file": name, "snapshots": seen}));
             return check_rows("--count", told.len(), &rows);
         }
-        let maps = prepared.maps(loaded, args.block, &device)?;
+        let maps = prepared.maps(loaded.backbone.as_ref(), args.block, &device)?;
         told.push(json!({"file": name, "maps": told_of(&maps, args.mass)}));
         notes.push(format!("{} × {} cells", maps.columns, maps.rows));
         if maps.rows * maps.columns == 1 {
@@ -242,18 +248,12 @@ fn prepare(
     device: &Device,
 ) -> anyhow::Result<(Prepared, Vec<String>)> {
     let loaded = weights.backbone()?;
-    let patch = match loaded.backbone.patch_size() {
-        0 => 32,
-        patch => patch,
-    };
+    let patch = cell_side(loaded.backbone.as_ref());
     if args.whole {
         let size = [picture.height(), picture.width()].map(|side| side as usize);
         check_whole(loaded.backbone.as_ref(), size, device)?;
-        let (prepared, note) =
-            Prepared::whole(picture, patch, &loaded.input).with_context(|| {
-                let (w, h) = picture.dimensions();
-                format!("a picture of {w} × {h} is smaller than a patch of {patch}")
-            })?;
+        let (prepared, note) = Prepared::whole(picture, patch, &loaded.input)
+            .context("the picture is smaller than a patch")?;
         return Ok((prepared, note.into_iter().collect()));
     }
     let asked = weights.image_size(args.weights.image_size);

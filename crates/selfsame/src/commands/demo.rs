@@ -6,13 +6,16 @@ use std::time::Instant;
 
 use anyhow::Context;
 use candle_core::Device;
-use selfsame_checkpoint::{is_empty_run_dir, write_bytes};
+use selfsame_checkpoint::{CHECKPOINTS, is_empty_run_dir, write_bytes};
 use selfsame_data::augment::EvalCrop;
 use selfsame_data::{Dataset, EvalTransform};
 use selfsame_eval::linear_probe::{ProbeConfig, sgd};
 use selfsame_eval::metrics::accuracy;
 use selfsame_eval::{Features, KnnConfig, LabelEncoder, knn};
-use selfsame_train::{EmbedOptions, Embedder, Extractor, Outcome};
+use selfsame_train::{
+    CAPTURES, EVAL_BATCH, EmbedOptions, Embedder, Extractor, METRICS_FILE, Outcome, PICTURES_FILE,
+    SKIPPED_FILE, SNAPSHOTS,
+};
 use toml::Value;
 
 use super::report::REPORT_FILE;
@@ -37,14 +40,14 @@ const UNFINISHED: &str = ".tmp-";
 /// What it leaves in its directory beside both, and what a run does.
 const OWN: [&str; 12] = [
     "LOCK",
-    "config.toml",
-    "metrics.jsonl",
+    run_dir::CONFIG_FILE,
+    METRICS_FILE,
     "metrics-unreadable.txt",
-    "pictures.csv",
-    "skipped.csv",
-    "checkpoints",
-    "snapshots",
-    "captures",
+    PICTURES_FILE,
+    SKIPPED_FILE,
+    CHECKPOINTS,
+    SNAPSHOTS,
+    CAPTURES,
     EXPORT,
     "curves.png",
     REPORT_FILE,
@@ -120,10 +123,7 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
 
     let trained = Weights::open_at(dir, Which::Teacher, None, &device)?;
     let untrained = selfsame_train::Learner::new(&config, &device)?;
-    let crop = EvalCrop {
-        image_size: config.augment.global_size,
-        ..EvalCrop::default()
-    };
+    let crop = config.eval_crop();
     let raw = EvalCrop {
         mean: [0.0; 3],
         std: [1.0; 3],
@@ -253,7 +253,7 @@ impl<'a> Sets<'a> {
 
     fn score(&self, extractor: Extractor<'_>, crop: &EvalCrop) -> anyhow::Result<Scores> {
         let options = EmbedOptions {
-            batch_size: 64,
+            batch_size: EVAL_BATCH,
             workers: 2,
             transform: EvalTransform::Center(crop.clone()),
         };

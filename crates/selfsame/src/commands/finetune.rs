@@ -1,23 +1,25 @@
 //! `selfsame finetune`
 
 use std::cmp::Reverse;
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use selfsame_checkpoint::{
-    Checkpoint, CheckpointError, list, load_newest, write_bytes, write_tensors,
+    CHECKPOINTS, Checkpoint, CheckpointError, list, load_newest, write_bytes, write_tensors,
 };
 use selfsame_data::augment::{EvalCrop, StandardCrop};
 use selfsame_eval::metrics::{ClassificationReport, ConfusionMatrix, ReportOptions, accuracy};
 use selfsame_models::{InputConfig, keep_freed_memory};
 use selfsame_train::{
-    FinetuneConfig, FinetuneEvent, Finetuning, LabelledSamples, Predictions, StopFlag, TrainError,
+    FinetuneConfig, FinetuneEvent, Finetuning, LabelledSamples, Predictions, SKIPPED_FILE,
+    StopFlag, TrainError,
 };
 use serde_json::{Map, Value, json};
 
-use super::train::refuse_inside;
+use super::begin::refuse_inside;
 use crate::cli::Finetune;
 use crate::embedding::explain;
 use crate::exit::{Done, usage};
@@ -25,11 +27,8 @@ use crate::memory::Evaluation;
 use crate::progress::CountProgress;
 use crate::scores::{Sets, print_json, print_text, printable_lines};
 use crate::stderr::tell;
-use crate::weights::{FINETUNED, Loaded, Weights, refuse_reference};
-use crate::{run_dir, signals};
-
-/// Everything that `--json` prints, and what it was made by.
-const RESULT_FILE: &str = "result.json";
+use crate::weights::{FINETUNED, Loaded, RESULT_FILE, Weights, refuse_reference};
+use crate::{disk, run_dir, signals};
 
 const REPORT_FILE: &str = "classification_report.txt";
 
@@ -42,8 +41,6 @@ pub(super) const CLASSES_KEY: &str = "selfsame.classes";
 pub(super) const LABEL_KEY: &str = "selfsame.label";
 /// How pictures were resized for the crop: `resize` and `interpolation`, as JSON.
 pub(super) const EVAL_KEY: &str = "selfsame.eval";
-/// The pictures that could not be used.
-const SKIPPED_FILE: &str = "skipped.csv";
 
 /// Time between checkpoints within an epoch.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(15 * 60);
@@ -128,6 +125,9 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         sets.ledger.place(sets.train.as_ref());
         let both = [sets.train.as_ref(), sets.test.as_ref()];
         sets.ledger.forget_returned(&both);
+    } else {
+        let checkpoint = tuning.checkpoint(String::new())?;
+        disk::check_finetuning(&args.run, checkpoint.tensor_bytes())?;
     }
     if !tuning.is_done() {
         sets.need_test_pictures(&args.data)?;
@@ -168,7 +168,7 @@ fn settings(
         "label": args.data.label.to_lowercase(),
         "image_size": crop.image_size,
         "resize": crop.resize_ratio,
-        "interpolation": flags.interpolation,
+        "interpolation": flags.filter(),
         "batch_size": config.batch_size,
         "epochs": config.epochs,
         "lr": config.lr,
@@ -225,6 +225,16 @@ fn go_on(
     Ok(())
 }
 
+/// Removes what is of no use once the result is written; where that fails it only takes room.
+fn remove_checkpoints(run: &Path) {
+    let checkpoints = run.join(CHECKPOINTS);
+    if let Err(error) = std::fs::remove_dir_all(&checkpoints)
+        && error.kind() != ErrorKind::NotFound
+    {
+        tell!("warning: {} stays: {error}", checkpoints.display());
+    }
+}
+
 /// Prints the result of a run that is over.
 fn again(args: &Finetune, settings: &Map<String, Value>) -> anyhow::Result<Done> {
     let (result, report) = (result(&args.run), args.run.join(REPORT_FILE));
@@ -235,6 +245,7 @@ fn again(args: &Finetune, settings: &Map<String, Value>) -> anyhow::Result<Done>
         .with_context(|| format!("reading {}", result.display()))?;
     refuse_changes(&kept["settings"], settings, &args.run)?;
     tell!("{} is done; this is its result", args.run.display());
+    remove_checkpoints(&args.run);
     if args.data.json {
         if let Some(kept) = kept.as_object_mut() {
             kept.remove("settings");
@@ -300,7 +311,9 @@ impl Work<'_> {
             let saved_at = selfsame_checkpoint::save(&args.run, &tuning.checkpoint(settings)?, 1);
             saved_at.map_err(|error| self.explain(error.into(), ("--run", "")))?;
             // What goes on in the middle of the last epoch does not meet them again.
-            self.list_skipped()?;
+            if let Err(error) = self.list_skipped() {
+                tell!("warning: {error:#}");
+            }
             saved = Instant::now();
             if self.is_stopped() {
                 return Ok(None);
@@ -383,10 +396,7 @@ impl Work<'_> {
             false => print_text(&printable_lines(&text)),
         }
         written?;
-        let checkpoints = args.run.join("checkpoints");
-        if let Err(error) = std::fs::remove_dir_all(&checkpoints) {
-            tell!("warning: {} stays: {error}", checkpoints.display());
-        }
+        remove_checkpoints(&args.run);
         Ok(())
     }
 
@@ -419,7 +429,7 @@ impl Work<'_> {
         metadata.insert(LABEL_KEY.to_owned(), label);
         let eval = json!({
             "resize": self.crop.resize_ratio,
-            "interpolation": self.args.data.weights.interpolation,
+            "interpolation": self.args.data.weights.filter(),
         });
         metadata.insert(EVAL_KEY.to_owned(), eval.to_string());
         // Pictures to test on that could not be used are in it since the last checkpoint.

@@ -3,7 +3,7 @@
 use selfsame_eval::metrics::{
     BootstrapConfig, accuracy, accuracy_among, bootstrap_mean, correct, paired_bootstrap,
 };
-use selfsame_eval::{KnnConfig, Vote, knn, knn_ranked, knn_regress};
+use selfsame_eval::{KnnConfig, Own, Vote, knn, knn_ranked, knn_regress};
 use serde_json::json;
 
 use crate::cli::{Knn, Labelled, VoteArg};
@@ -21,7 +21,10 @@ pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
         ks: args.k.clone(),
         temperature: args.temperature,
         vote,
-        leave_one_out: sets.same,
+        own: match sets.same {
+            true => Own::LeaveOut,
+            false => Own::Keep,
+        },
     };
     if let [problem, ..] = config.check().as_slice() {
         return Err(usage(problem.clone()));

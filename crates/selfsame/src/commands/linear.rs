@@ -127,7 +127,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
                 sets.classes(&sets.train_labels),
                 sets.classes(&sets.test_labels),
             );
-            sets.evaluation(&weights, flags, [1, 1])?
+            sets.evaluation(&weights, flags, [extractor.parts(); 2])?
                 .check(&sets.device)?;
             let mut progress = CountProgress::new("epochs", config.epochs);
             let done = official_linear(
@@ -152,7 +152,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
             let details = json!({
                 "method": "sgd", "protocol": "official", "epochs": config.epochs,
                 "features": features, "image_size": crop.image_size, "resize": crop.resize_ratio,
-                "interpolation": flags.interpolation,
+                "interpolation": flags.filter(),
                 "batch_size": OFFICIAL_BATCH, "lr": config.lr,
                 "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch + 1,
             });

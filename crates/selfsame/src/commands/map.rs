@@ -170,7 +170,8 @@ fn patches(args: &Pca) -> anyhow::Result<Done> {
     let crop = weights.eval_crop(flags)?;
     evaluation(&weights, count, flags).check(&device)?;
     let mut prepared: Vec<(String, Prepared)> = Vec::new();
-    chosen.each(|name, picture| {
+    let any = |_: &image::RgbImage| None;
+    chosen.each(any, |name, picture| {
         prepared.push((name, Prepared::evaluated(&picture, &crop)));
         Ok(())
     })?;

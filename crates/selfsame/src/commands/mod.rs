@@ -1,6 +1,7 @@
 //! One file per command: flags to typed configs, then a call.
 
 mod attention;
+mod begin;
 mod check_data;
 mod demo;
 mod embed;

@@ -6,15 +6,15 @@ use selfsame_models::device_memory;
 use selfsame_train::{MemoryEstimate, Plan, RunConfig, Trial};
 use serde_json::json;
 
-use super::train::{init_of, refuse_place};
+use super::begin::{Opened, goes_on, init_of, refuse_place};
 use crate::config::{Merged, OwnFlag};
-use crate::disk::{Shortage, shortage};
+use crate::disk::{Room, room};
 use crate::exit::{Done, usage};
-use crate::memory::{Budget, Stage, budget, in_words, remedy};
+use crate::memory::{Budget, budget, explain, in_words, remedy};
 use crate::progress::duration;
 use crate::scores::{print_json, print_text};
 use crate::stderr::tell;
-use crate::{cli, data, device, disk, run_dir};
+use crate::{cli, disk, run_dir};
 
 pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
     let merged = Merged::from_settings(&args.settings, OwnFlag::init(args.init.as_deref())?)?;
@@ -22,30 +22,33 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
     if config.data.train.is_empty() {
         return Err(usage("--data SPEC: say which pictures to train on"));
     }
+    let mut begun = None;
     if let Some(run) = &args.run {
         refuse_place(run, &config)?;
-        let continues = args.only_train.resume && run.join(run_dir::CONFIG_FILE).exists();
-        if !continues {
-            run_dir::refuse_used(run)?;
+        match goes_on(run, args.resume, &config)? {
+            true => begun = Some(run.as_path()),
+            false => run_dir::refuse_used(run)?,
         }
     }
-    device::set_threads(config.train.threads)?;
-    let device = device::open_for_training(&config)?;
-    let train = data::of_run(&config.data.train, &config.data)?;
-    let val = match config.data.val.as_str() {
-        "" => None,
-        spec => Some(data::of_run(spec, &config.data)?),
-    };
-    let mut plan = Plan::of(&config, &train, val.as_ref(), &device)?;
-    init_of(&config, &device)?;
+    let Opened {
+        device,
+        train,
+        mut plan,
+        stage,
+        ..
+    } = Opened::of(&config, begun)?;
+    if begun.is_none() {
+        init_of(&config, &device)?;
+    }
     let limit = budget(&config);
     let free = args.run.as_deref().and_then(disk::free);
-    let shortage = free.and_then(|free| shortage(&plan, free));
+    let room = room(&plan, free, stage);
     let fits = !device.is_cpu() || plan.memory.total() as u64 <= limit.bytes;
     let trial = if fits && !args.no_trial {
         tell!("trying a few steps over a handful of pictures");
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let trial = Trial::run(&config, &train, &device, cores);
+        let trial = Trial::run(&config, &train, &device, cores)
+            .map_err(|error| explain(error, &config, &device, stage));
         Some(trial.context("trying a few steps (--no-trial leaves that out)")?)
     } else {
         None
@@ -77,7 +80,7 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
             "steps": plan.steps,
             "memory": memory,
             "fits": fits,
-            "remedy": (!fits).then(|| remedy(&config, &device, Stage::New, Some(limit.bytes))),
+            "remedy": (!fits).then(|| remedy(&config, &device, stage, Some(limit.bytes))),
             "checkpoint_bytes": plan.checkpoint_bytes,
             "disk_bytes": plan.disk_bytes,
             "disk_free": free,
@@ -96,31 +99,30 @@ pub(crate) fn run(args: &cli::Plan) -> anyhow::Result<Done> {
         if !fits {
             print_text(&format!(
                 "this run does not fit, so `train` refuses it. {}",
-                remedy(&config, &device, Stage::New, Some(limit.bytes))
+                remedy(&config, &device, stage, Some(limit.bytes))
             ));
         }
-        match (&args.run, &shortage) {
-            (Some(run), Some(Shortage::Checkpoint(text))) => print_text(&format!(
-                "`train` refuses this run, --run {}: {text}",
-                run.display()
-            )),
-            (Some(run), shortage) if fits => {
-                if let Some(Shortage::End(text)) = shortage {
-                    print_text(&format!("warning     --run {}: {text}", run.display()));
+        if let Some(run) = &args.run {
+            let at = run.display();
+            match &room {
+                Room::None(text) => {
+                    print_text(&format!("`train` refuses this run, --run {at}: {text}"));
                 }
+                Room::Tight(text) if fits => {
+                    print_text(&format!("warning     --run {at}: {text}"));
+                }
+                _ => {}
+            }
+            if fits && !matches!(room, Room::None(_)) {
                 print_text(&format!(
-                    "start it: the same flags with `train` instead of `plan` ({})",
-                    run.display()
+                    "start it: the same flags with `train` instead of `plan` ({at})"
                 ));
             }
-            _ => {}
         }
     }
-    let has_room = !matches!(shortage, Some(Shortage::Checkpoint(_)));
-    Ok(if fits && has_room {
-        Done::Well
-    } else {
-        Done::No
+    Ok(match fits && !matches!(room, Room::None(_)) {
+        true => Done::Well,
+        false => Done::No,
     })
 }
 

@@ -81,9 +81,6 @@ pub(crate) fn run(args: &Predict) -> anyhow::Result<Done> {
     Ok(Done::Well)
 }
 
-/// The filter of `--interpolation` where nothing else is said.
-const DEFAULT_FILTER: &str = "bicubic";
-
 /// What a fine-tuning put on its backbone.
 struct Head {
     tensors: BTreeMap<String, Tensor>,
@@ -144,11 +141,9 @@ impl Head {
         if flags.resize.is_none() {
             flags.resize = self.eval["resize"].as_f64();
         }
-        if let (true, Some(filter)) = (
-            flags.interpolation == DEFAULT_FILTER,
-            self.eval["interpolation"].as_str(),
-        ) {
-            filter.clone_into(&mut flags.interpolation);
+        if flags.interpolation.is_none() {
+            let filter = self.eval["interpolation"].as_str();
+            flags.interpolation = filter.map(str::to_owned);
         }
         flags
     }

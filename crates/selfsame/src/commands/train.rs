@@ -5,22 +5,21 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use selfsame_data::{Dataset, Overlap};
-use selfsame_models::ModelError;
 use selfsame_train::{
-    Init, Learner, MetricsLine, Outcome, Plan, Run, RunConfig, RunLength, StopFlag, TrainError,
+    Init, Learner, MetricsLine, Outcome, Run, RunConfig, RunLength, StopFlag, TrainError,
     judge_run, read_metrics, shrink_them, train,
 };
 
+use super::begin::{Opened, goes_on, refuse_place, weights_to_begin_with};
 use super::report::{self, Facts, REPORT_FILE};
-use crate::cli::{Train, Which};
-use crate::config::{Merged, OwnFlag, refuse_changes, to_toml};
-use crate::exit::{Done, Usage, pasteable, usage};
+use crate::cli::Train;
+use crate::config::{Merged, OwnFlag, to_toml};
+use crate::exit::{Done, pasteable, usage};
 use crate::memory::Stage;
-use crate::overwriting::lies_within;
 use crate::progress::TrainProgress;
 use crate::stderr::tell;
-use crate::weights::{Weights, refuse_reference};
-use crate::{data, device, disk, memory, run_dir, signals};
+use crate::weights::Weights;
+use crate::{memory, run_dir, signals};
 
 pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     let merged = Merged::from_settings(&args.settings, OwnFlag::init(args.init.as_deref())?)?;
@@ -29,32 +28,16 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
         return Err(usage("--data SPEC: say which pictures to train on"));
     }
     refuse_place(&args.run, &config)?;
-    let continues = args.resume && args.run.join(run_dir::CONFIG_FILE).exists();
-    if continues {
-        let before = run_dir::read_config_to_go_on(&args.run)?.typed()?;
-        refuse_changes(&before, &config)?;
-    }
-    device::set_threads(config.train.threads)?;
-    let device = device::open_for_training(&config)?;
-    let train_data = data::of_run(&config.data.train, &config.data)?;
-    let stage = match continues {
-        true => Stage::Begun,
-        false => Stage::New,
-    };
-    check_room(&config, train_data.as_ref(), &device, stage)?;
-    let steps = RunLength::of(&config, train_data.len())?.steps;
+    let continues = goes_on(&args.run, args.resume, &config)?;
+    let opened = Opened::of(&config, continues.then_some(&args.run))?;
+    let steps = opened.plan.steps;
     if let Some(step) = args.capture_step.filter(|step| *step >= steps) {
         return Err(usage(format!(
             "--capture-step {step}: the run has {steps} steps, counted from 0"
         )));
     }
-    let val_data = match config.data.val.as_str() {
-        "" => None,
-        spec => Some(data::of_run(spec, &config.data)?),
-    };
-    let plan = Plan::of(&config, &train_data, val_data.as_ref(), &device)?;
-    disk::check(&args.run, &plan, stage)?;
-    let init = weights_to_begin_with(&args.run, &config, &device)?;
+    opened.check_room(&config, &args.run)?;
+    let init = weights_to_begin_with(&args.run, &config, &opened.device)?;
     let lock = if continues {
         run_dir::claim(&args.run)?
     } else {
@@ -64,15 +47,15 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
     run_dir::write_config(&args.run, &merged.annotated(&config)?)?;
     let stop = signals::stop_flag()?;
     if !continues {
-        tell_of_large(&config, train_data.as_ref());
+        tell_of_large(&config, opened.train.as_ref());
     }
     let outcome = execute(&Execution {
         config: &config,
         config_text: &text,
         run_dir: &args.run,
-        device: &device,
-        train: train_data,
-        val: val_data,
+        device: &opened.device,
+        train: opened.train,
+        val: opened.val,
         capture_step: args.capture_step,
         init: init.as_ref(),
         accept_data_change: args.accept_data_change,
@@ -87,28 +70,6 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<Done> {
 /// The command that continues a run.
 pub(super) fn go_on(run: &Path) -> String {
     format!("selfsame resume {}", pasteable(run))
-}
-
-/// Refuses a run directory that is a file, or within a folder of its pictures.
-pub(super) fn refuse_place(run: &Path, config: &RunConfig) -> anyhow::Result<()> {
-    run_dir::refuse_file(run)?;
-    for (flag, spec) in [("--data", &config.data.train), ("--val", &config.data.val)] {
-        refuse_inside(run, flag, spec)?;
-    }
-    Ok(())
-}
-
-/// Refuses a run directory within a folder of pictures: its curves and checkpoints would be taken
-/// for pictures from then on.
-pub(super) fn refuse_inside(run: &Path, flag: &str, spec: &str) -> anyhow::Result<()> {
-    if !lies_within(run, Path::new(spec)) {
-        return Ok(());
-    }
-    Err(usage(format!(
-        "--run {} lies within {flag} {spec}: what is written there would be taken for pictures; \
-         name a folder outside",
-        run.display()
-    )))
 }
 
 /// Says if pictures are so large that it will take most of the time to read them, as far as three of
@@ -127,69 +88,6 @@ fn tell_of_large(config: &RunConfig, set: &dyn Dataset) {
     if side > LARGE && side as usize > 2 * config.augment.sharp_side() {
         tell!("note: {}", shrink_them(config, side));
     }
-}
-
-/// The weights that a run in `dir` starts from, if it has not begun: what it was given is in its
-/// first checkpoint.
-pub(super) fn weights_to_begin_with(
-    dir: &Path,
-    config: &RunConfig,
-    device: &Device,
-) -> anyhow::Result<Option<Weights>> {
-    if !selfsame_checkpoint::list(dir)?.is_empty() {
-        return Ok(None);
-    }
-    let weights = init_of(config, device)?;
-    if weights.is_some() {
-        let spec = &config.train.init;
-        tell!("beginning with the backbone of {spec}; the projection head is drawn anew");
-    }
-    Ok(weights)
-}
-
-/// The weights that a configuration names to start from.
-pub(super) fn init_of(config: &RunConfig, device: &Device) -> anyhow::Result<Option<Weights>> {
-    match config.train.init.as_str() {
-        "" => Ok(None),
-        spec => start_weights(spec, config, device).map(Some),
-    }
-}
-
-/// Opens the weights to start from, if they fit, before a run directory exists.
-pub(super) fn start_weights(
-    spec: &str,
-    config: &RunConfig,
-    device: &Device,
-) -> anyhow::Result<Weights> {
-    refuse_reference("--init", spec)?;
-    let other = |error: &anyhow::Error| {
-        matches!(error.downcast_ref(), Some(ModelError::OtherNetwork { .. }))
-    };
-    let mut weights = match Weights::open(spec, Which::Teacher, None, device) {
-        Err(error) if other(&error) => {
-            tell!("note: {spec} has no teacher; beginning with its student");
-            Weights::open(spec, Which::Student, None, device)?
-        }
-        weights => weights?,
-    };
-    weights
-        .fit_to(&config.model, device)
-        .map_err(|error| match error.is::<Usage>() {
-            true => usage(format!("--init {spec}: {error}")),
-            false => error,
-        })?;
-    Ok(weights)
-}
-
-/// Refuses too few images or too little memory, before a run directory exists.
-pub(super) fn check_room(
-    config: &RunConfig,
-    data: &dyn Dataset,
-    device: &Device,
-    stage: Stage,
-) -> anyhow::Result<()> {
-    RunLength::of(config, data.len())?;
-    memory::check(config, device, stage)
 }
 
 /// What a run is made of, for `train`, `resume` and `demo`.
@@ -247,9 +145,12 @@ pub(super) fn execute(execution: &Execution<'_>) -> anyhow::Result<Outcome> {
         };
         memory::explain(error, config, execution.device, stage)
     })?;
-    let steps_per_epoch = (images / config.effective_batch()) as f64;
-    let curves = run_dir::draw_curves(run_dir, config, steps_per_epoch)?;
-    tell!("curves: {}", curves.display());
+    let steps_per_epoch = RunLength::of(config, images)?.steps_per_epoch;
+    // What was learned is not lost for want of a picture.
+    match run_dir::draw_curves(run_dir, config, steps_per_epoch as f64) {
+        Ok(curves) => tell!("curves: {}", curves.display()),
+        Err(error) => tell!("warning: no curves were drawn: {error:#}"),
+    }
     if matches!(outcome, Outcome::Interrupted(_)) {
         tell!("continue with: {}", execution.go_on);
         return Ok(outcome);

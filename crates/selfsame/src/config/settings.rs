@@ -83,7 +83,6 @@ impl Merged {
             ("--val", "data.val", settings.val.clone()),
             ("--layout", "data.layout", settings.layout.clone()),
             ("--images-root", "data.images_root", images_root),
-            ("--device", "train.device", settings.device.clone()),
             ("--precision", "train.precision", settings.precision.clone()),
         ];
         for (flag, key, value) in flags {
@@ -94,14 +93,8 @@ impl Merged {
                 merged.put(key, Value::String(value), "flag")?;
             }
         }
-        if let Some(threads) = settings.threads {
-            let threads = i64::try_from(threads)
-                .map_err(|_| usage(format!("--threads {threads}: too many")))?;
-            merged.put("train.threads", Value::Integer(threads), "flag")?;
-        }
-        if let Some(mib) = settings.max_memory {
-            merged.put("train.max_memory_mib", Value::Integer(mib as i64), "flag")?;
-        }
+        let device = settings.device.as_deref();
+        merged.put_machine(device, settings.threads, settings.max_memory)?;
         if settings.allow_outside {
             merged.put("data.allow_outside", Value::Boolean(true), "flag")?;
         }
@@ -114,6 +107,36 @@ impl Merged {
             merged.forget_sizes_of_preset();
         }
         Ok(merged)
+    }
+
+    /// The flags of `train` and `resume` that say what a run may take of a machine.
+    ///
+    /// # Errors
+    /// A usage error for an empty device, or more threads than TOML's integers hold.
+    pub(crate) fn put_machine(
+        &mut self,
+        device: Option<&str>,
+        threads: Option<usize>,
+        max_memory_mib: Option<u64>,
+    ) -> anyhow::Result<()> {
+        if let Some(device) = device {
+            if device.is_empty() {
+                return Err(said_nothing("--device"));
+            }
+            self.put("train.device", Value::String(device.to_owned()), "flag")?;
+        }
+        let numbers = [
+            ("--threads", "train.threads", threads.map(|n| n as u64)),
+            ("--max-memory", "train.max_memory_mib", max_memory_mib),
+        ];
+        for (flag, key, number) in numbers {
+            if let Some(number) = number {
+                let integer = i64::try_from(number)
+                    .map_err(|_| usage(format!("{flag} {number}: too many")))?;
+                self.put(key, Value::Integer(integer), "flag")?;
+            }
+        }
+        Ok(())
     }
 
     fn arch(&self) -> Option<String> {

@@ -4,7 +4,7 @@ use candle_core::Device;
 use image::{RgbImage, imageops};
 use selfsame_data::augment::EvalCrop;
 use selfsame_eval::{Features, Pca};
-use selfsame_models::InputConfig;
+use selfsame_models::{Backbone, InputConfig};
 use selfsame_report::{CellMap, Remark, SheetCell, heat_bar, rgb_cells};
 use selfsame_train::{CellMaps, MapKind, attention, patch_features};
 
@@ -73,14 +73,13 @@ impl Prepared {
         self.size
     }
 
-    /// Where a backbone looks in it.
+    /// Where a backbone looks in it; without a `block` in its last.
     pub(crate) fn maps(
         &self,
-        loaded: &Loaded,
+        backbone: &dyn Backbone,
         block: Option<usize>,
         device: &Device,
     ) -> anyhow::Result<CellMaps> {
-        let backbone = loaded.backbone.as_ref();
         Ok(attention(backbone, &self.pixels, self.size, block, device)?)
     }
 

@@ -103,19 +103,23 @@ impl<'a> Chosen<'a> {
         }
     }
 
-    /// Gives each to `use_it`, with its name; those that cannot be used are told, and others
-    /// chosen for them.
+    /// Gives each to `use_it`, with its name; those that cannot be decoded, or that `misfit` says
+    /// something about, are told, and others chosen for them.
     ///
     /// # Errors
     /// If not one can be used; what `use_it` gives.
     pub(crate) fn each(
         &self,
+        misfit: impl Fn(&RgbImage) -> Option<String>,
         mut use_it: impl FnMut(String, RgbImage) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let (spec, set, count, seed) = match self {
             Self::File(path, limits) => {
                 let (name, picture) = of_image(path, limits)?;
-                return use_it(name, picture);
+                return match misfit(&picture) {
+                    Some(problem) => Err(anyhow::anyhow!("--image {}: {problem}", path.display())),
+                    None => use_it(name, picture),
+                };
             }
             Self::Some {
                 spec,
@@ -129,12 +133,17 @@ impl<'a> Chosen<'a> {
             if used == count {
                 break;
             }
-            match set.decode(sample) {
+            let picture = set.decode(sample).map_err(|error| error.to_string());
+            let fitting = picture.and_then(|picture| match misfit(&picture) {
+                Some(problem) => Err(problem),
+                None => Ok(picture),
+            });
+            match fitting {
                 Ok(picture) => {
                     use_it(set.name(sample).to_owned(), picture)?;
                     used += 1;
                 }
-                Err(error) => tell!("left out: {}: {error}", printable(set.name(sample))),
+                Err(problem) => tell!("left out: {}: {problem}", printable(set.name(sample))),
             }
         }
         anyhow::ensure!(used > 0, "{spec}: not one picture could be used");

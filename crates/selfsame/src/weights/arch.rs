@@ -1,6 +1,6 @@
 //! `--arch ARCH[/PATCH][@SIZE]`.
 
-use selfsame_models::{ModelConfig, NamedArch};
+use selfsame_models::{ModelConfig, NamedArch, ParseArchError};
 
 use super::describe_model;
 use crate::exit::usage;
@@ -10,7 +10,7 @@ use crate::exit::usage;
 /// # Errors
 /// A usage error for what is no architecture, is another network, or has sizes that do not fit.
 pub(super) fn asked(text: &str, known: Option<ModelConfig>) -> anyhow::Result<ModelConfig> {
-    let named: NamedArch = text.parse().map_err(|problem: String| {
+    let named: NamedArch = text.parse().map_err(|problem: ParseArchError| {
         usage(format!(
             "--arch {text}: {problem}; write it as vit_small/16@224"
         ))

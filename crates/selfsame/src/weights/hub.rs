@@ -5,25 +5,25 @@ use std::path::PathBuf;
 #[cfg(feature = "hub")]
 use crate::stderr::tell;
 
-/// The folder with the configuration and the weights of a repository.
+/// The weights of a repository, beside its configuration.
 ///
 /// # Errors
 /// A usage error: this program was built without what it takes.
 #[cfg(not(feature = "hub"))]
-pub(super) fn folder(name: &str) -> anyhow::Result<PathBuf> {
+pub(super) fn file(name: &str) -> anyhow::Result<PathBuf> {
     Err(crate::exit::usage(format!(
         "hf:{name}: this program was built without the hub; build it with \
          `cargo build --release --features hub`, or name a folder with the repository's files"
     )))
 }
 
-/// The folder with the configuration and the weights of a repository, fetched if need be.
+/// The weights of a repository, beside its configuration, fetched if need be.
 ///
 /// # Errors
 /// A usage error for what the hub does not have or does not give to everybody; else what went
 /// wrong on the way.
 #[cfg(feature = "hub")]
-pub(super) fn folder(name: &str) -> anyhow::Result<PathBuf> {
+pub(super) fn file(name: &str) -> anyhow::Result<PathBuf> {
     use selfsame_hub::{Hub, HubError, Progress};
 
     let as_usage = |error: HubError| match error.is_usage() {
@@ -59,7 +59,7 @@ pub(super) fn folder(name: &str) -> anyhow::Result<PathBuf> {
         }
         false => tell!("hf:{name}: commit {commit}"),
     }
-    Ok(fetched.folder)
+    Ok(fetched.weights)
 }
 
 /// Settings from the variables that Hugging Face's own programs read.

@@ -51,7 +51,8 @@ pub(super) fn told(
             ..Told::default()
         })
     });
-    said.or_else(|refusal: ModelError| match arch {
+    let said = said.map_err(|refusal: ModelError| format!("{:#}", anyhow::Error::new(refusal)));
+    said.or_else(|refusal| match arch {
         None => Err(usage(format!(
             "{refusal}; if it is one of ours all the same, say which by --arch, such as \
              vit_small/16"

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use selfsame_data::{Dataset, Ledger};
 use selfsame_report::{Cell, Page};
+use selfsame_train::SKIPPED_FILE;
 
 use super::Facts;
 use crate::run_dir::CONFIG_FILE;
@@ -87,7 +88,7 @@ fn data(page: &mut Page, facts: &Facts<'_>) -> anyhow::Result<()> {
         }
     }
     let ledger = Ledger::default();
-    ledger.read_csv(&facts.dir.join("skipped.csv"))?;
+    ledger.read_csv(&facts.dir.join(SKIPPED_FILE))?;
     let entries = ledger.entries();
     if entries.is_empty() {
         page.text("Every picture that was asked for could be used.");

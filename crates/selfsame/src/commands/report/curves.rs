@@ -1,12 +1,9 @@
 //! Everything that was logged, over epochs.
 
 use selfsame_report::{LineChart, Reference, Scale, Series};
-use selfsame_train::{EvalLine, StepLine, ViewsLine, WeightDecayUpdate};
+use selfsame_train::{EvalLine, MAX_SCORED, StepLine, ViewsLine, WeightDecayUpdate};
 
 use super::{Facts, Log};
-
-/// Pictures that k-NN during training is tested on at most (cli.md, section 6).
-const MAX_TESTED: usize = 10_000;
 
 /// Charts as SVG, each with a text for those who do not see it.
 pub(super) fn charts(facts: &Facts<'_>, log: &Log) -> Vec<(String, String)> {
@@ -173,7 +170,7 @@ fn standard_error(facts: &Facts<'_>, evals: &[EvalLine]) -> Option<(f64, usize)>
         false => facts.val.as_ref()?,
     };
     let labelled = (0..tested.len()).filter(|i| tested.label(*i, &last.label).is_some());
-    let n = labelled.take(MAX_TESTED).count();
+    let n = labelled.take(MAX_SCORED).count();
     let share = last.knn.values().next_back()? / 100.0;
     (n > 0).then(|| (100.0 * (share * (1.0 - share) / n as f64).sqrt(), n))
 }

@@ -1,11 +1,9 @@
 //! What the features look like: maps, attention, neighbours, crops.
 
 use anyhow::Context;
-use candle_core::Device;
-use selfsame_data::augment::EvalCrop;
 use selfsame_eval::{Own, TsneConfig, choose, neighbors, tsne};
 use selfsame_report::{Coloring, Page, Sheet, encode_png};
-use selfsame_train::attention;
+use selfsame_train::cell_side;
 
 use super::Facts;
 use super::subjects::Subjects;
@@ -105,10 +103,7 @@ fn attention_of(
     let loaded = weights.backbone()?;
     let (set, rows) = subjects.shown();
     let mut crop = subjects.crop.clone();
-    let cell_side = match loaded.backbone.patch_size() {
-        0 => 32,
-        patch => patch,
-    };
+    let cell_side = cell_side(loaded.backbone.as_ref());
     let mut note = String::new();
     if crop.image_size / cell_side < FEW_CELLS {
         crop.image_size *= 2;
@@ -135,18 +130,19 @@ fn attention_of(
         let picture = set.decode(sample).with_context(|| name.clone())?;
         let prepared = Prepared::evaluated(&picture, &crop);
         let mut cells = vec![cell("picture", labels(set, sample), prepared.image.clone())];
-        let before = first_attention(subjects, &picture, &crop, facts.device)?;
+        let (begun, backbone) = subjects.begun();
+        let before = prepared.maps(backbone, None, facts.device)?;
         cells.push(cell(
-            "random weights",
+            begun,
             nothing_to_show(&before),
             prepared.overlaid(&before, before.mean(), None),
         ));
         for (title, weights) in snapshots {
-            let maps = prepared.maps(weights.backbone()?, None, facts.device)?;
+            let maps = prepared.maps(weights.backbone()?.backbone.as_ref(), None, facts.device)?;
             let image = prepared.overlaid(&maps, maps.mean(), None);
             cells.push(cell(title, nothing_to_show(&maps), image));
         }
-        let maps = prepared.maps(loaded, None, facts.device)?;
+        let maps = prepared.maps(loaded.backbone.as_ref(), None, facts.device)?;
         let image = prepared.overlaid(&maps, maps.mean(), Some(0.6));
         cells.push(cell(newest, nothing_to_show(&maps), image));
         sheet.push(cells);
@@ -164,7 +160,11 @@ fn attention_of(
     };
     page.png(
         &encode_png(&image.draw())?,
-        &format!("{what} over {} pictures as training went on", chosen.len()),
+        &format!(
+            "{what} over {} pictures, by {} and as training went on",
+            chosen.len(),
+            subjects.begun().0
+        ),
         &format!(
             "{what}, each panel from its lowest (dark) to its highest (bright). The outline holds \
              six tenths of it.{note}"
@@ -183,18 +183,6 @@ fn attention_of(
          as red, green and blue: like colours are like features.",
     );
     Ok(())
-}
-
-/// Attention of the network as it was at the first step.
-fn first_attention(
-    subjects: &Subjects,
-    picture: &image::RgbImage,
-    crop: &EvalCrop,
-    device: &Device,
-) -> anyhow::Result<selfsame_train::CellMaps> {
-    let pixels = crop.apply(picture).data;
-    let size = [crop.image_size; 2];
-    Ok(attention(subjects.begun(), &pixels, size, None, device)?)
 }
 
 fn nearest(page: &mut Page, subjects: &Subjects, chosen: &[usize]) -> anyhow::Result<()> {

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use candle_core::Device;
 use selfsame_checkpoint::write_bytes;
 use selfsame_data::Dataset;
-use selfsame_report::Page;
+use selfsame_report::{News, Page};
 use selfsame_train::{
-    EvalLine, MetricsLine, RunConfig, StepLine, ViewsLine, judge_run, read_metrics,
+    EvalLine, MetricsLine, RunConfig, RunLength, StepLine, ViewsLine, judge_run, read_metrics,
 };
 use serde_json::{Value, json};
 
@@ -182,13 +182,15 @@ impl Log {
                 facts.dir.display()
             ))
         })?;
-        let batch = facts.config.effective_batch();
-        let train = facts.train.as_ref();
+        let length = facts.train.as_ref().and_then(|set| {
+            // Fewer than a batch by now tell nothing of the run.
+            RunLength::of(facts.config, set.len()).ok()
+        });
         let mut log = Self {
             steps: Vec::new(),
             evals: Vec::new(),
             views: Vec::new(),
-            steps_per_epoch: train.map(|set| (set.len() / batch).max(1) as f64),
+            steps_per_epoch: length.map(|length| length.steps_per_epoch as f64),
         };
         for line in lines {
             match line {
@@ -204,8 +206,11 @@ impl Log {
 fn verdict(page: &mut Page, facts: &Facts<'_>, log: &Log) -> Value {
     page.section("Verdict");
     let judgement = judge_run(facts.dir, &log.steps, facts.config);
-    let is_good = judgement.verdict == selfsame_train::Verdict::Healthy;
-    page.verdict(&judgement.verdict.to_string(), &judgement.why, is_good);
+    let news = match judgement.verdict == selfsame_train::Verdict::Healthy {
+        true => News::Good,
+        false => News::Bad,
+    };
+    page.verdict(&judgement.verdict.to_string(), &judgement.why, news);
     if !judgement.advice.is_empty() {
         page.text("Settings to change, one at a time:");
         page.list(&judgement.advice);

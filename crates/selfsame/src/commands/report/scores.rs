@@ -6,7 +6,7 @@ use selfsame_eval::metrics::{
     bootstrap_mean, correct, mean_absolute_error,
 };
 use selfsame_eval::ridge::{self, fit_with_best_alpha};
-use selfsame_eval::{Features, KnnConfig, LabelEncoder, knn, knn_regress, number};
+use selfsame_eval::{Features, KnnConfig, LabelEncoder, Own, knn, knn_regress, number};
 use selfsame_report::{Cell, Page};
 use serde_json::{Map, Value, json};
 
@@ -48,7 +48,10 @@ impl Sides {
     fn config(&self) -> KnnConfig {
         KnnConfig {
             ks: vec![K],
-            leave_one_out: self.test.is_none(),
+            own: match self.test {
+                None => Own::LeaveOut,
+                Some(_) => Own::Keep,
+            },
             ..KnnConfig::default()
         }
     }

@@ -9,10 +9,11 @@ use selfsame_data::{Dataset, EvalTransform};
 use selfsame_eval::Features;
 use selfsame_models::{Backbone, Network};
 use selfsame_train::{
-    EmbedOptions, Embedder, Extractor, RunConfig, StopFlag, TrainError, ViewScore, ViewScorer,
+    EVAL_BATCH, EmbedOptions, Embedder, Extractor, RunConfig, StopFlag, TrainError, ViewScore,
+    ViewScorer,
 };
 
-use super::super::train::start_weights;
+use super::super::begin::start_weights;
 use super::Facts;
 use super::sides::Sides;
 use crate::progress::CountProgress;
@@ -21,6 +22,9 @@ use crate::weights::Weights;
 
 /// Name of the baseline without a network.
 pub(super) const PIXELS: &str = "raw pixels";
+/// Names of what a run may have begun with.
+const DRAWN: &str = "random weights";
+const GIVEN: &str = "weights it began with";
 
 /// Features of one side, of unit length, with the numbers of their pictures.
 pub(super) struct Rows {
@@ -67,12 +71,7 @@ impl Subjects {
         weights: &Weights,
     ) -> anyhow::Result<Option<Self>> {
         let config = facts.config;
-        let crop = EvalCrop {
-            image_size: config.augment.global_size,
-            mean: config.augment.mean,
-            std: config.augment.std,
-            ..EvalCrop::default()
-        };
+        let crop = config.eval_crop();
         let raw = EvalCrop {
             mean: [0.0; 3],
             std: [1.0; 3],
@@ -87,12 +86,9 @@ impl Subjects {
         compared.extend(
             given
                 .as_ref()
-                .map(|given| ("weights it began with", given.extractor(), &crop)),
+                .map(|given| (GIVEN, given.extractor(), &crop)),
         );
-        compared.extend([
-            ("random weights", drawn, &crop),
-            (PIXELS, Extractor::Pixels, &raw),
-        ]);
+        compared.extend([(DRAWN, drawn, &crop), (PIXELS, Extractor::Pixels, &raw)]);
         let Sides {
             learned_from,
             tested_on,
@@ -136,11 +132,11 @@ impl Subjects {
         }))
     }
 
-    /// The network as it was at the first step.
-    pub(super) fn begun(&self) -> &dyn Backbone {
+    /// The network as it was at the first step, and what it is called.
+    pub(super) fn begun(&self) -> (&'static str, &dyn Backbone) {
         match self.given.as_ref().map(Weights::backbone) {
-            Some(Ok(loaded)) => loaded.backbone.as_ref(),
-            _ => self.untrained.backbone(),
+            Some(Ok(loaded)) => (GIVEN, loaded.backbone.as_ref()),
+            _ => (DRAWN, self.untrained.backbone()),
         }
     }
 
@@ -200,7 +196,7 @@ fn rows(
     name: &'static str,
 ) -> anyhow::Result<Option<Rows>> {
     let options = EmbedOptions {
-        batch_size: 64,
+        batch_size: EVAL_BATCH,
         workers: 2,
         transform: EvalTransform::Center(crop.clone()),
     };
