@@ -64,9 +64,9 @@ impl Copies {
             journal.set_len(whole as u64)?;
         }
         let text = String::from_utf8_lossy(&bytes[..whole]);
-        let settings = text.lines().filter_map(|line| line.strip_prefix(SETTINGS));
+        let mut settings = text.lines().filter_map(|line| line.strip_prefix(SETTINGS));
         Ok(Self {
-            settings: settings.last().map(str::to_owned),
+            settings: settings.next_back().map(str::to_owned),
             known: text.lines().filter_map(entry).collect(),
             journal: Mutex::new(journal),
         })
