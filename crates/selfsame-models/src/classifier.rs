@@ -1,6 +1,6 @@
 //! The notebook's fine-tuning head: an MLP from features to class logits.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 use selfsame_kernels::relu;
 
 use crate::init::Init;
@@ -71,7 +71,8 @@ impl MlpClassifier {
 }
 
 /// Zeroes values with probability [`DROPOUT`] and scales the others, by a mask that is a pure
-/// function of the draws and the layer.
+/// function of the draws and the layer. A row's part of it does not depend on other rows, nor on the
+/// parts in which a batch is run.
 fn dropout(xs: &Tensor, mode: &Mode, layer: u64) -> Result<Tensor> {
     const PURPOSE: u64 = 0x646f << 48; // "do"
     let Mode::Train(draws) = mode else {
@@ -79,15 +80,12 @@ fn dropout(xs: &Tensor, mode: &Mode, layer: u64) -> Result<Tensor> {
     };
     let mut stream = Stream::new([draws.seed, draws.step, draws.micro_batch, PURPOSE | layer]);
     let scale = (1.0 / (1.0 - DROPOUT)) as f32;
-    let mask: Vec<f32> = (0..xs.elem_count())
-        .map(|_| {
-            if stream.uniform() < DROPOUT {
-                0.0
-            } else {
-                scale
-            }
-        })
-        .collect();
+    let before = draws.first_row * xs.dim(D::Minus1)?;
+    let all = (0..before + xs.elem_count()).map(|_| match stream.uniform() < DROPOUT {
+        true => 0.0,
+        false => scale,
+    });
+    let mask: Vec<f32> = all.skip(before).collect();
     xs * Tensor::from_vec(mask, xs.shape(), xs.device())?
 }
 
@@ -114,6 +112,22 @@ mod tests {
         assert!((share - DROPOUT).abs() < 0.02, "{share}");
         let same = dropout(&xs, &Mode::Eval, 0).unwrap();
         assert_eq!(same.sum_all().unwrap().to_scalar::<f32>().unwrap(), 1e4);
+    }
+
+    #[test]
+    fn a_row_drops_the_same_values_in_whatever_parts_a_batch_is_run() {
+        let mask = |first_row, rows| {
+            let draws = Draws {
+                seed: 1,
+                first_row,
+                ..Draws::default()
+            };
+            let xs = Tensor::ones((rows, 7), DType::F32, &Device::Cpu).unwrap();
+            let dropped = dropout(&xs, &Mode::Train(draws), 1).unwrap();
+            dropped.to_vec2::<f32>().unwrap()
+        };
+        let (whole, parts) = (mask(0, 10), [mask(0, 4), mask(4, 6)]);
+        assert_eq!(whole, parts.concat());
     }
 
     #[test]
