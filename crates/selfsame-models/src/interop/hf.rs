@@ -138,7 +138,8 @@ fn resnet_name(name: &str) -> Option<String> {
 /// registers, layer scale or SwiGLU becomes a DINOv2: with a mask token of zeros, which their classes
 /// have and no evaluation uses, and with layer scales of 1 where it has none.
 /// # Errors
-/// [`candle_core::Error`] if a packed projection is not three times as high as wide.
+/// [`candle_core::Error`] if a packed projection is not three times as high as wide, or the bias of
+/// one has no three parts.
 pub fn to_hf(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
     let ours: BTreeMap<&str, &Tensor> = tensors
         .iter()
@@ -152,7 +153,14 @@ pub fn to_hf(tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tens
     for (name, tensor) in &ours {
         if let Some((block, field)) = name.split_once(".attn.qkv.") {
             let index = block.trim_start_matches("blocks.");
-            let height = tensor.dim(0)? / 3;
+            let height = match *tensor.dims() {
+                [height] if height.is_multiple_of(3) => height / 3,
+                [height, width] if height == 3 * width => width,
+                ref dims => candle_core::bail!(
+                    "backbone.{name} has shape {dims:?}, not that of query, key and value one below \
+                     the other"
+                ),
+            };
             for (third, part) in ["query", "key", "value"].into_iter().enumerate() {
                 let name = format!("encoder.layer.{index}.attention.attention.{part}.{field}");
                 let rows = tensor.narrow(0, third * height, height)?.contiguous()?;
@@ -290,6 +298,21 @@ mod tests {
             own_name("encoder.layer.0.surprise"),
             Renamed::Whole("encoder.layer.0.surprise".to_owned())
         );
+    }
+
+    #[test]
+    fn a_packed_projection_of_another_height_is_refused() {
+        let packed = |field: &str, dims: &[usize]| {
+            let name = format!("backbone.blocks.0.attn.qkv.{field}");
+            let tensor = Tensor::zeros(dims, DType::F32, &candle_core::Device::Cpu).unwrap();
+            to_hf(&BTreeMap::from([(name, tensor)]))
+        };
+        assert_eq!(packed("weight", &[6, 2]).unwrap().len(), 3);
+        assert_eq!(packed("bias", &[6]).unwrap().len(), 3);
+        for (field, dims) in [("weight", &[7, 2][..]), ("weight", &[9, 2]), ("bias", &[7])] {
+            let error = packed(field, dims).unwrap_err().to_string();
+            assert!(error.contains(&format!("{dims:?}")), "{error}");
+        }
     }
 
     #[test]
