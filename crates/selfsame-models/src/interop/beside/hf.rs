@@ -133,7 +133,10 @@ pub(super) fn input(config: &Value, native: usize) -> Result<Option<InputConfig>
     } else {
         scale
     };
-    let cut = size(config, "crop_size")?;
+    let cut = match is_on("do_center_crop") {
+        true => size(config, "crop_size")?,
+        false => None,
+    };
     Ok(Some(InputConfig {
         image_size: cut.or(size(config, "size")?).unwrap_or(native),
         mean: mean.map(|mean| mean / scale),
@@ -291,6 +294,8 @@ mod tests {
         };
         assert_eq!(size(json!({"size": 32})), 32);
         assert_eq!(size(json!({"size": 40, "crop_size": 32})), 32);
+        let uncut = json!({"size": 40, "crop_size": 32, "do_center_crop": false});
+        assert_eq!(size(uncut), 40);
         assert_eq!(size(json!({"size": [48, 48]})), 48);
         assert_eq!(size(json!({"size": {"shortest_edge": 40}})), 224);
         let convnext = json!({"size": {"shortest_edge": 160}, "crop_pct": 0.875});
