@@ -213,7 +213,7 @@ mod tests {
         let norm = Tensor::zeros(64, DType::F32, &Device::Cpu).unwrap();
         let tensors = BTreeMap::from([("backbone.norm.weight".to_owned(), norm)]);
         let error = check_backbone(&claimed, &tensors).unwrap_err().to_string();
-        let told = "backbone.norm.weight: the model has shape [65536], the file [64]";
+        let told = "backbone.norm.weight: the model has shape [65536], the weights [64]";
         assert!(error.contains(told), "{error}");
     }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::ParseArchError;
+
 // Bounds far above what anybody trains: behind them are slips of the keyboard and damaged files,
 // which would end in hours of set-up or in sizes that no number holds.
 
@@ -79,18 +81,18 @@ impl std::fmt::Display for Arch {
 }
 
 impl std::str::FromStr for Arch {
-    type Err = String;
+    type Err = ParseArchError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseArchError> {
         Arch::ALL
             .into_iter()
             .find(|arch| arch.name() == text)
             .ok_or_else(|| {
                 let known: Vec<_> = Arch::ALL.iter().map(|arch| arch.name()).collect();
-                format!(
+                ParseArchError(format!(
                     "{text:?} is not an architecture; known are {}",
                     known.join(", ")
-                )
+                ))
             })
     }
 }
@@ -384,7 +386,8 @@ mod tests {
             let json = serde_json::to_string(&arch).unwrap();
             assert_eq!(json, format!("{:?}", arch.name()));
         }
-        assert!("resnet".parse::<Arch>().unwrap_err().contains("resnet50"));
+        let error = "resnet".parse::<Arch>().unwrap_err();
+        assert!(error.to_string().contains("resnet50"), "{error}");
     }
 
     #[test]

@@ -27,12 +27,66 @@ pub enum ModelError {
     /// Tensors from whose names and shapes no architecture follows.
     #[error("cannot tell the architecture from the tensors: {0}")]
     Unrecognised(String),
-    /// What lies beside the weights cannot be read, or says a network that is none of those here.
-    #[error("{0}")]
-    Beside(String),
-    /// What is said of the size and normalisation of pictures cannot be read, or is none.
-    #[error("{0}")]
-    Input(String),
+    /// Two tensors of a file whose names become one.
+    #[error("the tensors {first} and {second} are both {own}")]
+    SameName {
+        /// A name in the file.
+        first: String,
+        /// Another one.
+        second: String,
+        /// What both are called here.
+        own: String,
+    },
+    /// Position embeddings that cannot be resampled, since they are of no square.
+    #[error("{name} has {tokens} tokens, not a class token and a square of patches")]
+    Positions {
+        /// Their name.
+        name: &'static str,
+        /// How many there are.
+        tokens: usize,
+    },
+    /// An ONNX model that no file holds.
+    #[error("the model has {bytes} bytes, and an ONNX file at most {most}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The largest.
+        most: usize,
+    },
+    /// Metadata of a weights file, under a key of ours, that is not what the key promises.
+    #[error("{key} in the metadata cannot be read")]
+    Metadata {
+        /// [`MODEL_KEY`](crate::MODEL_KEY) or [`INPUT_KEY`](crate::INPUT_KEY).
+        key: &'static str,
+        /// What the reader said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A JSON file beside the weights that cannot be read.
+    #[error("{} cannot be read as JSON", path.display())]
+    BesideUnread {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A JSON file beside the weights that says a network which is none of those here.
+    #[error("{}: {why}", path.display())]
+    Beside {
+        /// The file.
+        path: PathBuf,
+        /// What it says, with its key.
+        why: String,
+    },
+    /// What is said of the size and normalisation of pictures cannot be followed, or is none.
+    #[error("{place}: {why}")]
+    Input {
+        /// Where it is said: a file beside the weights, or a key of their metadata.
+        place: String,
+        /// What it says, with its key.
+        why: String,
+    },
     /// A checkpoint that has one network of the two, and not the one asked for.
     #[error("the file has a {there} and no {wanted}")]
     OtherNetwork {
@@ -45,6 +99,12 @@ pub enum ModelError {
     #[error("a tensor operation failed")]
     Tensor(#[from] candle_core::Error),
 }
+
+/// A text that is not the name of an [`Arch`](crate::Arch), or no
+/// [`NamedArch`](crate::NamedArch).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ParseArchError(pub(crate) String);
 
 /// The complete difference between the tensors a model has and those it was given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,7 +135,7 @@ impl std::fmt::Display for WeightMismatch {
         for (name, expected, found) in &self.misshapen {
             write!(
                 f,
-                "\n  {name}: the model has shape {expected:?}, the file {found:?}"
+                "\n  {name}: the model has shape {expected:?}, the weights {found:?}"
             )?;
         }
         Ok(())

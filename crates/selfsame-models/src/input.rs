@@ -9,6 +9,7 @@ use crate::config::{MOST_PIXELS, ModelConfig};
 ///
 /// A network is given `(value − mean) / std` of values from 0 to 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct InputConfig {
     /// Side of the pictures in pixels.
     pub image_size: usize,

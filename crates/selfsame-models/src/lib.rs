@@ -71,7 +71,7 @@ pub use config::{
     Arch, HeadConfig, HeadKind, InitForm, MlpKind, ModelConfig, PosEmbedResample, VitDims,
 };
 pub use dino_head::DinoHead;
-pub use error::{ModelError, WeightMismatch};
+pub use error::{ModelError, ParseArchError, WeightMismatch};
 pub use init::Init;
 pub use input::InputConfig;
 pub use interop::{

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use crate::config::{Arch, ModelConfig};
+use crate::error::ParseArchError;
 use crate::input::InputConfig;
 
 /// `ARCH[/PATCH][@SIZE]`, such as `vit_small/16@224`: an architecture with what was said of its
@@ -18,12 +19,12 @@ pub struct NamedArch {
 }
 
 impl FromStr for NamedArch {
-    type Err = String;
+    type Err = ParseArchError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseArchError> {
         let number = |size: &str| {
-            size.parse()
-                .map_err(|_| format!("{text:?}: {size:?} is not a size in pixels"))
+            let wrong = |_| ParseArchError(format!("{text:?}: {size:?} is not a size in pixels"));
+            size.parse().map_err(wrong)
         };
         let (rest, image_size) = match text.split_once('@') {
             Some((rest, size)) => (rest, Some(number(size)?)),
@@ -35,9 +36,9 @@ impl FromStr for NamedArch {
         };
         let arch: Arch = arch.parse()?;
         if let (false, Some(patch)) = (arch.is_vit(), patch_size) {
-            return Err(format!(
+            return Err(ParseArchError(format!(
                 "{text:?}: {arch} has no patches, of {patch} pixels or any"
-            ));
+            )));
         }
         Ok(Self {
             arch,
@@ -112,7 +113,18 @@ mod tests {
             ("resnet18/16@64", "resnet18 has no patches"),
         ] {
             let error = text.parse::<NamedArch>().unwrap_err();
-            assert!(error.contains(part), "{error}");
+            assert!(error.to_string().contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn a_refused_name_is_an_error_that_others_can_carry() {
+        let read = |text: &str| -> Result<NamedArch, Box<dyn std::error::Error + Send + Sync>> {
+            let _: Arch = text.split('/').next().unwrap_or(text).parse()?;
+            Ok(text.parse()?)
+        };
+        assert!(read("vit_tiny/8").is_ok());
+        let error = read("vit_tiny/x").unwrap_err();
+        assert!(error.is::<ParseArchError>(), "{error}");
     }
 }

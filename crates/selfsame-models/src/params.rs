@@ -184,28 +184,11 @@ impl ParamStore {
 
     /// How the store differs from `specs`, looking only at names that start with `prefix`.
     pub(crate) fn compare(&self, specs: &[ParamSpec], prefix: &str) -> WeightMismatch {
-        let mut mismatch = WeightMismatch::default();
-        let mut known = BTreeSet::new();
-        for spec in specs {
-            known.insert(spec.name.as_str());
-            match self
-                .weights
-                .get(&spec.name)
-                .or_else(|| self.buffers.get(&spec.name))
-            {
-                None => mismatch.missing.push(spec.name.clone()),
-                Some(var) if var.shape() != &spec.shape => mismatch.misshapen.push((
-                    spec.name.clone(),
-                    spec.shape.dims().to_vec(),
-                    var.dims().to_vec(),
-                )),
-                Some(_) => {}
-            }
-        }
-        let own = self.weights.keys().chain(self.buffers.keys());
-        let surplus = own.filter(|name| name.starts_with(prefix) && !known.contains(name.as_str()));
-        mismatch.surplus = surplus.cloned().collect();
-        mismatch
+        let wanted = specs.iter();
+        let wanted = wanted.map(|spec| (spec.name.as_str(), spec.shape.dims()));
+        let own = self.weights.iter().chain(&self.buffers);
+        let own = own.map(|(name, var)| (name.as_str(), var.dims()));
+        mismatch(&wanted.collect(), &own.collect(), prefix)
     }
 }
 
@@ -215,32 +198,46 @@ impl ParamStore {
 /// # Errors
 /// [`ModelError::Weights`] with every missing, surplus and misshapen name.
 pub(crate) fn check_shapes(
-    shapes: &BTreeMap<&str, &[usize]>,
+    shapes: &Shapes<'_>,
     tensors: &BTreeMap<String, Tensor>,
     prefix: &str,
 ) -> std::result::Result<(), ModelError> {
-    let mut mismatch = WeightMismatch::default();
-    for (name, shape) in shapes {
-        match tensors.get(*name) {
-            None if name.ends_with(".num_batches_tracked") => {}
-            None => mismatch.missing.push((*name).to_owned()),
-            Some(tensor) if tensor.dims() != *shape => mismatch.misshapen.push((
-                (*name).to_owned(),
-                shape.to_vec(),
-                tensor.dims().to_vec(),
-            )),
-            Some(_) => {}
-        }
-    }
-    let surplus = tensors.keys().filter(|name| name.starts_with(prefix));
-    mismatch.surplus = surplus
-        .filter(|name| !shapes.contains_key(name.as_str()))
-        .cloned()
-        .collect();
+    let given = tensors.iter();
+    let given = given.map(|(name, tensor)| (name.as_str(), tensor.dims()));
+    let mut mismatch = mismatch(shapes, &given.collect(), prefix);
+    let is_needed = |name: &String| !name.ends_with(".num_batches_tracked");
+    mismatch.missing.retain(is_needed);
     match mismatch.is_empty() {
         true => Ok(()),
         false => Err(ModelError::Weights(mismatch)),
     }
+}
+
+/// Shapes by name.
+type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
+
+/// How the shapes `given` differ from those `wanted`; what else is given counts if its name starts
+/// with `prefix`.
+fn mismatch(wanted: &Shapes<'_>, given: &Shapes<'_>, prefix: &str) -> WeightMismatch {
+    let mut mismatch = WeightMismatch::default();
+    for (name, shape) in wanted {
+        let name = (*name).to_owned();
+        match given.get(name.as_str()) {
+            None => mismatch.missing.push(name),
+            Some(found) if found != shape => {
+                mismatch
+                    .misshapen
+                    .push((name, shape.to_vec(), found.to_vec()));
+            }
+            Some(_) => {}
+        }
+    }
+    let surplus = given.keys().filter(|name| name.starts_with(prefix));
+    mismatch.surplus = surplus
+        .filter(|name| !wanted.contains_key(*name))
+        .map(|name| (*name).to_owned())
+        .collect();
+    mismatch
 }
 
 /// Where a layer's tensors come from: the one place in which names, shapes and first values of a
@@ -413,7 +410,7 @@ mod tests {
         let text = store.load(&tensors).unwrap_err().to_string();
         assert!(text.contains("missing: layer.running_mean"), "{text}");
         assert!(text.contains("not in the model: layer.extra"), "{text}");
-        assert!(text.contains("layer.weight: the model has shape [2, 3], the file [3, 2]"));
+        assert!(text.contains("layer.weight: the model has shape [2, 3], the weights [3, 2]"));
         assert_eq!(store.tensors()["layer.g"].to_vec1::<f32>().unwrap(), before);
     }
 

@@ -24,8 +24,8 @@ const MOST_RESAMPLED: usize = 1 << 30;
 /// Positions of registers, which timm can have, are added to the registers. Nothing else is touched;
 /// a patch kernel of another size is [`fit_patches`]' to change.
 /// # Errors
-/// [`ModelError::Unrecognised`] if the embeddings are not those of a class token and a square,
-/// [`ModelError::Config`] if the grid of `model` is too large to resample to.
+/// [`ModelError::Positions`] if the embeddings are not those of a class token and a square,
+/// [`ModelError::Config`] if the grid of `model` is empty, or too large to resample to.
 pub fn fit_positions(
     tensors: &mut BTreeMap<String, Tensor>,
     model: &ModelConfig,
@@ -44,11 +44,11 @@ pub fn fit_positions(
     if tokens == 1 + side * side {
         return Ok(None);
     }
-    let from = grid::positions(tokens, 0, None).map(|found| found.side);
-    let Some(from) = from.filter(|_| side > 0) else {
-        return Err(ModelError::Unrecognised(format!(
-            "{NAME} has {tokens} tokens, not a class token and a square of patches"
-        )));
+    if side == 0 {
+        return Err(ModelError::Config(model.check()));
+    }
+    let Some(Positions { side: from, .. }) = grid::positions(tokens, 0, None) else {
+        return Err(ModelError::Positions { name: NAME, tokens });
     };
     check_resampled("image_size", "position embeddings", from, side, d)?;
     let positions = positions.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
@@ -221,6 +221,13 @@ mod tests {
     #[test]
     fn what_is_no_square_is_refused() {
         let error = fit_positions(&mut positions(16), &model(48, 8)).unwrap_err();
-        assert!(error.to_string().contains("16 tokens"), "{error}");
+        let told = "backbone.pos_embed has 16 tokens, not a class token and a square of patches";
+        assert_eq!(error.to_string(), told);
+    }
+
+    #[test]
+    fn pictures_smaller_than_a_patch_are_the_models_fault() {
+        let error = fit_positions(&mut positions(17), &model(8, 16)).unwrap_err();
+        assert!(error.to_string().contains("model.image_size: 8"), "{error}");
     }
 }

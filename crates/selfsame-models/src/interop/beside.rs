@@ -7,7 +7,7 @@ mod hf;
 mod timm;
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -22,25 +22,33 @@ type Refusal = String;
 /// `preprocessor_config.json`.
 #[derive(Debug, Clone, Default)]
 pub struct Beside {
-    config: Option<Value>,
-    preprocessor: Option<Value>,
+    config: Option<Json>,
+    preprocessor: Option<Json>,
+}
+
+/// A file, and what is in it.
+#[derive(Debug, Clone)]
+struct Json {
+    path: PathBuf,
+    value: Value,
 }
 
 impl Beside {
     /// Reads what is there.
     ///
     /// # Errors
-    /// [`ModelError::Beside`] for a file that cannot be read or is not JSON.
+    /// [`ModelError::BesideUnread`] for a file that cannot be read or is not JSON.
     pub fn read(weights: &Path) -> Result<Self, ModelError> {
         let json = |name: &str| {
-            let wrong =
-                |what: String| ModelError::Beside(format!("{name} beside the weights {what}"));
-            match std::fs::read_to_string(weights.with_file_name(name)) {
-                Ok(text) => serde_json::from_str(&text)
-                    .map(Some)
-                    .map_err(|error| wrong(format!("is not JSON: {error}"))),
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(wrong(format!("cannot be read: {error}"))),
+            let path = weights.with_file_name(name);
+            let read = match std::fs::read_to_string(&path) {
+                Ok(text) => serde_json::from_str(&text).map_err(Into::into),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(error) => Err(error.into()),
+            };
+            match read {
+                Ok(value) => Ok(Some(Json { path, value })),
+                Err(source) => Err(ModelError::BesideUnread { path, source }),
             }
         };
         Ok(Self {
@@ -54,7 +62,11 @@ impl Beside {
     /// # Errors
     /// [`ModelError::Beside`] for a network that is none of those here.
     pub fn model(&self) -> Result<Option<ModelConfig>, ModelError> {
-        let Some(config) = &self.config else {
+        let Some(Json {
+            path,
+            value: config,
+        }) = &self.config
+        else {
             return Ok(None);
         };
         let model = if config.get("architecture").is_some() {
@@ -68,17 +80,18 @@ impl Beside {
             // Somebody else's file.
             return Ok(None);
         };
-        model
-            .map(Some)
-            .map_err(|what| ModelError::Beside(format!("config.json beside the weights: {what}")))
+        model.map(Some).map_err(|why| ModelError::Beside {
+            path: path.clone(),
+            why,
+        })
     }
 
     /// Size and normalisation of pictures for `model`, where they are said.
     ///
     /// # Errors
-    /// [`ModelError::Input`] if what is said cannot be read, or is no size or normalisation.
+    /// [`ModelError::Input`] if what is said is no size or normalisation.
     pub fn input(&self, model: &ModelConfig) -> Result<Option<InputConfig>, ModelError> {
-        let checked = |name: &str, said: Result<Option<InputConfig>, Refusal>| {
+        let checked = |path: &Path, said: Result<Option<InputConfig>, Refusal>| {
             let said = said.and_then(|input| {
                 let problems = input.iter().flat_map(InputConfig::check);
                 match problems.collect::<Vec<_>>().as_slice() {
@@ -86,27 +99,28 @@ impl Beside {
                     problems => Err(problems.join("; ")),
                 }
             });
-            said.map_err(|what| ModelError::Input(format!("{name} beside the weights: {what}")))
+            said.map_err(|why| ModelError::Input {
+                place: path.display().to_string(),
+                why,
+            })
         };
-        if let Some(config) = &self.config
-            && config.get("architecture").is_some()
-            && let Some(input) = checked("config.json", timm::input(config, model))?
+        if let Some(Json { path, value }) = &self.config
+            && value.get("architecture").is_some()
+            && let Some(input) = checked(path, timm::input(value, model))?
         {
             return Ok(Some(input));
         }
         match &self.preprocessor {
-            Some(config) => checked(
-                "preprocessor_config.json",
-                hf::input(config, model.native_size()),
-            ),
+            Some(Json { path, value }) => checked(path, hf::input(value, model.native_size())),
             None => Ok(None),
         }
     }
 
     /// What the published model computes a little otherwise than ours.
     pub fn differences(&self) -> Vec<Difference> {
-        let cut = self.preprocessor.as_ref().and_then(hf::other_cut);
-        let config = self.config.as_ref();
+        let preprocessor = self.preprocessor.as_ref();
+        let cut = preprocessor.and_then(|json| hf::other_cut(&json.value));
+        let config = self.config.as_ref().map(|json| &json.value);
         let eps = config.and_then(|config| config.get("layer_norm_eps")?.as_f64());
         let eps = eps.filter(|eps| (eps - 1e-6).abs() > 1e-9);
         let act = config.and_then(|config| config.get("hidden_act")?.as_str());
@@ -199,14 +213,21 @@ fn refuse(key: &str, value: &Value) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+
     use super::*;
 
     /// What a `config.json` alone says.
     pub(super) fn beside(config: Value) -> Beside {
         Beside {
-            config: Some(config),
+            config: Some(json("config.json", config)),
             preprocessor: None,
         }
+    }
+
+    fn json(name: &str, value: Value) -> Json {
+        let path = Path::new("net").join(name);
+        Json { path, value }
     }
 
     #[test]
@@ -216,8 +237,11 @@ mod tests {
         assert!(Beside::read(&weights).unwrap().model().unwrap().is_none());
         std::fs::write(dir.path().join("config.json"), "{").unwrap();
         let error = Beside::read(&weights).unwrap_err();
-        assert!(matches!(error, ModelError::Beside(_)));
-        assert!(error.to_string().contains("config.json"), "{error}");
+        assert!(matches!(error, ModelError::BesideUnread { .. }));
+        let path = dir.path().join("config.json").display().to_string();
+        assert!(error.to_string().starts_with(&path), "{error}");
+        let source = error.source().unwrap();
+        assert!(source.is::<serde_json::Error>(), "{source}");
     }
 
     #[test]
@@ -227,12 +251,16 @@ mod tests {
             let weights = dir.path().join("model.safetensors");
             let file = dir.path().join(name);
             std::fs::write(&file, b"{\"model_type\": \"r\xe9sn\xe9t\"}").unwrap();
-            let error = Beside::read(&weights).unwrap_err().to_string();
-            assert!(error.starts_with(name), "{error}");
+            let refused = || {
+                let error = Beside::read(&weights).unwrap_err();
+                let path = file.display().to_string();
+                assert!(error.to_string().starts_with(&path), "{error}");
+                assert!(error.source().unwrap().is::<std::io::Error>());
+            };
+            refused();
             std::fs::remove_file(&file).unwrap();
             std::fs::create_dir(&file).unwrap();
-            let error = Beside::read(&weights).unwrap_err().to_string();
-            assert!(error.starts_with(name) && error.contains("read"), "{error}");
+            refused();
         }
     }
 
@@ -244,14 +272,18 @@ mod tests {
             "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.0, 0.2]},
         });
         let error = beside(timm).input(&model).unwrap_err().to_string();
-        let told = ["config.json beside the weights", "std: "];
+        let of = |name: &str| Path::new("net").join(name).display().to_string();
+        let told = [&of("config.json"), "std: "];
         assert!(told.iter().all(|part| error.contains(part)), "{error}");
         let hf = Beside {
             config: None,
-            preprocessor: Some(serde_json::json!({"image_mean": [0.5], "image_std": [0.5]})),
+            preprocessor: Some(json(
+                "preprocessor_config.json",
+                serde_json::json!({"image_mean": [0.5], "image_std": [0.5]}),
+            )),
         };
         let error = hf.input(&model).unwrap_err().to_string();
-        let told = "preprocessor_config.json beside the weights: image_mean";
-        assert!(error.contains(told), "{error}");
+        let told = of("preprocessor_config.json") + ": image_mean";
+        assert!(error.contains(&told), "{error}");
     }
 }

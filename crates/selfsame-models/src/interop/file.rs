@@ -56,13 +56,11 @@ impl ImportedWeights {
     /// The backbone's configuration if the file says it, under [`MODEL_KEY`].
     ///
     /// # Errors
-    /// [`ModelError::Unrecognised`] if what it says cannot be read: a key of a later version may well
+    /// [`ModelError::Metadata`] if what it says cannot be read: a key of a later version may well
     /// make another network.
     pub fn stated_model(&self) -> Result<Option<ModelConfig>, ModelError> {
         let read = |text: &String| {
-            serde_json::from_str(text).map_err(|error| {
-                ModelError::Unrecognised(format!("{MODEL_KEY} in the metadata: {error}"))
-            })
+            serde_json::from_str(text).map_err(|error| unread_metadata(MODEL_KEY, error))
         };
         self.metadata.get(MODEL_KEY).map(read).transpose()
     }
@@ -71,7 +69,8 @@ impl ImportedWeights {
     /// else as what lies beside it does; `None` where nothing says them.
     ///
     /// # Errors
-    /// [`ModelError::Input`] if what is said cannot be read, or is no size or normalisation.
+    /// [`ModelError::Metadata`] if what the file says cannot be read, [`ModelError::Input`] if that is
+    /// no size or normalisation; as [`Beside::input`].
     pub fn input(
         &self,
         beside: &Beside,
@@ -80,13 +79,14 @@ impl ImportedWeights {
         let Some(text) = self.metadata.get(INPUT_KEY) else {
             return beside.input(model);
         };
-        let wrong =
-            |what: String| ModelError::Input(format!("{INPUT_KEY} in the metadata: {what}"));
         let input: InputConfig =
-            serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+            serde_json::from_str(text).map_err(|error| unread_metadata(INPUT_KEY, error))?;
         match input.check().as_slice() {
             [] => Ok(Some(input)),
-            problems => Err(wrong(problems.join("; "))),
+            problems => Err(ModelError::Input {
+                place: format!("{INPUT_KEY} in the metadata"),
+                why: problems.join("; "),
+            }),
         }
     }
 }
@@ -96,8 +96,8 @@ impl ImportedWeights {
 ///
 /// `which` decides in a checkpoint that has a student and a teacher.
 /// # Errors
-/// [`ModelError::Read`] if the file is not readable, [`ModelError::Unrecognised`] if two of its
-/// names are one of ours or it lacks the network asked for.
+/// [`ModelError::Read`] if the file is not readable, [`ModelError::OtherNetwork`] if it lacks the
+/// network asked for and has the other, [`ModelError::SameName`] if two of its names are one of ours.
 pub fn read_weights(path: &Path, which: Which) -> Result<ImportedWeights, ModelError> {
     let (tensors, metadata, others) = if is_pth(path)? {
         let (tensors, others) = read_pth(path, which)?;
@@ -222,8 +222,17 @@ fn read_error(path: &Path, error: impl std::error::Error + Send + Sync + 'static
     }
 }
 
+fn unread_metadata(key: &'static str, error: serde_json::Error) -> ModelError {
+    ModelError::Metadata {
+        key,
+        source: Box::new(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+
     use super::*;
 
     #[test]
@@ -276,15 +285,30 @@ mod tests {
         }
     }
 
+    fn weights_with(key: &str, text: &str) -> ImportedWeights {
+        ImportedWeights {
+            tensors: BTreeMap::new(),
+            left_out: BTreeMap::new(),
+            metadata: BTreeMap::from([(key.to_owned(), text.to_owned())]),
+            layout: Layout::Selfsame,
+        }
+    }
+
+    #[test]
+    fn a_model_of_a_later_version_is_refused_with_the_key_and_the_cause() {
+        let stated = |text: &str| weights_with(MODEL_KEY, text).stated_model();
+        assert!(stated(r#"{"arch": "vit_tiny"}"#).unwrap().is_some());
+        let error = stated(r#"{"arch": "vit_tiny", "rotary": true}"#).unwrap_err();
+        assert!(matches!(error, ModelError::Metadata { .. }), "{error}");
+        assert!(error.to_string().contains(MODEL_KEY), "{error}");
+        let source = error.source().unwrap().to_string();
+        assert!(source.contains("rotary"), "{source}");
+    }
+
     #[test]
     fn an_input_that_cannot_be_read_or_is_none_is_refused() {
         let input = |text: &str| {
-            let weights = ImportedWeights {
-                tensors: BTreeMap::new(),
-                left_out: BTreeMap::new(),
-                metadata: BTreeMap::from([(INPUT_KEY.to_owned(), text.to_owned())]),
-                layout: Layout::Selfsame,
-            };
+            let weights = weights_with(INPUT_KEY, text);
             weights.input(&Beside::default(), &ModelConfig::default())
         };
         let sound = r#"{"image_size": 64, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}"#;
@@ -294,10 +318,11 @@ mod tests {
             ("[0.5, 0.5, 0.5]", "[0.5, 0.5]", "length 2"),
             ("[0.2, 0.2, 0.2]", "[0.2, 0.0, 0.2]", "std: "),
             ("64", "18446744073709551615", "image_size: "),
+            ("64,", "64, \"crop_pct\": 0.9,", "crop_pct"),
         ] {
             let error = input(&sound.replace(said, instead)).unwrap_err();
-            assert!(matches!(error, ModelError::Input(_)));
-            let error = error.to_string();
+            let source = error.source().map(ToString::to_string);
+            let error = format!("{error}: {}", source.unwrap_or_default());
             assert!(error.contains(INPUT_KEY) && error.contains(told), "{error}");
         }
     }

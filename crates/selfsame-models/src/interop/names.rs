@@ -51,7 +51,7 @@ pub(super) enum Renamed {
 /// Nothing is lost in silence: what belongs to a part that no model here has is listed in
 /// [`ImportedWeights::left_out`], and an unknown name is kept, to be refused when it is loaded.
 /// # Errors
-/// [`ModelError::Unrecognised`] if two names become one.
+/// [`ModelError::SameName`] if two names become one.
 pub fn to_own_names(
     tensors: impl IntoIterator<Item = (String, Tensor)>,
 ) -> Result<ImportedWeights, ModelError> {
@@ -64,16 +64,20 @@ pub fn to_own_names(
         layout,
     };
     let mut packed: BTreeMap<String, Vec<Option<(String, Tensor)>>> = BTreeMap::new();
+    let mut names: BTreeMap<String, String> = BTreeMap::new(); // in the file, by ours
     for (name, tensor) in tensors {
         match own_name(&name, layout) {
             Renamed::Unused => {
                 weights.left_out.insert(name, tensor.dims().to_vec());
             }
-            Renamed::Whole(own) => insert(&mut weights.tensors, own, &name, tensor)?,
+            Renamed::Whole(own) => {
+                once(&mut names, &own, name)?;
+                weights.tensors.insert(own, tensor);
+            }
             Renamed::Part(own, index, of) => {
                 let parts = packed.entry(own.clone()).or_insert_with(|| vec![None; of]);
                 if let Some((other, _)) = parts[index].replace((name.clone(), tensor)) {
-                    return Err(twice(&name, &other, &own));
+                    return Err(same_name(other, name, &own));
                 }
             }
         }
@@ -84,7 +88,8 @@ pub fn to_own_names(
         let shapes: BTreeSet<&[usize]> = parts.iter().map(|(_, part)| part.dims()).collect();
         if parts.len() == count && shapes.len() == 1 {
             let joined = joined(parts.iter().map(|(_, part)| part).collect())?;
-            insert(&mut weights.tensors, own, &parts[0].0, joined)?;
+            once(&mut names, &own, parts[0].0.clone())?;
+            weights.tensors.insert(own, joined);
             continue;
         }
         // Under their own names, so that loading lists them and what they leave missing.
@@ -182,20 +187,23 @@ fn layout<'a>(names: impl Iterator<Item = &'a String> + Clone) -> Layout {
     }
 }
 
-fn insert(
-    tensors: &mut BTreeMap<String, Tensor>,
-    own: String,
-    name: &str,
-    tensor: Tensor,
-) -> Result<(), ModelError> {
-    match tensors.insert(own.clone(), tensor) {
-        Some(_) => Err(twice(name, "another one", &own)),
-        None => Ok(()),
+/// Notes that `name` is `own` here, which no other may be.
+fn once(names: &mut BTreeMap<String, String>, own: &str, name: String) -> Result<(), ModelError> {
+    match names.get(own) {
+        Some(other) => Err(same_name(other.clone(), name, own)),
+        None => {
+            names.insert(own.to_owned(), name);
+            Ok(())
+        }
     }
 }
 
-fn twice(name: &str, other: &str, own: &str) -> ModelError {
-    ModelError::Unrecognised(format!("{name} and {other} are both {own}"))
+fn same_name(first: String, second: String, own: &str) -> ModelError {
+    ModelError::SameName {
+        first,
+        second,
+        own: own.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -253,7 +261,9 @@ mod tests {
             ]
         );
         assert_eq!(weights.layout, Layout::Timm);
-        assert!(rename(&["cls_token", "backbone.cls_token"]).is_err());
+        let error = rename(&["cls_token", "backbone.cls_token"]).unwrap_err();
+        let told = "the tensors backbone.cls_token and cls_token are both backbone.cls_token";
+        assert_eq!(error.to_string(), told);
         assert_eq!(
             rename(&["module.backbone.norm.bias", "module.head.mlp.0.bias"])
                 .unwrap()

@@ -31,7 +31,7 @@ const MAX_BYTES: usize = i32::MAX as usize;
 /// `tensors` are the backbone's, named `backbone.…`; `metadata` is written into the model.
 /// # Errors
 /// [`ModelError::Config`] for an unsound configuration, [`ModelError::Weights`] if the tensors are
-/// not those of its backbone, [`ModelError::Unrecognised`] if the model is over 2 GB.
+/// not those of its backbone, [`ModelError::TooLarge`] if the model is over 2 GB.
 pub fn encode(
     config: &ModelConfig,
     tensors: &BTreeMap<String, Tensor>,
@@ -47,9 +47,10 @@ pub fn encode(
     let model = graph.finish(side, outputs, metadata);
     let bytes = model.encoded_len();
     if bytes > MAX_BYTES {
-        return Err(ModelError::Unrecognised(format!(
-            "the model has {bytes} bytes, and an ONNX file at most {MAX_BYTES}"
-        )));
+        return Err(ModelError::TooLarge {
+            bytes,
+            most: MAX_BYTES,
+        });
     }
     Ok(model.encode_to_vec())
 }
