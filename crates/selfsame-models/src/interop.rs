@@ -1,4 +1,6 @@
 //! Weights of other programs under our names, and ours under theirs.
+//!
+//! All of it but [`onnx`] stands at the root of the crate too.
 
 mod adapt;
 mod beside;

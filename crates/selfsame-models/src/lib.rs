@@ -75,8 +75,9 @@ pub use error::{ModelError, ParseArchError, WeightMismatch};
 pub use init::Init;
 pub use input::InputConfig;
 pub use interop::{
-    Beside, Difference, INPUT_KEY, ImportedWeights, InferredModel, MODEL_KEY, Which, infer,
-    infer_head, infer_model, read_weights, to_own_names,
+    Beside, Difference, INPUT_KEY, ImportedWeights, InferredModel, Layout, MODEL_KEY, Which,
+    fit_patches, fit_positions, infer, infer_head, infer_model, is_pth, read_weights, to_hf,
+    to_own_names,
 };
 pub use mode::{Draws, Mode};
 pub use named::NamedArch;
@@ -84,11 +85,11 @@ pub use network::{Network, network_specs};
 pub use params::{Gradients, ParamKind, ParamSpec, ParamStore};
 #[cfg(feature = "reference")]
 pub use reference::reference_backbone;
-pub use resnet::ResNet;
+/// Devices and how products are computed, for programs that know models and not their kernels:
+/// whoever builds a network has to check its device and can give it a [`Precision`].
 pub use selfsame_kernels::{
     CropUploader, Precision, check_device, device_memory, keep_freed_memory,
 };
-pub use vit::VisionTransformer;
 
 /// The README's example is a test.
 #[cfg(doctest)]

@@ -13,7 +13,7 @@ use crate::params::ParamBuilder;
 
 /// Stem, four stages of residual blocks, average over positions.
 #[derive(Debug)]
-pub struct ResNet {
+pub(crate) struct ResNet {
     stem: Block,
     blocks: Vec<Block>,
     embed_dim: usize,

@@ -18,7 +18,7 @@ pub(crate) const TRUNC_NORMAL: Init = Init::TruncNormal { std: 0.02 };
 
 /// Patches, a class token, pre-norm blocks; the class token after the final norm is the feature.
 #[derive(Debug)]
-pub struct VisionTransformer {
+pub(crate) struct VisionTransformer {
     dims: VitDims,
     patch_embed: PatchEmbed,
     cls_token: Tensor,
