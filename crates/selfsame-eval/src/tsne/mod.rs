@@ -75,6 +75,12 @@ impl TsneConfig {
                 self.angle
             ));
         }
+        if n > self.exact_up_to && n > quadtree::MOST_POINTS {
+            problems.push(format!(
+                "tsne: {n} points are more than a map has at most, {}",
+                quadtree::MOST_POINTS
+            ));
+        }
         problems
     }
 }
@@ -109,8 +115,9 @@ pub fn tsne(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Tsne, EvalError> {
     features.check()?;
-    if let [problem, ..] = config.check(features.n).as_slice() {
-        return Err(EvalError::Setting(problem.clone()));
+    let problems = config.check(features.n);
+    if !problems.is_empty() {
+        return Err(EvalError::Setting(problems.join("; ")));
     }
     let affinities = affinity::Affinities::new(features, config.perplexity)?;
     let start = start(features, config.seed)?;
@@ -311,6 +318,22 @@ mod tests {
             }
             assert!(tried(12.0, None, exact_up_to).is_ok());
         }
+    }
+
+    #[test]
+    fn every_problem_is_told_and_too_many_points_are_one() {
+        let config = TsneConfig {
+            angle: 2.0,
+            ..TsneConfig::default()
+        };
+        let error = tsne(&clusters(2, 5, 3), &config, &mut |_| ()).unwrap_err();
+        let error = error.to_string();
+        for key in ["tsne.perplexity: ", "tsne.angle: "] {
+            assert!(error.contains(key), "{error}");
+        }
+        let check = |points| TsneConfig::default().check(points);
+        assert!(check(1 << 24).is_empty());
+        assert!(check((1 << 24) + 1)[0].contains("16777217 points"));
     }
 
     #[test]

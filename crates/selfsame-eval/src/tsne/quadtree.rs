@@ -3,6 +3,8 @@
 use super::repulsion::Bodies;
 use rayon::prelude::*;
 
+/// Points of a tree at most: the number of one has 24 bits beside its place on the curve.
+pub(super) const MOST_POINTS: usize = 1 << 24;
 /// Points a leaf holds at most, unless they lie on one spot.
 const LEAF: usize = 16;
 /// Bits of a coordinate in the curve's code, hence levels of the tree.
@@ -45,7 +47,7 @@ impl<'a> Quadtree<'a> {
                 (spread(cell[0]) | spread(cell[1]) << 1) << 24 | i as u64
             })
             .collect();
-        assert!(points.len() < 1 << 24, "the number of a point has 24 bits");
+        assert!(points.len() <= MOST_POINTS, "TsneConfig::check says so");
         keys.par_sort_unstable();
         let mut tree = Quadtree {
             points,
