@@ -4,6 +4,7 @@
 //! so that the path, and not only its end, is that of scikit-learn's `solver="lbfgs"`.
 
 use crate::error::EvalError;
+use crate::matrix::dot;
 use std::collections::VecDeque;
 
 const MEMORY: usize = 10; // scipy: maxcor
@@ -146,10 +147,6 @@ fn descent(g: &[f64], memory: &VecDeque<Pair>) -> Vec<f64> {
         add_scaled(&mut q, alpha - beta, &pair.s);
     }
     q
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 fn add_scaled(to: &mut [f64], scale: f64, from: &[f64]) {

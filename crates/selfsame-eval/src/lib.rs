@@ -29,6 +29,7 @@ mod labels;
 mod lbfgs;
 pub mod linear_probe;
 pub mod logistic;
+mod matrix;
 pub mod metrics;
 mod neighbors;
 mod pca;

@@ -2,7 +2,7 @@
 
 use crate::error::{EvalError, same_length};
 use crate::features::Features;
-use crate::pca::{centred, column_means};
+use crate::matrix::{centred, column_means};
 use candle_core::{Device, Tensor, WithDType};
 use rayon::prelude::*;
 use std::cmp::Ordering;

@@ -1,7 +1,8 @@
 //! Principal components, by subspace iteration.
 
-use crate::error::EvalError;
+use crate::error::{EvalError, same_length};
 use crate::features::Features;
+use crate::matrix::{centred, column_means, dot, eigen};
 use crate::random::{Purpose, Stream};
 use candle_core::{Device, Tensor};
 
@@ -123,10 +124,13 @@ impl Pca {
     /// Places of rows along the components, `[n, k]`.
     ///
     /// # Errors
-    /// [`EvalError`] if the features are bad or of another width.
+    /// [`EvalError`] if the features are bad or of another width, or the components are not as many and
+    /// as wide as variances and mean say.
     pub fn transform(&self, features: &Features) -> Result<Vec<f64>, EvalError> {
         let d = self.mean.len();
         features.check_width(d)?;
+        let expected = self.variances.len().saturating_mul(d);
+        same_length("values of all components", expected, self.components.len())?;
         let mut places = Vec::with_capacity(features.n * self.variances.len());
         for row in features.rows() {
             for component in self.components.chunks_exact(d) {
@@ -136,44 +140,6 @@ impl Pca {
         }
         Ok(places)
     }
-}
-
-/// Mean of each column, in `f64`.
-pub(crate) fn column_means(features: &Features) -> Vec<f64> {
-    let mut sums = vec![0f64; features.d];
-    for row in features.rows() {
-        for (sum, x) in sums.iter_mut().zip(row) {
-            *sum += f64::from(*x);
-        }
-    }
-    sums.iter_mut()
-        .for_each(|sum| *sum /= features.n.max(1) as f64);
-    sums
-}
-
-/// The rows less the column means, in a unit that is given too, each value by way of `number`.
-///
-/// The unit is 1 unless the largest difference is above 2³⁰ or below 2⁻³⁰; then it is a power of two near that
-/// difference, so that sums of products stay within `f32` and no bit is lost.
-pub(crate) fn centred<T>(
-    features: &Features,
-    mean: &[f64],
-    number: impl Fn(f64) -> T,
-) -> (Vec<T>, f64) {
-    const ORDINARY: f64 = (1u64 << 30) as f64;
-    let differences = |row| std::iter::zip(row, mean).map(|(x, m): (&f32, _)| f64::from(*x) - m);
-    let largest = features
-        .rows()
-        .flat_map(differences)
-        .fold(0f64, |largest, x| largest.max(x.abs()));
-    let unit = match largest {
-        0.0 => 1.0,
-        x if (1.0 / ORDINARY..=ORDINARY).contains(&x) => 1.0,
-        // The power of two at or below it: its bits without the fraction.
-        x => f64::from_bits(x.to_bits() & f64::INFINITY.to_bits()),
-    };
-    let rows = features.rows().flat_map(differences);
-    (rows.map(|x| number(x / unit)).collect(), unit)
 }
 
 /// `q` vectors of length `d` as the columns of a matrix `[d, q]`.
@@ -205,10 +171,6 @@ fn gram(matrix: &Tensor) -> candle_core::Result<Vec<f64>> {
         }
     }
     Ok(gram)
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// Gram and Schmidt, twice, which is enough (Giraud et al. 2005); a vector without a direction of
@@ -251,53 +213,6 @@ fn rotate(basis: &[Vec<f64>], vectors: &[Vec<f64>]) -> Vec<Vec<f64>> {
     vectors.iter().map(combine).collect()
 }
 
-/// Eigenvalues, falling, and eigenvectors of a symmetric matrix `[q, q]`, by Jacobi's rotations.
-fn eigen(mut a: Vec<f64>, q: usize) -> (Vec<f64>, Vec<Vec<f64>>) {
-    let mut vectors: Vec<Vec<f64>> = (0..q)
-        .map(|i| (0..q).map(|j| f64::from(u8::from(i == j))).collect())
-        .collect();
-    for _sweep in 0..50 {
-        let off: f64 = (0..q * q)
-            .filter(|at| at / q != at % q)
-            .map(|at| a[at] * a[at])
-            .sum();
-        let on: f64 = (0..q).map(|i| a[i * q + i] * a[i * q + i]).sum();
-        if off <= 1e-30 * on {
-            break;
-        }
-        for i in 0..q {
-            for j in i + 1..q {
-                let (aii, ajj, aij) = (a[i * q + i], a[j * q + j], a[i * q + j]);
-                if aij == 0.0 {
-                    continue;
-                }
-                let tau = (ajj - aii) / (2.0 * aij);
-                let t = tau.signum() / (tau.abs() + (1.0 + tau * tau).sqrt());
-                let c = 1.0 / (1.0 + t * t).sqrt();
-                let s = t * c;
-                for k in 0..q {
-                    let (x, y) = (a[k * q + i], a[k * q + j]);
-                    (a[k * q + i], a[k * q + j]) = (c * x - s * y, s * x + c * y);
-                }
-                for k in 0..q {
-                    let (x, y) = (a[i * q + k], a[j * q + k]);
-                    (a[i * q + k], a[j * q + k]) = (c * x - s * y, s * x + c * y);
-                }
-                let (before, rest) = vectors.split_at_mut(j);
-                for (x, y) in before[i].iter_mut().zip(&mut rest[0]) {
-                    (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
-                }
-            }
-        }
-    }
-    let mut order: Vec<usize> = (0..q).collect();
-    order.sort_by(|&i, &j| a[j * q + j].total_cmp(&a[i * q + i]));
-    (
-        order.iter().map(|&i| a[i * q + i]).collect(),
-        order.iter().map(|&i| vectors[i].clone()).collect(),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,6 +240,25 @@ mod tests {
             close(&places, &[3.0, 1.0, 3.0, -1.0, -3.0, 1.0, -3.0, -1.0]),
             "{places:?}"
         );
+    }
+
+    #[test]
+    fn parts_that_do_not_belong_together_are_refused() {
+        let features = Features::new(3, 2, vec![0.0, 1.0, 2.0, 5.0, 4.0, 3.0]).unwrap();
+        let pca = Pca::fit(&features, 2, 0).unwrap();
+        for components in [&pca.components[..2], &pca.components[..3]] {
+            let components = components.to_vec();
+            let error = Pca {
+                components,
+                ..pca.clone()
+            }
+            .transform(&features);
+            let error = error.unwrap_err().to_string();
+            assert!(
+                error.starts_with("values of all components: expected 4"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
@@ -390,12 +324,5 @@ mod tests {
         let data = vec![f32::from_bits(1), 0.0, 0.0, 0.0];
         let pca = Pca::fit(&Features::new(2, 2, data).unwrap(), 1, 0).unwrap();
         assert!((pca.components[0] - 1.0).abs() < 1e-6, "{pca:?}");
-    }
-
-    #[test]
-    fn jacobi_finds_what_was_put_in() {
-        let (values, vectors) = eigen(vec![2.0, 1.0, 1.0, 2.0], 2);
-        assert!((values[0] - 3.0).abs() < 1e-12 && (values[1] - 1.0).abs() < 1e-12);
-        assert!((vectors[0][0].abs() - 0.5f64.sqrt()).abs() < 1e-12);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{EvalError, finite_values, same_length};
 use crate::features::Features;
+use crate::matrix::{column_means, differences, dot};
 use crate::metrics::mean_absolute_error;
 use crate::random::{Purpose, Stream};
 use candle_core::{Device, Tensor};
@@ -147,18 +148,9 @@ impl Normal {
         same_length("values", features.n, values.len())?;
         finite_values(values)?;
         let (n, d) = (features.n, features.d);
-        let mut means = vec![0.0; d];
-        for row in features.rows() {
-            for (mean, &x) in means.iter_mut().zip(row) {
-                *mean += f64::from(x);
-            }
-        }
-        means.iter_mut().for_each(|mean| *mean /= n as f64);
+        let means = column_means(features);
         let mean_value = values.iter().sum::<f64>() / n as f64;
-        let centred: Vec<f64> = features
-            .rows()
-            .flat_map(|row| row.iter().zip(&means).map(|(&x, mean)| f64::from(x) - mean))
-            .collect();
+        let centred: Vec<f64> = differences(features, &means).collect();
         let centred = Tensor::from_vec(centred, (n, d), &Device::Cpu)?;
         let values: Vec<f64> = values.iter().map(|value| value - mean_value).collect();
         let (gram, right) = if n < d {
@@ -209,11 +201,8 @@ impl Normal {
         } else {
             solution
         };
-        let shift: f64 = coef.iter().zip(&self.means).map(|(w, mean)| w * mean).sum();
-        Ok(Ridge {
-            coef,
-            intercept: self.mean_value - shift,
-        })
+        let intercept = self.mean_value - dot(&coef, &self.means);
+        Ok(Ridge { coef, intercept })
     }
 }
 
@@ -270,8 +259,7 @@ fn cholesky(a: &mut [f64], n: usize) -> Result<bool, EvalError> {
 fn reduce<'a>(row: &mut [f64], factor: impl Fn(usize) -> &'a [f64]) {
     for j in 0..row.len() - 1 {
         let other = factor(j);
-        let dot: f64 = row[..j].iter().zip(other).map(|(x, y)| x * y).sum();
-        row[j] = (row[j] - dot) / other[j];
+        row[j] = (row[j] - dot(&row[..j], other)) / other[j];
     }
 }
 
@@ -280,8 +268,7 @@ fn substitute(factor: &[f64], right: &mut [f64]) {
     let n = right.len();
     for i in 0..n {
         let row = &factor[i * n..i * n + i + 1];
-        let dot: f64 = row[..i].iter().zip(&*right).map(|(x, y)| x * y).sum();
-        right[i] = (right[i] - dot) / row[i];
+        right[i] = (right[i] - dot(&row[..i], right)) / row[i];
     }
     for i in (0..n).rev() {
         let row = &factor[i * n..i * n + i + 1];
