@@ -27,8 +27,8 @@ pub struct KnnConfig {
     pub temperature: f64,
     /// How neighbours are counted.
     pub vote: Vote,
-    /// The queries are the bank: no row is its own neighbour.
-    pub leave_one_out: bool,
+    /// Whether a query may be its own neighbour.
+    pub own: Own,
 }
 
 impl Default for KnnConfig {
@@ -38,7 +38,7 @@ impl Default for KnnConfig {
             ks: vec![10, 20, 100, 200],
             temperature: 0.07,
             vote: Vote::Weighted,
-            leave_one_out: false,
+            own: Own::Keep,
         }
     }
 }
@@ -191,13 +191,8 @@ fn answer<T: Clone + Default + Send>(
     if !problems.is_empty() {
         return Err(EvalError::Setting(problems.join("; ")));
     }
-    let own = if config.leave_one_out {
-        Own::LeaveOut
-    } else {
-        Own::Keep
-    };
     let largest = config.ks.iter().copied().max().unwrap_or_default();
-    let found = neighbors(bank, queries, largest, own)?;
+    let found = neighbors(bank, queries, largest, config.own)?;
 
     let mut rising: Vec<usize> = config.ks.iter().map(|&k| k.min(found.k)).collect();
     rising.sort_unstable();
@@ -323,7 +318,7 @@ mod tests {
     fn leave_one_out_ignores_the_own_label() {
         let bank = at_angles(&[0.0, 1.0, 90.0, 91.0]);
         let config = KnnConfig {
-            leave_one_out: true,
+            own: Own::LeaveOut,
             ..config(&[1], Vote::Weighted)
         };
         let answers = knn(&bank, &[0, 1, 2, 3], &bank, &config).unwrap();

@@ -5,6 +5,7 @@ use crate::features::Features;
 use crate::matrix::{centred, column_means};
 use candle_core::{Device, Tensor, WithDType};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
 // A block of similarities is at most 256 x 4096 numbers (4 MiB of f32), whatever the sizes of bank and queries.
@@ -40,9 +41,11 @@ impl Neighbors {
 }
 
 /// Whether a query may find itself in the bank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Own {
     /// Queries and bank are different images.
+    #[default]
     Keep,
     /// The queries are the bank; row `i` is not a neighbour of query `i`.
     LeaveOut,

@@ -7,7 +7,7 @@ use selfsame_eval::metrics::{
     ClassificationReport, ReportOptions, ZeroDivision, mean_absolute_error, r2,
 };
 use selfsame_eval::ridge::Ridge;
-use selfsame_eval::{Features, KnnConfig, Pca, Vote, knn, knn_regress};
+use selfsame_eval::{Features, KnnConfig, Own, Pca, Vote, knn, knn_regress};
 use serde_json::Value;
 
 fn golden(text: &str) -> Value {
@@ -86,7 +86,7 @@ fn knn_equals_scikit_learn() {
         }
         let config = KnnConfig {
             ks: vec![1, 5, 20],
-            leave_one_out: true,
+            own: Own::LeaveOut,
             ..config
         };
         for (i, answers) in knn(&bank, &labels, &bank, &config)
