@@ -1,6 +1,24 @@
 //! Colours for classes and for numbers.
 
-use crate::sheet::COLORS;
+/// Ten colours that are told apart on photographs and on white (after Tableau's palette).
+pub const COLORS: [[u8; 3]; 10] = [
+    [214, 39, 40],
+    [31, 119, 180],
+    [255, 127, 14],
+    [44, 160, 44],
+    [148, 103, 189],
+    [23, 190, 207],
+    [227, 119, 194],
+    [188, 189, 34],
+    [140, 86, 75],
+    [90, 90, 90],
+];
+
+/// Lines of a chart, told apart by people who see few colours (Okabe and Ito, "Color Universal
+/// Design", 2008).
+pub(crate) const LINES: [&str; 6] = [
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
+];
 
 /// matplotlib's viridis (Smith and van der Walt 2015, CC0), nine equal steps.
 const VIRIDIS: [[u8; 3]; 10] = [

@@ -1,5 +1,6 @@
-use crate::line_chart::{COLORS, LineChart, Look, Stroke, TICK, draw_line};
-use crate::svg::{Anchor, Svg, TextStyle, Turn, text_width};
+use crate::colormap::LINES;
+use crate::line_chart::{LineChart, Look, Stroke, draw_line};
+use crate::svg::{Anchor, Svg, TICK, TextStyle, Turn, text_width};
 
 /// Height of a row of names.
 const ROW: f64 = 15.0;
@@ -36,7 +37,7 @@ impl Legend {
             let named = chart.series.iter().enumerate();
             for (i, series) in named.filter(|(_, series)| !series.name.is_empty()) {
                 entries.push(Entry {
-                    line: Some((COLORS[i % COLORS.len()], series.stroke)),
+                    line: Some((LINES[i % LINES.len()], series.stroke)),
                     text: series.name.clone(),
                 });
             }

@@ -1,4 +1,4 @@
-use crate::line_chart::TICK;
+use crate::svg::TICK;
 
 /// Where the name of a level line at `level` begins, and its base line: at the right end above the
 /// line, or else where the fewest parts of the chart's lines run through it. `None`: the field is

@@ -42,7 +42,7 @@ mod smooth;
 mod svg;
 
 pub use axis::Scale;
-pub use colormap::of_class as class_color;
+pub use colormap::{COLORS, of_class as class_color};
 pub use curves::{LossPoint, curves};
 pub use error::ReportError;
 pub use font::shortened;
@@ -54,7 +54,7 @@ pub use overlay::{CellMap, heat_bar, rgb_cells};
 pub use page::{Cell, Page};
 pub use png::render_png;
 pub use scatter::{Coloring, Scatter};
-pub use sheet::{COLORS, Remark, Sheet, SheetCell, encode_png, stack};
+pub use sheet::{Remark, Sheet, SheetCell, encode_png, stack};
 
 /// The README's example is a test.
 #[cfg(doctest)]

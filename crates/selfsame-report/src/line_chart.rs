@@ -1,9 +1,12 @@
 use crate::axis::{Axis, Scale, can_show};
+use crate::colormap::LINES;
 use crate::downsample::downsample;
 use crate::legend::Legend;
 use crate::level_name::beside_level;
 use crate::smooth::{smoothing_window, trend};
-use crate::svg::{Anchor, Svg, TextStyle, Turn, escape, number, path_data, text_width};
+use crate::svg::{
+    Anchor, INK, LABEL, Svg, TICK, TITLE, TextStyle, Turn, escape, number, path_data, text_width,
+};
 
 /// A chart of one or more lines over a common horizontal axis.
 ///
@@ -97,29 +100,8 @@ impl Series {
     }
 }
 
-/// Told apart by people who see few colours (Okabe and Ito, "Color Universal Design", 2008).
-pub(crate) const COLORS: [&str; 6] = [
-    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
-];
-const INK: &str = "#222222";
 const GRID: &str = "#e4e4e4";
 const REFERENCE: &str = "#6b6b6b";
-
-const LABEL: TextStyle = TextStyle {
-    size: 11.0,
-    color: INK,
-    bold: false,
-    anchor: Anchor::Middle,
-};
-pub(crate) const TICK: TextStyle = TextStyle {
-    size: 10.0,
-    ..LABEL
-};
-const TITLE: TextStyle = TextStyle {
-    size: 12.5,
-    bold: true,
-    ..LABEL
-};
 
 impl LineChart {
     /// The chart as SVG text; the same chart gives the same text.
@@ -146,7 +128,7 @@ impl LineChart {
                 None => Look::Line(series.stroke),
                 Some(_) => Look::Pale,
             };
-            draw_line(svg, runs, COLORS[i % COLORS.len()], look, &name);
+            draw_line(svg, runs, LINES[i % LINES.len()], look, &name);
         }
         for (i, series) in self.series.iter().enumerate() {
             if let Some(window) = frame.windows[i] {
@@ -157,7 +139,7 @@ impl LineChart {
                 };
                 let runs = frame.runs(&smooth, self.y_scale);
                 let look = Look::Line(series.stroke);
-                draw_line(svg, &runs, COLORS[i % COLORS.len()], look, &name);
+                draw_line(svg, &runs, LINES[i % LINES.len()], look, &name);
             }
         }
         if lines.iter().all(Vec::is_empty) {

@@ -14,7 +14,7 @@ const BESIDE: u32 = 6;
 const WHITE: [u8; 3] = [255; 3];
 
 /// A box on a picture.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outlined<'a> {
     /// Left, top, width and height in pixels of the picture.
     pub place: [u32; 4],

@@ -1,10 +1,10 @@
 use crate::axis::{Axis, Scale, can_show};
 use crate::colormap::{hex, of_class, of_number};
 use crate::font::shortened;
-use crate::svg::{Anchor, Svg, TextStyle, Turn, number, text_width};
+use crate::svg::{Anchor, LABEL, Svg, TICK, TITLE, TextStyle, Turn, number, text_width};
 
 /// Points of a plane, such as a t-SNE map, coloured by a label.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scatter {
     /// Above the chart, at most 160 characters of it; empty for none.
     pub title: String,
@@ -23,9 +23,10 @@ pub struct Scatter {
 }
 
 /// What the colours of points say.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Coloring {
     /// Nothing.
+    #[default]
     Plain,
     /// A class for each point, named in a legend.
     Classes {
@@ -57,17 +58,6 @@ const LONGEST_TITLE: usize = 160;
 const LONGEST_NAME: usize = 22;
 /// Colour of a point that the label says nothing of.
 const WITHOUT: [u8; 3] = [150; 3];
-const INK: &str = "#222222";
-const LABEL: TextStyle = TextStyle {
-    size: 11.0,
-    color: INK,
-    bold: false,
-    anchor: Anchor::Middle,
-};
-const TICK: TextStyle = TextStyle {
-    size: 10.0,
-    ..LABEL
-};
 const TICK_BESIDE: TextStyle = TextStyle {
     anchor: Anchor::End,
     ..TICK
@@ -128,10 +118,8 @@ impl Scatter {
         svg.close("g");
         let middle = left + FIELD / 2.0;
         let title = TextStyle {
-            size: 12.5,
-            bold: true,
             anchor: Anchor::Start,
-            ..LABEL
+            ..TITLE
         };
         let above = [&self.title, &self.subtitle].map(|text| shortened(text, LONGEST_TITLE));
         svg.text(left, 21.0, title, Turn::Level, &above[0]);
@@ -187,78 +175,96 @@ impl Scatter {
 
     /// Draws what the colours mean; its width.
     fn legend(&self, svg: &mut Svg, left: f64) -> f64 {
-        let heading = TextStyle { bold: true, ..ROW };
-        let above = self.top();
-        let (label, mut widest, below, without) = match &self.coloring {
+        let (label, rows) = match &self.coloring {
             Coloring::Plain => return 0.0,
             Coloring::Classes { label, names, of } => {
-                let mut counts = vec![0usize; names.len()];
-                for i in self.drawn() {
-                    if let Some(count) = of.get(i).and_then(|class| counts.get_mut(*class)) {
-                        *count += 1;
-                    }
-                }
-                let mut widest = 0.0f64;
-                let mut y = above + 28.0;
-                for (i, name) in names.iter().take(LEGEND_ROWS).enumerate() {
-                    let row = format!("{} ({})", shortened(name, LONGEST_NAME), counts[i]);
-                    widest = widest.max(legend_row(svg, left, y, of_class(i), &row));
-                    y += 17.0;
-                }
-                if names.len() > LEGEND_ROWS {
-                    let rest = format!("and {} more", names.len() - LEGEND_ROWS);
-                    svg.text(left, y, ROW, Turn::Level, &rest);
-                    y += 17.0;
-                }
-                (
-                    label,
-                    widest,
-                    y,
-                    self.drawn().count() - counts.iter().sum::<usize>(),
-                )
+                (label, self.class_rows(svg, left, names, of))
             }
-            Coloring::Numbers { label, of } => {
-                let (low, high) = range(of);
-                let (top, height, steps) = (above + 22.0, 200.0, 50);
-                for i in 0..steps {
-                    let color = hex(of_number(1.0 - (f64::from(i) + 0.5) / f64::from(steps)));
-                    let step = height / f64::from(steps);
-                    svg.element(&format!(
-                        r#"rect x="{}" y="{}" width="14" height="{}" fill="{color}""#,
-                        number(left),
-                        number(top + step * f64::from(i)),
-                        number(step + 0.3)
-                    ));
-                }
-                let axis = Axis::around([low, high].into_iter(), Scale::Linear, 0.0);
-                let mut widest = text_width(&axis.factor, ROW.size);
-                for (value, text) in axis.marks() {
-                    let part = (value - low) / (high - low).max(f64::MIN_POSITIVE);
-                    if (0.0..=1.0).contains(&part) {
-                        let y = top + height * (1.0 - part) + 3.6;
-                        svg.text(left + 19.0, y, ROW, Turn::Level, text);
-                        widest = widest.max(19.0 + text_width(text, ROW.size));
-                    }
-                }
-                let below = top + height + 17.0;
-                svg.text(left, below, ROW, Turn::Level, &axis.factor);
-                let is_number = |i: &usize| {
-                    of.get(*i)
-                        .is_some_and(|value| can_show(*value, Scale::Linear))
-                };
-                let without = self.drawn().count() - self.drawn().filter(is_number).count();
-                (label, widest, below + 20.0, without)
-            }
+            Coloring::Numbers { label, of } => (label, self.number_bar(svg, left, of)),
         };
+        let heading = TextStyle { bold: true, ..ROW };
         let label = shortened(label, LONGEST_NAME);
-        svg.text(left, above + 10.0, heading, Turn::Level, &label);
-        widest = widest.max(1.1 * text_width(&label, ROW.size)); // bold is wider
-        if without > 0 {
-            let row = format!("without ({without})");
-            widest = widest.max(legend_row(svg, left, below, WITHOUT, &row));
+        svg.text(left, self.top() + 10.0, heading, Turn::Level, &label);
+        let mut widest = rows.widest.max(1.1 * text_width(&label, ROW.size)); // bold is wider
+        if rows.without > 0 {
+            let row = format!("without ({})", rows.without);
+            widest = widest.max(legend_row(svg, left, rows.below, WITHOUT, &row));
         }
         widest.max(40.0) + 10.0
     }
+
+    /// Draws the names of classes with how many points they have.
+    fn class_rows(&self, svg: &mut Svg, left: f64, names: &[String], of: &[usize]) -> Rows {
+        let mut counts = vec![0usize; names.len()];
+        for i in self.drawn() {
+            if let Some(count) = of.get(i).and_then(|class| counts.get_mut(*class)) {
+                *count += 1;
+            }
+        }
+        let mut widest = 0.0f64;
+        let mut y = self.top() + 28.0;
+        for (i, name) in names.iter().take(LEGEND_ROWS).enumerate() {
+            let row = format!("{} ({})", shortened(name, LONGEST_NAME), counts[i]);
+            widest = widest.max(legend_row(svg, left, y, of_class(i), &row));
+            y += 17.0;
+        }
+        if names.len() > LEGEND_ROWS {
+            let rest = format!("and {} more", names.len() - LEGEND_ROWS);
+            svg.text(left, y, ROW, Turn::Level, &rest);
+            y += 17.0;
+        }
+        Rows {
+            widest,
+            below: y,
+            without: self.drawn().count() - counts.iter().sum::<usize>(),
+        }
+    }
+
+    /// Draws a bar of the colours of numbers, with its marks.
+    fn number_bar(&self, svg: &mut Svg, left: f64, of: &[f64]) -> Rows {
+        let (low, high) = range(of);
+        let (top, height, steps) = (self.top() + 22.0, 200.0, 50);
+        for i in 0..steps {
+            let color = hex(of_number(1.0 - (f64::from(i) + 0.5) / f64::from(steps)));
+            let step = height / f64::from(steps);
+            svg.element(&format!(
+                r#"rect x="{}" y="{}" width="14" height="{}" fill="{color}""#,
+                number(left),
+                number(top + step * f64::from(i)),
+                number(step + 0.3)
+            ));
+        }
+        let axis = Axis::around([low, high].into_iter(), Scale::Linear, 0.0);
+        let mut widest = text_width(&axis.factor, ROW.size);
+        for (value, text) in axis.marks() {
+            let part = (value - low) / (high - low).max(f64::MIN_POSITIVE);
+            if (0.0..=1.0).contains(&part) {
+                let y = top + height * (1.0 - part) + 3.6;
+                svg.text(left + 19.0, y, ROW, Turn::Level, text);
+                widest = widest.max(19.0 + text_width(text, ROW.size));
+            }
+        }
+        let below = top + height + 17.0;
+        svg.text(left, below, ROW, Turn::Level, &axis.factor);
+        let is_number = |i: &usize| {
+            of.get(*i)
+                .is_some_and(|value| can_show(*value, Scale::Linear))
+        };
+        Rows {
+            widest,
+            below: below + 20.0,
+            without: self.drawn().count() - self.drawn().filter(is_number).count(),
+        }
+    }
+}
+
+/// What stands below the heading of a legend.
+struct Rows {
+    widest: f64,
+    /// Where the next row goes.
+    below: f64,
+    /// Points that the label says nothing of.
+    without: usize,
 }
 
 /// A point of a colour and what it means; their width.
@@ -287,12 +293,9 @@ mod tests {
     fn scatter(coloring: Coloring) -> Scatter {
         Scatter {
             title: "Map".to_owned(),
-            subtitle: String::new(),
-            x_label: String::new(),
-            y_label: String::new(),
             points: vec![(0.0, 0.0), (10.0, 0.0), (0.0, 5.0), (f64::NAN, 1.0)],
             coloring,
-            ticks: false,
+            ..Scatter::default()
         }
     }
 

@@ -7,20 +7,6 @@ use imageproc::rect::Rect;
 use crate::ReportError;
 use crate::font::Words;
 
-/// Ten colours that are told apart on photographs and on white (after Tableau's palette).
-pub const COLORS: [[u8; 3]; 10] = [
-    [214, 39, 40],
-    [31, 119, 180],
-    [255, 127, 14],
-    [44, 160, 44],
-    [148, 103, 189],
-    [23, 190, 207],
-    [227, 119, 194],
-    [188, 189, 34],
-    [140, 86, 75],
-    [90, 90, 90],
-];
-
 const MARGIN: u32 = 16;
 /// Width of a cell with a narrower picture, so that there is room for its words.
 const NARROWEST: u32 = 160;
@@ -44,7 +30,7 @@ const BLACK: [u8; 3] = [20, 20, 20];
 const WHITE: [u8; 3] = [255, 255, 255];
 
 /// A picture with words above and below it, none of which is wider than its cell.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SheetCell {
     /// Above the picture, in bold; the middle of a longer one is left out.
     pub title: String,
@@ -57,7 +43,7 @@ pub struct SheetCell {
 }
 
 /// A line that explains a sheet.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Remark {
     /// What the line is about, such as a scale of colours, drawn before it.
     pub sample: Option<RgbImage>,
@@ -76,7 +62,7 @@ impl Remark {
 }
 
 /// Pictures with words in rows, under a heading.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sheet {
     /// Above everything.
     pub heading: String,

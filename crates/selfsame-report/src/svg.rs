@@ -26,6 +26,27 @@ pub(crate) struct TextStyle {
     pub(crate) anchor: Anchor,
 }
 
+/// Colour of axes and words.
+pub(crate) const INK: &str = "#222222";
+/// Names of axes.
+pub(crate) const LABEL: TextStyle = TextStyle {
+    size: 11.0,
+    color: INK,
+    bold: false,
+    anchor: Anchor::Middle,
+};
+/// Numbers along axes.
+pub(crate) const TICK: TextStyle = TextStyle {
+    size: 10.0,
+    ..LABEL
+};
+/// The words above a chart.
+pub(crate) const TITLE: TextStyle = TextStyle {
+    size: 12.5,
+    bold: true,
+    ..LABEL
+};
+
 impl Svg {
     /// Adds an element: its name, then attributes as written in SVG.
     pub(crate) fn element(&mut self, element: &str) {

@@ -49,16 +49,13 @@ fn a_line_between_any_two_numbers_is_a_chart() {
 fn points_anywhere_are_a_map() {
     for [a, b] in pairs() {
         let map = Scatter {
-            title: String::new(),
-            subtitle: String::new(),
-            x_label: String::new(),
-            y_label: String::new(),
             points: vec![(a, 0.0), (b, a), (1.0, b)],
             coloring: Coloring::Numbers {
                 label: "age".to_owned(),
                 of: vec![a, b, 1.0],
             },
             ticks: true,
+            ..Scatter::default()
         };
         assert_sound(&map.svg(), &format!("{a:e} {b:e}"));
     }
@@ -68,16 +65,13 @@ fn points_anywhere_are_a_map() {
 fn a_power_of_ten_left_out_of_labels_is_written_beside_them() {
     let values = [1e6, 2e6, 2.95e6];
     let map = |ticks, values: [f64; 3]| Scatter {
-        title: String::new(),
-        subtitle: String::new(),
-        x_label: String::new(),
-        y_label: String::new(),
         points: values.map(|value| (value, value)).to_vec(),
         coloring: Coloring::Numbers {
             label: "price".to_owned(),
             of: values.to_vec(),
         },
         ticks,
+        ..Scatter::default()
     };
     let told = |chart: Scatter| chart.svg().matches(">×10⁶<").count();
     assert_eq!(told(map(true, values)), 3, "both axes and the colour bar");
