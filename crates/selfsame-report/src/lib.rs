@@ -51,7 +51,7 @@ pub use image;
 pub use line_chart::{LineChart, Reference, Series, Stroke, side_by_side};
 pub use outline::{Outlined, outline};
 pub use overlay::{CellMap, heat_bar, rgb_cells};
-pub use page::{Cell, Page};
+pub use page::{Cell, News, Page};
 pub use png::render_png;
 pub use scatter::{Coloring, Scatter};
 pub use sheet::{Remark, Sheet, SheetCell, encode_png, stack};

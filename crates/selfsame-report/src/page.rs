@@ -31,6 +31,15 @@ pub enum Cell {
     Shaded(String, f64),
 }
 
+/// What a [`Page::verdict`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// All is well.
+    Good,
+    /// Something is to be done.
+    Bad,
+}
+
 impl Page {
     /// An empty page.
     pub fn new(title: &str) -> Self {
@@ -71,9 +80,12 @@ impl Page {
         self.body.push_str("</ul>\n");
     }
 
-    /// Adds a verdict: a word and what it rests on, as good news or bad.
-    pub fn verdict(&mut self, word: &str, why: &str, is_good: bool) {
-        let class = if is_good { "good" } else { "bad" };
+    /// Adds a verdict: a word and what it rests on.
+    pub fn verdict(&mut self, word: &str, why: &str, news: News) {
+        let class = match news {
+            News::Good => "good",
+            News::Bad => "bad",
+        };
         let _ = writeln!(
             self.body,
             "<p class=\"verdict {class}\"><strong>{}</strong> {}</p>",
@@ -202,7 +214,7 @@ mod tests {
     fn everything_added_is_there_and_nothing_breaks_out() {
         let mut page = Page::new("Run <1>");
         page.section("Scores & more");
-        page.verdict("healthy", "as it should be", true);
+        page.verdict("healthy", "as it should be", News::Good);
         page.text("a < b");
         page.code(Some("Configuration"), "x = \"<1>\"\ny = 2");
         page.table(
@@ -223,6 +235,7 @@ mod tests {
         for part in [
             "<title>Run &lt;1&gt;</title>",
             "<a href=\"#s1\">Scores &amp; more</a>",
+            "<p class=\"verdict good\"><strong>healthy</strong> as it should be</p>",
             "<p>a &lt; b</p>",
             "x = &quot;&lt;1&gt;&quot;\ny = 2",
             "rgb(0 114 178 / 30%)",
