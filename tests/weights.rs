@@ -243,7 +243,7 @@ fn what_a_config_beside_weights_says_is_followed_or_refused() {
     refused(
         &embed(&out, &text(&pairs), &[]),
         2,
-        &["config.json", "not JSON"],
+        &["config.json", "cannot be read as JSON: EOF"],
     );
 }
 
