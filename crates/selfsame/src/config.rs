@@ -255,10 +255,10 @@ impl Merged {
 }
 
 /// Before the comment of a value.
-const COMMENT: &str = "  # ";
+pub(crate) const COMMENT: &str = "  # ";
 
 /// The lines of a configuration as [`to_toml`] writes it, with the key that each sets or begins.
-fn keyed_lines(text: &str) -> Vec<(&str, Option<String>)> {
+pub(crate) fn keyed_lines(text: &str) -> Vec<(&str, Option<String>)> {
     let mut section = "";
     let keyed = text.lines().map(|line| {
         let bare = line.split(COMMENT).next().unwrap_or(line);

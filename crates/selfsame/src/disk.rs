@@ -83,10 +83,15 @@ pub(crate) fn check_finetuning(run: &Path, checkpoint: u64) -> anyhow::Result<()
 /// # Errors
 /// A usage error with what is free and what is needed.
 pub(crate) fn check(run: &Path, plan: &Plan, stage: Stage) -> anyhow::Result<()> {
+    // `resume` has no flag for it.
+    let place = match stage {
+        Stage::New => format!("--run {}", run.display()),
+        Stage::Begun => run.display().to_string(),
+    };
     match room(plan, free(run), stage) {
         Room::Enough => {}
-        Room::Tight(text) => tell!("warning: {}: {text}", run.display()),
-        Room::None(text) => return Err(usage(format!("--run {}: {text}", run.display()))),
+        Room::Tight(text) => tell!("warning: {place}: {text}"),
+        Room::None(text) => return Err(usage(format!("{place}: {text}"))),
     }
     Ok(())
 }

@@ -65,138 +65,207 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
     if args.regress {
         return regress(args, &sets, &weights);
     }
-    let classes = sets.encoder.num_classes();
+    let work = Classifying {
+        args,
+        flags,
+        sets: &sets,
+        weights: &weights,
+    };
+    let fitted = match (args.method, args.protocol) {
+        (Method::Logistic, _) => work.logistic(),
+        (Method::Sgd, Protocol::Notebook) => work.notebook(),
+        (Method::Sgd, Protocol::Official) => work.official(),
+    }?;
+    work.tell(&fitted)?;
+    Ok(Done::Well)
+}
 
-    let (truth, predicted, ranked, details) = match (args.method, args.protocol) {
-        (Method::Logistic, _) => {
-            // Scaled, less what is held out, and that in f64.
-            let copies = [5, 2];
-            let (train, test) = sets.embed(&weights, weights.extractor(), &args.data, copies)?;
-            let (x, test_x) = (
-                train.features.l2_normalized(),
-                test.features.l2_normalized(),
-            );
-            let config = LogisticConfig::default();
-            let labels = sets.encode(&train.labels);
-            let grid = default_grid();
-            let mut progress = CountProgress::new("fits", grid.len() + 1);
-            let on_fit = &mut |done| progress.set(done);
-            let (model, tried) = fit_with_best_c(&x, &labels, &grid, &config, args.seed, on_fit)?;
-            let best = tried
-                .iter()
-                .max_by(|a, b| a.accuracy.total_cmp(&b.accuracy));
-            let details = json!({
+/// A classifier's answers to the test pictures.
+struct Fitted {
+    truth: Vec<usize>,
+    predicted: Vec<usize>,
+    /// The classes of each picture, the likeliest first, where the method has an order of them.
+    ranked: Option<Vec<Vec<usize>>>,
+    /// What `--json` says of this method alone.
+    details: Value,
+}
+
+/// A classifier of labels on fixed features.
+struct Classifying<'a> {
+    args: &'a Linear,
+    /// With what the protocol takes where nothing was said.
+    flags: &'a WeightsArgs,
+    sets: &'a Sets,
+    weights: &'a Weights,
+}
+
+impl Classifying<'_> {
+    fn logistic(&self) -> anyhow::Result<Fitted> {
+        let Self { args, sets, .. } = self;
+        // Scaled, less what is held out, and that in f64.
+        let copies = [5, 2];
+        let extractor = self.weights.extractor();
+        let (train, test) = sets.embed(self.weights, extractor, &args.data, copies)?;
+        let (x, test_x) = (
+            train.features.l2_normalized(),
+            test.features.l2_normalized(),
+        );
+        let config = LogisticConfig::default();
+        let labels = sets.encode(&train.labels);
+        let grid = default_grid();
+        let mut progress = CountProgress::new("fits", grid.len() + 1);
+        let on_fit = &mut |done| progress.set(done);
+        let (model, tried) = fit_with_best_c(&x, &labels, &grid, &config, args.seed, on_fit)?;
+        let best = tried
+            .iter()
+            .max_by(|a, b| a.accuracy.total_cmp(&b.accuracy));
+        Ok(Fitted {
+            truth: sets.encode(&test.labels),
+            predicted: model.predict(&test_x)?,
+            ranked: None,
+            details: json!({
                 "method": "logistic",
                 "iterations": model.iterations,
                 "converged": model.converged,
                 "held_out_accuracy": best.map(|tried| 100.0 * tried.accuracy),
-            });
-            let predicted = model.predict(&test_x)?;
-            (sets.encode(&test.labels), predicted, None, details)
-        }
-        (Method::Sgd, Protocol::Notebook) => {
-            let (train, test) = sets.embed(&weights, weights.extractor(), &args.data, [1, 1])?;
-            let config = probe(args, ProbeConfig::default());
-            let (labels, truth) = (sets.encode(&train.labels), sets.encode(&test.labels));
-            let mut progress = CountProgress::new("epochs", config.epochs);
-            let done = sgd(
-                (&train.features, &labels),
-                (&test.features, &truth),
-                classes,
-                &config,
-                &mut |done| progress.set(done),
-            )?;
-            let details = json!({
+            }),
+        })
+    }
+
+    fn notebook(&self) -> anyhow::Result<Fitted> {
+        let Self { args, sets, .. } = self;
+        let extractor = self.weights.extractor();
+        let (train, test) = sets.embed(self.weights, extractor, &args.data, [1, 1])?;
+        let config = probe(args, ProbeConfig::default());
+        let (labels, truth) = (sets.encode(&train.labels), sets.encode(&test.labels));
+        let mut progress = CountProgress::new("epochs", config.epochs);
+        let done = sgd(
+            (&train.features, &labels),
+            (&test.features, &truth),
+            sets.encoder.num_classes(),
+            &config,
+            &mut |done| progress.set(done),
+        )?;
+        Ok(Fitted {
+            ranked: Some(done.classifier.predict_ranked(&test.features, TOP)?),
+            truth,
+            predicted: done.predictions,
+            details: json!({
                 "method": "sgd", "protocol": "notebook", "epochs": config.epochs, "lr": config.lr,
                 "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch + 1,
-            });
-            let ranked = done.classifier.predict_ranked(&test.features, TOP)?;
-            (truth, done.predictions, Some(ranked), details)
-        }
-        (Method::Sgd, Protocol::Official) => {
-            let config = probe(args, ProbeConfig::official(OFFICIAL_BATCH));
-            let crop = weights.eval_crop(flags)?;
-            let standard = StandardCrop {
-                image_size: crop.image_size,
-                mean: crop.mean,
-                std: crop.std,
-                ..StandardCrop::default()
-            };
-            let (extractor, features) = official_features(&weights);
-            let (train_classes, test_classes) = (
-                sets.classes(&sets.train_labels),
-                sets.classes(&sets.test_labels),
-            );
-            sets.evaluation(&weights, flags, [extractor.parts(); 2])?
-                .check(&sets.device)?;
-            let mut progress = CountProgress::new("epochs", config.epochs);
-            let done = official_linear(
-                &sets.embedder(&weights, extractor, flags)?,
-                &LabelledSamples {
-                    dataset: &sets.train,
-                    classes: &train_classes,
-                },
-                &LabelledSamples {
-                    dataset: &sets.test,
-                    classes: &test_classes,
-                },
-                classes,
-                &standard,
-                &config,
-                |epoch, _| progress.set(epoch + 1),
-            )
-            .map_err(|error| {
-                let (flag, spec) = sets.unusable(&args.data);
-                explain(error, flag, spec)
-            })?;
-            let details = json!({
+            }),
+        })
+    }
+
+    fn official(&self) -> anyhow::Result<Fitted> {
+        let Self {
+            args,
+            flags,
+            sets,
+            weights,
+        } = self;
+        let config = probe(args, ProbeConfig::official(OFFICIAL_BATCH));
+        let crop = weights.eval_crop(flags)?;
+        let standard = StandardCrop {
+            image_size: crop.image_size,
+            mean: crop.mean,
+            std: crop.std,
+            ..StandardCrop::default()
+        };
+        let (extractor, features) = official_features(weights);
+        let (train_classes, test_classes) = (
+            sets.classes(&sets.train_labels),
+            sets.classes(&sets.test_labels),
+        );
+        sets.evaluation(weights, flags, [extractor.parts(); 2])?
+            .check(&sets.device)?;
+        let mut progress = CountProgress::new("epochs", config.epochs);
+        let done = official_linear(
+            &sets.embedder(weights, extractor, flags)?,
+            &LabelledSamples {
+                dataset: &sets.train,
+                classes: &train_classes,
+            },
+            &LabelledSamples {
+                dataset: &sets.test,
+                classes: &test_classes,
+            },
+            sets.encoder.num_classes(),
+            &standard,
+            &config,
+            |epoch, _| progress.set(epoch + 1),
+        )
+        .map_err(|error| {
+            let (flag, spec) = sets.unusable(&args.data);
+            explain(error, flag, spec)
+        })?;
+        Ok(Fitted {
+            details: json!({
                 "method": "sgd", "protocol": "official", "epochs": config.epochs,
                 "features": features, "image_size": crop.image_size, "resize": crop.resize_ratio,
                 "interpolation": flags.filter(),
                 "batch_size": OFFICIAL_BATCH, "lr": config.lr,
                 "best_epoch_accuracy": 100.0 * done.best_accuracy, "best_epoch": done.best_epoch + 1,
-            });
-            (done.truth, done.predicted, Some(done.ranked), details)
-        }
-    };
-
-    let percent = 100.0 * accuracy(&truth, &predicted)?;
-    let interval = bootstrap_mean(&correct(&truth, &predicted)?, &BootstrapConfig::default())?;
-    let report = ClassificationReport::new(
-        &truth,
-        &predicted,
-        sets.encoder.classes(),
-        &ReportOptions::default(),
-    )?;
-    let ranked = ranked.filter(|_| classes > TOP);
-    let among = ranked.map(|ranked| accuracy_among(&truth, &ranked));
-    let among = among.transpose()?.map(|share| 100.0 * share);
-    let skipped = sets.skipped();
-    if args.data.json {
-        let mut result = json!({
-            "linear": percent,
-            "standard_error": 100.0 * interval.standard_error,
-            "n_train": sets.trained_on(),
-            "n_test": truth.len(),
-            "skipped": skipped,
-            "weights": weights.describe(),
-            "protocol": protocol(args, &sets, (&weights, flags), &details)?,
-        });
-        if let Some(among) = among {
-            result["top5"] = json!(among);
-        }
-        print_json(&result);
-    } else {
-        print_text(&format!(
-            "{}\naccuracy {percent:.1} %  (95 % interval {:.1} to {:.1}){}; {}",
-            printable_lines(&report.to_string()),
-            100.0 * interval.low,
-            100.0 * interval.high,
-            top_in_words(among),
-            in_words(&details)
-        ));
+            }),
+            truth: done.truth,
+            predicted: done.predicted,
+            ranked: Some(done.ranked),
+        })
     }
-    Ok(Done::Well)
+
+    /// Prints how good the answers are.
+    fn tell(&self, fitted: &Fitted) -> anyhow::Result<()> {
+        let Self {
+            args,
+            flags,
+            sets,
+            weights,
+        } = self;
+        let Fitted {
+            truth,
+            predicted,
+            details,
+            ..
+        } = fitted;
+        let percent = 100.0 * accuracy(truth, predicted)?;
+        let interval = bootstrap_mean(&correct(truth, predicted)?, &BootstrapConfig::default())?;
+        let report = ClassificationReport::new(
+            truth,
+            predicted,
+            sets.encoder.classes(),
+            &ReportOptions::default(),
+        )?;
+        let ranked = fitted.ranked.as_ref();
+        let ranked = ranked.filter(|_| sets.encoder.num_classes() > TOP);
+        let among = ranked.map(|ranked| accuracy_among(truth, ranked));
+        let among = among.transpose()?.map(|share| 100.0 * share);
+        let skipped = sets.skipped();
+        if args.data.json {
+            let mut result = json!({
+                "linear": percent,
+                "standard_error": 100.0 * interval.standard_error,
+                "n_train": sets.trained_on(),
+                "n_test": truth.len(),
+                "skipped": skipped,
+                "weights": weights.describe(),
+                "protocol": protocol(args, sets, (weights, flags), details)?,
+            });
+            if let Some(among) = among {
+                result["top5"] = json!(among);
+            }
+            print_json(&result);
+        } else {
+            print_text(&format!(
+                "{}\naccuracy {percent:.1} %  (95 % interval {:.1} to {:.1}){}; {}",
+                printable_lines(&report.to_string()),
+                100.0 * interval.low,
+                100.0 * interval.high,
+                top_in_words(among),
+                in_words(details)
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Ridge regression of a label of numbers on fixed features.

@@ -9,6 +9,7 @@ use selfsame_report::{Cell, Page};
 use selfsame_train::SKIPPED_FILE;
 
 use super::Facts;
+use crate::config::{COMMENT, keyed_lines};
 use crate::run_dir::CONFIG_FILE;
 
 /// Values of a label that are counted one by one.
@@ -152,27 +153,16 @@ fn configuration(page: &mut Page, facts: &Facts<'_>) -> anyhow::Result<()> {
     let text =
         std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     page.section("Configuration");
-    let mut section = String::new();
     let mut rows = Vec::new();
-    for line in text.lines() {
-        if let Some((name, source)) = line.strip_prefix("[[").and_then(|l| l.split_once("]]")) {
-            // A list of operations, an entry a table: one row for all of them.
-            section = format!("{name}.");
-            let source = source.trim_start_matches("  # ");
-            let row = [name, "a list of operations, below", source].map(|t| Cell::Text(t.into()));
-            if !source.is_empty() && !rows.contains(&row.to_vec()) {
+    for (line, key) in keyed_lines(&text) {
+        if let (Some(key), Some((setting, source))) = (key, line.rsplit_once(COMMENT)) {
+            let value = setting.split_once(" = ").map(|(_, value)| value);
+            let value = value.unwrap_or("a list of operations, below");
+            let row = [&key, value, source].map(|text| Cell::Text(text.to_owned()));
+            // Each entry of a list says where the list is from.
+            if !rows.contains(&row.to_vec()) {
                 rows.push(row.to_vec());
             }
-        } else if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-            section = format!("{}.", name.trim_matches(['[', ']']));
-        } else if let Some((setting, source)) = line.rsplit_once("  # ")
-            && let Some((key, value)) = setting.split_once(" = ")
-        {
-            rows.push(vec![
-                Cell::Text(format!("{section}{key}")),
-                Cell::Text(value.to_owned()),
-                Cell::Text(source.to_owned()),
-            ]);
         }
     }
     if rows.is_empty() {
