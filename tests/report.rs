@@ -367,11 +367,20 @@ fn maps_in_json_are_the_figures_beside_the_picture() {
     let out = text(&dir.join("map.csv"));
     let flags = |command: &'static str| {
         let mut args = vec![command, "--weights", run(), "--data", DATA];
-        args.extend(["--label", "gender", "--threads", "1", "--json"]);
+        args.extend(["--threads", "1", "--json"]);
         args
     };
     let mut args = flags("tsne");
-    args.extend(["--perplexity", "5", "--iterations", "300", "--out", &out]);
+    args.extend([
+        "--label",
+        "gender",
+        "--perplexity",
+        "5",
+        "--iterations",
+        "300",
+        "--out",
+        &out,
+    ]);
     let value = json(&args);
     assert!(value["tsne"]["kl"].as_f64().unwrap() > 0.0, "{value}");
     assert_eq!(value["tsne"]["iterations"], 300);
@@ -382,7 +391,7 @@ fn maps_in_json_are_the_figures_beside_the_picture() {
     );
 
     let mut args = flags("pca");
-    args.extend(["--out", &out]);
+    args.extend(["--label", "gender", "--out", &out]);
     let value = json(&args);
     let along: Vec<f64> = std::fs::read_to_string(&out)
         .unwrap()

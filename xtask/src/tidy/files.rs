@@ -46,7 +46,9 @@ pub(super) fn problems(root: &Path) -> anyhow::Result<Vec<String>> {
         }
     }
     let mut documents = DOCUMENTS.map(str::to_owned).to_vec();
-    documents.extend(names_in(&root.join("docs"))?.map(|name| format!("docs/{name}")));
+    let mut pages = names_in(&root.join("docs"))?;
+    pages.retain(|name| name.ends_with(".md"));
+    documents.extend(pages.iter().map(|name| format!("docs/{name}")));
     for document in documents {
         let text = read(&root.join(&document))?;
         for path in named_paths(&text) {
@@ -56,7 +58,9 @@ pub(super) fn problems(root: &Path) -> anyhow::Result<Vec<String>> {
         }
     }
     let listed = read(&root.join("crates/selfsame/Cargo.toml"))?;
-    for test in names_in(&root.join("tests"))?.filter(|name| name.ends_with(".rs")) {
+    let mut tests = names_in(&root.join("tests"))?;
+    tests.retain(|name| name.ends_with(".rs"));
+    for test in tests {
         if !listed.contains(&format!("\"../../tests/{test}\"")) {
             problems.push(format!(
                 "tests/{test} is never run: crates/selfsame/Cargo.toml does not list it"
@@ -67,7 +71,7 @@ pub(super) fn problems(root: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// Names of what lies in a folder, in order.
-fn names_in(folder: &Path) -> anyhow::Result<impl Iterator<Item = String>> {
+fn names_in(folder: &Path) -> anyhow::Result<Vec<String>> {
     let listing = || format!("listing {}", folder.display());
     let mut names = Vec::new();
     for entry in folder.read_dir().with_context(listing)? {
@@ -75,7 +79,9 @@ fn names_in(folder: &Path) -> anyhow::Result<impl Iterator<Item = String>> {
     }
     names.sort();
     let names = names.into_iter();
-    Ok(names.map(|name| name.to_string_lossy().into_owned()))
+    Ok(names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect())
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
