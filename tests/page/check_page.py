@@ -76,7 +76,8 @@ def main():
                 error, step = curve_error(page, args.page.parent)
                 if error is None or error > step:
                     wrong.append(f"{name}: loss curve: {error} {step}")
-                print(f"{name}: {images} pictures, {charts} charts, loss curve within {error:.2g} (a step of the drawing: {step:.2g})")
+                curve = "not as logged" if error is None else f"within {error:.2g} (a step of the drawing: {step:.2g})"
+                print(f"{name}: {images} pictures, {charts} charts, loss curve {curve}")
                 if args.shots:
                     args.shots.mkdir(exist_ok=True, parents=True)
                     page.screenshot(path=args.shots / f"{width}-{scheme}.png", full_page=True)

@@ -159,12 +159,23 @@ impl Axis {
                 }
             }
         }
+        let mut factor = String::new();
+        if ticks.len() < 2 {
+            // Values so close to each other, as 10.5 and 10.6, lie between round ones.
+            let mut between = Self::linear(min, max, 0.0);
+            between
+                .ticks
+                .retain(|(value, _)| (min..=max).contains(value));
+            if between.ticks.len() > ticks.len() {
+                (ticks, factor) = (between.ticks, between.factor);
+            }
+        }
         Self {
             scale: Scale::Log,
             min,
             max,
             ticks,
-            factor: String::new(),
+            factor,
         }
     }
 }
@@ -272,6 +283,18 @@ mod tests {
         );
         let axis = Axis::around([0.0, -3.0, 1.0, 100.0].into_iter(), Scale::Log, 0.0);
         assert!(axis.min > 0.9 && (axis.place(10.0) - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_log_axis_between_two_round_values_has_marks_too() {
+        let (marks, _) = labels(10.5, 10.6, Scale::Log);
+        assert!(
+            marks.len() > 2 && marks.contains(&"10.5".to_owned()),
+            "{marks:?}"
+        );
+        assert!(labels(10.57, 10.57, Scale::Log).0.len() > 1);
+        let (marks, factor) = labels(1.04e-7, 1.05e-7, Scale::Log);
+        assert!(marks.len() > 1 && factor == "×10⁻⁷", "{marks:?} {factor}");
     }
 
     #[test]
