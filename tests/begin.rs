@@ -193,7 +193,8 @@ fn the_page_learns_from_no_picture_that_it_tests_on() {
         (answer.stderr, page)
     };
     // Those of tiny_run, and the first of them among others.
-    let (told, _) = told_of("synthetic:portraits?count=40&seed=3");
+    let (told, page) = told_of("synthetic:portraits?count=40&seed=3");
+    assert!(page["scores"]["name"].is_object(), "{page}");
     assert!(
         told.contains("the page takes those of --data once"),
         "{told}"
@@ -203,8 +204,13 @@ fn the_page_learns_from_no_picture_that_it_tests_on() {
         told.contains("12 pictures of --val are in --data too; the page"),
         "{told}"
     );
-    let (told, _) = told_of("synthetic:portraits?count=12&seed=4");
+    let (told, page) = told_of("synthetic:portraits?count=12&seed=4");
     assert!(!told.contains("are in --data"), "{told}");
+    // Other people, whose names nobody could know.
+    assert!(page["scores"]["gender"].is_object(), "{page}");
+    assert!(page["scores"]["name"].is_null(), "{page}");
+    let html = std::fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(html.contains("there is nothing to tell"));
 }
 
 #[test]

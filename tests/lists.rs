@@ -21,15 +21,20 @@ fn told(answer: &Answer, code: i32, words: &[&str]) {
     }
 }
 
-#[test]
-fn a_run_whose_list_and_curves_cannot_be_written_is_done_all_the_same() {
-    let run = scratch("lists-not-written").join("run");
-    done(&tiny_run(&run, &["train.max_steps=1"]));
-    for name in ["curves.png", "skipped.csv"] {
+/// Folders, where a run would write files.
+fn in_the_way(run: &Path, names: &[&str]) {
+    for name in names {
         let path = run.join(name);
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
     }
+}
+
+#[test]
+fn a_run_whose_list_and_curves_cannot_be_written_is_done_all_the_same() {
+    let run = scratch("lists-not-written").join("run");
+    done(&tiny_run(&run, &["train.max_steps=1"]));
+    in_the_way(&run, &["curves.png", "skipped.csv"]);
     let answer = go_on(&run, 2, &[]);
     told(
         &answer,
@@ -69,4 +74,14 @@ fn a_run_whose_lists_are_damaged_goes_on() {
     assert_eq!(checkpoints(&run).last(), Some(&3));
     let list = std::fs::read_to_string(run.join("pictures.csv")).unwrap();
     assert!(list.contains("16.bmp"), "{list}");
+
+    // A list that cannot be written either costs no checkpoint, and one that cannot be read no page.
+    in_the_way(&run, &["pictures.csv", "skipped.csv"]);
+    put(17).unwrap();
+    let answer = go_on(&run, 4, &["--accept-data-change"]);
+    told(&answer, 0, &["warning: writing", "pictures.csv"]);
+    assert_eq!(checkpoints(&run).last(), Some(&4));
+    done(&["report", &text(&run)]);
+    let page = std::fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("could not be used is not known"));
 }

@@ -397,13 +397,13 @@ fn a_demo_takes_no_folder_away_that_is_not_a_demos() {
 
 #[test]
 fn a_flag_with_nothing_behind_it_is_no_flag_left_out() {
-    for flag in ["--init", "--val", "--device"] {
-        let (code, told) = run(&[&["config"], &DATA[..], &[flag, ""]].concat());
-        assert_eq!(code, Some(2), "{told}");
-        assert!(
-            told.contains(flag) && told.contains("it is empty"),
-            "{told}"
-        );
+    for command in ["config", "train", "plan"] {
+        for flag in ["--init", "--val", "--device"] {
+            let args = [&[command], &DATA[..], &["--run", "none", flag, ""]].concat();
+            let (code, told) = run(&args);
+            assert_eq!(code, Some(2), "{told}");
+            assert!(told.contains(&format!("{flag}: it is empty")), "{told}");
+        }
     }
 }
 

@@ -60,8 +60,9 @@ impl Copies {
         let whole = bytes.iter().rposition(|byte| *byte == b'\n');
         let whole = whole.map_or(0, |last| last + 1);
         if whole < bytes.len() {
-            // Broken off.
-            journal.set_len(whole as u64)?;
+            // Broken off. Windows cuts no file that is open for appending.
+            let cut = File::options().write(true).open(folder.join(JOURNAL))?;
+            cut.set_len(whole as u64)?;
         }
         let text = String::from_utf8_lossy(&bytes[..whole]);
         let mut settings = text.lines().filter_map(|line| line.strip_prefix(SETTINGS));

@@ -162,7 +162,8 @@ impl Ledger {
         write_whole(path, &bytes)
     }
 
-    /// Takes over what an earlier part of the same run wrote; a missing file has no entries.
+    /// Takes over what an earlier part of the same run wrote, all of it or nothing; a missing file has
+    /// no entries.
     ///
     /// # Errors
     /// [`DataError::Annotation`] with the line if the file is not one that
@@ -173,15 +174,20 @@ impl Ledger {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(DataError::io("reading", path, error)),
         };
+        let mut entries = Vec::new();
         read_own(path, &text, ("unusable images", &HEADER), |record| {
-            self.enter(LedgerEntry {
+            entries.push(LedgerEntry {
                 file: record[0].to_owned(),
                 reason: record[1].to_owned(),
                 kind: "earlier".to_owned(),
                 path: None,
             });
             Ok(())
-        })
+        })?;
+        for entry in entries {
+            self.enter(entry);
+        }
+        Ok(())
     }
 
     /// Takes entries without a path, as [`read_csv`](Self::read_csv) makes them, for those of the

@@ -89,7 +89,10 @@ impl<'a> Training<'a> {
             ledger.forget_returned(&sets);
         }
         if restored.is_none() {
-            data.write_list(run.train.as_ref(), run.run_dir)?;
+            // The first checkpoint tries again.
+            if let Err(error) = data.write_list(run.train.as_ref(), run.run_dir) {
+                observer.note(&format!("warning: {error}"));
+            }
             if let Some(init) = run.init {
                 init(&mut learner)?;
             }
@@ -417,7 +420,7 @@ impl<'a> Training<'a> {
         let Self { run, step, .. } = *self;
         self.settle()?;
         self.metrics.flush()?;
-        self.data.write_list(run.train.as_ref(), run.run_dir)?;
+        let listed = self.data.write_list(run.train.as_ref(), run.run_dir);
         let mut extra = self.data.to_json();
         self.skips.keep_in(&mut extra);
         let checkpoint = Checkpoint {
@@ -429,9 +432,12 @@ impl<'a> Training<'a> {
         };
         selfsame_checkpoint::save(run.run_dir, &checkpoint, run.config.train.keep_checkpoints)?;
         self.saved = (Some(step), Instant::now());
-        // The end of the run tries once more.
-        if let Err(error) = self.ledger.write_csv(&run.run_dir.join(SKIPPED_FILE)) {
-            self.observer.note(&format!("warning: {error}"));
+        // Both only tell, and the next checkpoint tries again.
+        let skipped = self.ledger.write_csv(&run.run_dir.join(SKIPPED_FILE));
+        for error in [listed.err(), skipped.err().map(TrainError::from)] {
+            if let Some(error) = error {
+                self.observer.note(&format!("warning: {error}"));
+            }
         }
         Ok(())
     }

@@ -101,13 +101,6 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         )));
     }
     let begun = args.resume && (stopped || result(&args.run).exists());
-    let _lock = match begun {
-        true => run_dir::claim(&args.run)?,
-        false => run_dir::claim_new(&args.run)?,
-    };
-    if begun && result(&args.run).exists() {
-        return again(args, &settings);
-    }
     let classes = sets.encoder.num_classes();
     let mut tuning = Finetuning::new(
         &loaded.model,
@@ -116,18 +109,27 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         &config,
         &sets.device,
     )?;
+    if !begun {
+        disk::check_finetuning(&args.run, tuning.checkpoint_bytes()?)?;
+    }
+    let _lock = match begun {
+        true => run_dir::claim(&args.run)?,
+        false => run_dir::claim_new(&args.run)?,
+    };
+    if begun && result(&args.run).exists() {
+        return again(args, &settings);
+    }
     if begun && let Some((checkpoint, warnings)) = load_newest(&args.run, &sets.device)? {
         for warning in warnings {
             tell!("warning: {warning}");
         }
         go_on(&mut tuning, &checkpoint, &settings, &args.run)?;
-        sets.ledger.read_csv(&args.run.join(SKIPPED_FILE))?;
+        if let Err(error) = sets.ledger.read_csv(&args.run.join(SKIPPED_FILE)) {
+            tell!("warning: what could not be used before is forgotten: {error}");
+        }
         sets.ledger.place(sets.train.as_ref());
         let both = [sets.train.as_ref(), sets.test.as_ref()];
         sets.ledger.forget_returned(&both);
-    } else {
-        let checkpoint = tuning.checkpoint(String::new())?;
-        disk::check_finetuning(&args.run, checkpoint.tensor_bytes())?;
     }
     if !tuning.is_done() {
         sets.need_test_pictures(&args.data)?;

@@ -10,7 +10,8 @@ use crate::{run_dir, signals};
 pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
     let mut merged = run_dir::read_config_to_go_on(&args.run)?;
     let before = merged.typed()?;
-    merged.put_machine(args.device.as_deref(), args.threads, args.max_memory)?;
+    let device = args.device.as_deref();
+    merged.put_machine(device, args.threads, args.max_memory, |flag| flag)?;
     merged.set_all(&args.set)?;
     merged.make_absolute()?;
     let config = merged.resolve()?;

@@ -7,7 +7,7 @@ use toml::Value;
 
 use super::{Merged, preset};
 use crate::cli::Settings;
-use crate::exit::{usage, usage_of};
+use crate::exit::usage;
 use crate::stderr::tell;
 
 /// A value by a flag that only some of the commands with [`Settings`] have.
@@ -17,11 +17,10 @@ pub(crate) struct OwnFlag {
     flag: &'static str,
 }
 
-fn said_nothing(flag: &'static str) -> anyhow::Error {
-    usage_of(
-        flag,
-        "it is empty; say what is meant, or leave the flag out",
-    )
+fn said_nothing(flag: &str) -> anyhow::Error {
+    usage(format!(
+        "{flag}: it is empty; say what is meant, or leave the flag out"
+    ))
 }
 
 impl OwnFlag {
@@ -94,7 +93,7 @@ impl Merged {
             }
         }
         let device = settings.device.as_deref();
-        merged.put_machine(device, settings.threads, settings.max_memory)?;
+        merged.put_machine(device, settings.threads, settings.max_memory, |_| "flag")?;
         if settings.allow_outside {
             merged.put("data.allow_outside", Value::Boolean(true), "flag")?;
         }
@@ -109,7 +108,8 @@ impl Merged {
         Ok(merged)
     }
 
-    /// The flags of `train` and `resume` that say what a run may take of a machine.
+    /// The flags of `train` and `resume` that say what a run may take of a machine; `source` is what
+    /// is kept of where a value came from, given its flag.
     ///
     /// # Errors
     /// A usage error for an empty device, or more threads than TOML's integers hold.
@@ -118,12 +118,14 @@ impl Merged {
         device: Option<&str>,
         threads: Option<usize>,
         max_memory_mib: Option<u64>,
+        source: impl Fn(&'static str) -> &'static str,
     ) -> anyhow::Result<()> {
         if let Some(device) = device {
             if device.is_empty() {
                 return Err(said_nothing("--device"));
             }
-            self.put("train.device", Value::String(device.to_owned()), "flag")?;
+            let value = Value::String(device.to_owned());
+            self.put("train.device", value, source("--device"))?;
         }
         let numbers = [
             ("--threads", "train.threads", threads.map(|n| n as u64)),
@@ -133,7 +135,7 @@ impl Merged {
             if let Some(number) = number {
                 let integer = i64::try_from(number)
                     .map_err(|_| usage(format!("{flag} {number}: too many")))?;
-                self.put(key, Value::Integer(integer), "flag")?;
+                self.put(key, Value::Integer(integer), source(flag))?;
             }
         }
         Ok(())

@@ -89,7 +89,12 @@ fn data(page: &mut Page, facts: &Facts<'_>) -> anyhow::Result<()> {
         }
     }
     let ledger = Ledger::default();
-    ledger.read_csv(&facts.dir.join(SKIPPED_FILE))?;
+    if let Err(error) = ledger.read_csv(&facts.dir.join(SKIPPED_FILE)) {
+        page.text(&format!(
+            "Which pictures could not be used is not known: {error}"
+        ));
+        return Ok(());
+    }
     let entries = ledger.entries();
     if entries.is_empty() {
         page.text("Every picture that was asked for could be used.");

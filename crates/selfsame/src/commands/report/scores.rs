@@ -1,5 +1,7 @@
 //! Scores of the features by each label, beside baselines and with intervals.
 
+use std::collections::HashSet;
+
 use selfsame_eval::logistic::{LogisticConfig, default_grid, fit_with_best_c};
 use selfsame_eval::metrics::{
     BootstrapConfig, ClassificationReport, ConfusionMatrix, Interval, ReportOptions, accuracy,
@@ -20,14 +22,14 @@ const K: usize = 20;
 const MAX_MATRIX: usize = 12;
 
 /// A label on both sides of one subject.
-struct Sides {
+struct OfLabel {
     bank: Features,
     bank_texts: Vec<String>,
     /// `None`: leave one out.
     test: Option<(Features, Vec<String>)>,
 }
 
-impl Sides {
+impl OfLabel {
     fn of(subject: &Subject, subjects: &Subjects, label: &str) -> Self {
         let (bank, bank_texts) = labelled(&subject.bank, &subjects.train, label);
         let test = subject.test.as_ref().zip(subjects.val.as_ref());
@@ -36,6 +38,13 @@ impl Sides {
             bank_texts,
             test: test.map(|(rows, val)| labelled(rows, val, label)),
         }
+    }
+
+    /// Whether a value asked for is one to learn from, as no name of other people is.
+    fn can_be_told(&self) -> bool {
+        let (_, asked) = self.queries();
+        let learned: HashSet<&String> = self.bank_texts.iter().collect();
+        asked.iter().any(|text| learned.contains(text))
     }
 
     fn queries(&self) -> (&Features, &[String]) {
@@ -65,10 +74,10 @@ pub(super) fn add(page: &mut Page, subjects: &Subjects) -> anyhow::Result<Map<St
         page.text("The pictures have no labels to score the features by.");
     }
     for label in names {
-        let sides: Vec<Sides> = subjects
+        let sides: Vec<OfLabel> = subjects
             .all
             .iter()
-            .map(|s| Sides::of(s, subjects, &label))
+            .map(|s| OfLabel::of(s, subjects, &label))
             .collect();
         let texts = sides[0].bank_texts.iter().chain(sides[0].queries().1);
         let encoder = LabelEncoder::fit(texts);
@@ -86,6 +95,12 @@ pub(super) fn add(page: &mut Page, subjects: &Subjects) -> anyhow::Result<Map<St
                 "{to_learn} values among {banked} pictures to learn from: too many to be told by \
                  neighbours."
             ));
+        } else if !sides[0].can_be_told() {
+            page.heading(&label);
+            page.text(
+                "No held-out picture has a value that a picture to learn from has: there is \
+                 nothing to tell.",
+            );
         } else {
             let scores = classes(page, &label, subjects, &sides, &encoder)?;
             all.insert(label, scores);
@@ -98,7 +113,7 @@ fn classes(
     page: &mut Page,
     label: &str,
     subjects: &Subjects,
-    sides: &[Sides],
+    sides: &[OfLabel],
     encoder: &LabelEncoder,
 ) -> anyhow::Result<Value> {
     let encode = |texts: &[String]| -> Vec<usize> {
@@ -220,7 +235,7 @@ fn numbers(
     page: &mut Page,
     label: &str,
     subjects: &Subjects,
-    sides: &[Sides],
+    sides: &[OfLabel],
 ) -> anyhow::Result<Value> {
     let values = |texts: &[String]| -> Vec<f64> {
         texts
@@ -300,7 +315,7 @@ fn numbers(
 
 /// Numbers predicted by ridge regression: of the test side, or of each fifth of the bank by a fit
 /// to the other four; `None` if there are too few rows to choose alpha on.
-fn by_ridge(side: &Sides, bank: &[f64]) -> Option<Vec<f64>> {
+fn by_ridge(side: &OfLabel, bank: &[f64]) -> Option<Vec<f64>> {
     let grid = ridge::default_grid();
     if let Some((features, _)) = &side.test {
         let (model, _) = fit_with_best_alpha(&side.bank, bank, &grid, 0).ok()?;
