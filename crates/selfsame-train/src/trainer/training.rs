@@ -434,10 +434,9 @@ impl<'a> Training<'a> {
         self.saved = (Some(step), Instant::now());
         // Both only tell, and the next checkpoint tries again.
         let skipped = self.ledger.write_csv(&run.run_dir.join(SKIPPED_FILE));
-        for error in [listed.err(), skipped.err().map(TrainError::from)] {
-            if let Some(error) = error {
-                self.observer.note(&format!("warning: {error}"));
-            }
+        let failed = [listed.err(), skipped.err().map(TrainError::from)];
+        for error in failed.into_iter().flatten() {
+            self.observer.note(&format!("warning: {error}"));
         }
         Ok(())
     }
