@@ -30,15 +30,6 @@ pub struct Checkpoint {
     pub files: BTreeMap<String, BTreeMap<String, Tensor>>,
 }
 
-impl Checkpoint {
-    /// Bytes that the numbers of all tensors take; names and the manifest come on top.
-    pub fn tensor_bytes(&self) -> u64 {
-        let tensors = self.files.values().flat_map(BTreeMap::values);
-        let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
-        tensors.map(|tensor| bytes(tensor) as u64).sum()
-    }
-}
-
 /// Writes `run_dir/checkpoints/step-NNNNNNNN`, then removes all but the newest `keep` checkpoints
 /// (0 keeps all), and gives the folder's path.
 ///

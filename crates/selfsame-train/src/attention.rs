@@ -101,11 +101,7 @@ pub fn patch_features(
     let layers = backbone.intermediate_layers(&picture, 1)?;
     let (_, patches) = &layers[0]; // [1, cells, D]
     let (_, cells, d) = patches.dims3()?;
-    let cell = match backbone.patch_size() {
-        0 => RESNET_STRIDE,
-        patch => patch,
-    };
-    let columns = width.div_ceil(cell);
+    let columns = width.div_ceil(cell_side(backbone));
     let features = Features {
         n: cells,
         d,

@@ -109,12 +109,12 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
         &config,
         &sets.device,
     )?;
-    if !begun {
-        disk::check_finetuning(&args.run, tuning.checkpoint_bytes()?)?;
-    }
     let _lock = match begun {
         true => run_dir::claim(&args.run)?,
-        false => run_dir::claim_new(&args.run)?,
+        false => {
+            disk::check_finetuning(&args.run, tuning.checkpoint_bytes() as u64)?;
+            run_dir::claim_new(&args.run)?
+        }
     };
     if begun && result(&args.run).exists() {
         return again(args, &settings);
