@@ -98,7 +98,10 @@ macro_rules! dispatch {
                 $body::<true>($($arg),*)
             }
             match level.0 {
-                $crate::simd::Kind::Baseline => $body::<false>($($arg),*),
+                $crate::simd::Kind::Baseline => {
+                    // Every ARM processor of 64 bits has NEON with it.
+                    $body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)
+                }
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: `Level::available` hands out this level only on processors that have
                 // all of the features named above.

@@ -29,6 +29,7 @@ pub(crate) fn blur_few<const N: usize>(
         scalar: passes::<N>(plane, width, rows, |out, inner, outer| row(out, inner, outer, kernel)),
         avx2: avx2::few::<N>(plane, width, kernel, rows),
         avx512: avx512::few::<N>(plane, width, kernel, rows),
+        neon: neon::few::<N>(plane, width, kernel, rows),
     });
 }
 
@@ -152,7 +153,7 @@ fn pass_across<'a, const N: usize>(
 ///
 /// It does if the weights add up to one; they can lack 2⁻²⁴, which counts only where a result is
 /// that close to being rounded up: all differences are tried.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn is_by_difference(kernel: BlurBox) -> bool {
     let one = 1 << 24;
     let is_one = kernel.whole + 2 * kernel.edge == one;
@@ -184,6 +185,7 @@ pub(crate) fn blur_many(
         scalar: many(out, sums, outer, kernel),
         avx2: avx2::many(out, sums, outer, kernel),
         avx512: avx512::many(out, sums, outer, kernel),
+        neon: neon::many(out, sums, outer, kernel),
     });
 }
 
@@ -220,7 +222,6 @@ fn many(out: &mut [u8], sums: &[i16], [left, right]: [&[u8]; 2], kernel: BlurBox
 
 macro_rules! rows {
     ($level:ident, $features:literal) => {
-        #[cfg(target_arch = "x86_64")]
         mod $level {
             use super::*;
             use crate::simd::words::{Weight, WeightPair, $level::*};
@@ -324,10 +325,14 @@ macro_rules! rows {
         }
     };
 }
+#[cfg(target_arch = "x86_64")]
 rows!(avx2, "avx2");
+#[cfg(target_arch = "x86_64")]
 rows!(avx512, "avx512f,avx512bw,avx512vl,avx512vnni");
+#[cfg(target_arch = "aarch64")]
+rows!(neon, "neon");
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use super::*;
     use crate::ops::gaussian_blur::blur_box;

@@ -3,10 +3,8 @@
 use crate::ops::kernels;
 use crate::simd::Level;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::lanes::*;
+use crate::simd::lanes::x86_64::*;
 use crate::simd::level::dispatch;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::words::BlendWeight;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -15,34 +13,45 @@ pub(crate) fn blend_with_constant(level: Level, bytes: &mut [u8], constant: u8, 
     let table = || std::array::from_fn(|byte| kernels::blend(constant, byte as u8, alpha));
     dispatch!(level, {
         scalar: kernels::map_bytes(bytes, &table()),
-        avx2: blend_avx2(bytes, constant, alpha),
+        avx2: avx2::blend(bytes, constant, alpha),
         avx512: map_bytes_avx512(bytes, &table()),
+        neon: neon::blend(bytes, constant, alpha),
     });
 }
 
 /// Without wide tables the calculation is faster.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn blend_avx2(bytes: &mut [u8], constant: u8, alpha: f32) {
-    use crate::simd::words::avx2::*;
-    let in_f32 = |bytes: &mut [u8]| {
-        for byte in bytes {
-            *byte = super::color::blend(constant, *byte, alpha);
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! blends {
+    ($level:ident, $features:literal) => {
+        mod $level {
+            use crate::simd::words::BlendWeight;
+            use crate::simd::words::$level::*;
+
+            #[target_feature(enable = $features)]
+            pub(super) fn blend(bytes: &mut [u8], constant: u8, alpha: f32) {
+                let in_f32 = |bytes: &mut [u8]| {
+                    for byte in bytes {
+                        *byte = crate::simd::color::blend(constant, *byte, alpha);
+                    }
+                };
+                let Some(weight) = BlendWeight::new(alpha) else {
+                    return in_f32(bytes);
+                };
+                let constants = load_bytes(&[constant; LANES]);
+                let (vectors, rest) = bytes.as_chunks_mut();
+                for bytes in vectors {
+                    let blended = blended(constants, load_bytes(bytes), weight);
+                    store_bytes(bytes, saturated(blended));
+                }
+                in_f32(rest);
+            }
         }
     };
-    let Some(weight) = BlendWeight::new(alpha) else {
-        return in_f32(bytes);
-    };
-    let constants = load_bytes(&[constant; LANES]);
-    let (vectors, rest) = bytes.as_chunks_mut();
-    for bytes in vectors {
-        store_bytes(
-            bytes,
-            saturated(blended(constants, load_bytes(bytes), weight)),
-        );
-    }
-    in_f32(rest);
 }
+#[cfg(target_arch = "x86_64")]
+blends!(avx2, "avx2");
+#[cfg(target_arch = "aarch64")]
+blends!(neon, "neon");
 
 /// A quarter of the table in each of four registers: one permutation looks up in two of them.
 #[cfg(target_arch = "x86_64")]

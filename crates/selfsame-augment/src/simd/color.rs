@@ -17,12 +17,12 @@ pub(crate) fn blend_with_luma(level: Level, planes: [&mut [u8]; 3], alpha: f32) 
         scalar: kernels::blend_with_luma(planes, alpha),
         avx2: avx2::blend_with_luma(planes, alpha),
         avx512: avx512::blend_with_luma(planes, alpha),
+        neon: neon::blend_with_luma(planes, alpha),
     });
 }
 
 macro_rules! blends {
     ($level:ident, $features:literal) => {
-        #[cfg(target_arch = "x86_64")]
         mod $level {
             use crate::simd::words::BlendWeight;
             use crate::simd::words::$level::*;
@@ -47,11 +47,15 @@ macro_rules! blends {
         }
     };
 }
+#[cfg(target_arch = "x86_64")]
 blends!(avx2, "avx2");
+#[cfg(target_arch = "x86_64")]
 blends!(avx512, "avx512f,avx512bw,avx512vl,avx512vnni");
+#[cfg(target_arch = "aarch64")]
+blends!(neon, "neon");
 
 /// In `f32`: for the weights that words do not reach.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 fn blend_planes_with_luma([red, green, blue]: [&mut [u8]; 3], alpha: f32) {
     for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
@@ -63,7 +67,7 @@ fn blend_planes_with_luma([red, green, blue]: [&mut [u8]; 3], alpha: f32) {
 }
 
 /// [`kernels::blend`], whose saturating conversion the compiler does one by one.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 pub(super) fn blend(from: u8, to: u8, alpha: f32) -> u8 {
     let distance = f32::from(to) - f32::from(from);

@@ -9,7 +9,7 @@ use crate::error::NameError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Level(pub(super) Kind);
 
-/// Never made outside this file, except by copying: `Avx2` and `Avx512` prove what they name.
+/// Never made outside this file, except by copying: all but `Scalar` prove what they name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Kind {
     Scalar,
@@ -17,6 +17,8 @@ pub(super) enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Level {
@@ -49,11 +51,15 @@ impl Level {
                 && is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("fma"))
             .then_some(Kind::Avx512),
+            // The order of a vector's numbers in memory is that of little-endian machines.
+            #[cfg(target_arch = "aarch64")]
+            (cfg!(target_endian = "little") && std::arch::is_aarch64_feature_detected!("neon"))
+                .then_some(Kind::Neon),
         ];
         levels.into_iter().flatten().map(Self)
     }
 
-    /// `scalar`, `avx2` or `avx512`.
+    /// `scalar`, `avx2`, `avx512` or `neon`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Scalar => "scalar",
@@ -61,6 +67,8 @@ impl Level {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => "neon",
         }
     }
 }
@@ -87,7 +95,7 @@ impl FromStr for Level {
 }
 
 /// Defines a function of a [`Level`] from one body, which must be `#[inline(always)]`: compiled
-/// once for every machine, once for AVX2 with FMA and once for AVX-512.
+/// once for every machine, once for AVX2 with FMA, once for AVX-512 and once for NEON.
 macro_rules! by_level {
     ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:path;) => {
         $(#[$doc])*
@@ -102,19 +110,27 @@ macro_rules! by_level {
             fn avx512($($arg: $type),*) $(-> $result)? {
                 $body($($arg),*)
             }
+            #[cfg(target_arch = "aarch64")]
+            #[target_feature(enable = "neon")]
+            fn neon($($arg: $type),*) $(-> $result)? {
+                $body($($arg),*)
+            }
             $crate::simd::level::dispatch!(level, {
                 scalar: $body($($arg),*),
                 avx2: avx2($($arg),*),
                 avx512: avx512($($arg),*),
+                neon: neon($($arg),*),
             })
         }
     };
 }
 pub(crate) use by_level;
 
-/// Picks one of three calls by a [`Level`].
+/// Picks one of the calls by a [`Level`].
 macro_rules! dispatch {
-    ($level:expr, { scalar: $scalar:expr, avx2: $avx2:expr, avx512: $avx512:expr $(,)? }) => {
+    ($level:expr, {
+        scalar: $scalar:expr, avx2: $avx2:expr, avx512: $avx512:expr, neon: $neon:expr $(,)?
+    }) => {
         match $level.0 {
             $crate::simd::level::Kind::Scalar => $scalar,
             #[cfg(target_arch = "x86_64")]
@@ -132,6 +148,13 @@ macro_rules! dispatch {
             )]
             // SAFETY: likewise for the AVX-512 extensions that `Level::available` lists.
             $crate::simd::level::Kind::Avx512 => unsafe { $avx512 },
+            #[cfg(target_arch = "aarch64")]
+            #[expect(
+                unsafe_code,
+                reason = "the kind proves that the machine has the instructions"
+            )]
+            // SAFETY: likewise for NEON.
+            $crate::simd::level::Kind::Neon => unsafe { $neon },
         }
     };
 }

@@ -12,7 +12,7 @@
 pub(crate) mod blur;
 pub(crate) mod bytes;
 pub(crate) mod color;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod lanes;
 mod level;
 pub(crate) mod normalize;

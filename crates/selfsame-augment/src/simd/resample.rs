@@ -1,11 +1,11 @@
 //! Weighted sums of rows of bytes in 22-bit fixed point: both passes of a resize.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::ops::coefficients::PRECISION_BITS;
 use crate::ops::coefficients::{Coefficients, HALF, clip8};
 use crate::simd::Level;
 use crate::simd::level::dispatch;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::simd::words::Weight;
 use crate::simd::words::WeightPair;
 
@@ -39,7 +39,7 @@ struct Sum<'a> {
 impl<'a> Sum<'a> {
     /// The two rows between which the result lies, and the weight of the second, if there are no
     /// more and their weights add up to one: what most rows of an enlarged image are.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[inline]
     fn between(&self) -> Option<([&'a [u8]; 2], Weight)> {
         let [pair] = self.pairs else { return None };
@@ -69,6 +69,7 @@ pub(crate) fn resample(
         scalar: pass(out, out_stride, rows, table, order, scalar),
         avx2: avx2::pass(out, out_stride, rows, table, order),
         avx512: avx512::pass(out, out_stride, rows, table, order),
+        neon: neon::pass(out, out_stride, rows, table, order),
     });
 }
 
@@ -111,12 +112,11 @@ fn scalar(out: &mut [u8], sum: Sum) {
 
 /// Taps that vectors sum up at most: the low bits of a weight have no sign, so their sum grows with
 /// every tap, where that of whole weights does not. 2,048 · 255 · (2¹² − 1) + 2²¹ is below 2³¹.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const MOST_TAPS: usize = 2048;
 
 macro_rules! vectors {
     ($level:ident, $features:literal, $narrow:path) => {
-        #[cfg(target_arch = "x86_64")]
         mod $level {
             use super::*;
             use crate::simd::words::$level::*;
@@ -267,9 +267,13 @@ macro_rules! vectors {
         }
     };
 }
+#[cfg(target_arch = "x86_64")]
 vectors!(avx2, "avx2", scalar);
+#[cfg(target_arch = "x86_64")]
 vectors!(
     avx512,
     "avx512f,avx512bw,avx512vl,avx512vnni",
     super::avx2::row
 );
+#[cfg(target_arch = "aarch64")]
+vectors!(neon, "neon", scalar);

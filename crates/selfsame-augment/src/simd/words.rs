@@ -5,14 +5,14 @@
 //! carries. So everything is computed modulo 2¹⁶ in units of 2⁻⁸.
 
 /// A weight within 0 and 1 in units of 2⁻²⁴: `high · 2¹⁶ + low`.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Weight {
     high: i16,
     low: i16,
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl Weight {
     pub(super) fn new(units: u32) -> Self {
         let low = units as i16;
@@ -36,7 +36,7 @@ pub(crate) struct WeightPair {
 const LOW_BITS: u32 = 12;
 
 /// Bits behind the point of a resize that the rests have.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const REST_BITS: u32 = crate::ops::coefficients::PRECISION_BITS - LOW_BITS;
 
 impl WeightPair {
@@ -56,15 +56,15 @@ impl WeightPair {
 }
 
 /// A weight of a blend that comes out as in `f32`, in units of 2⁻²¹.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct BlendWeight(Weight);
 
 /// Bits behind the point of a blend in words: 765 · 2⁵ < 2¹⁵.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const BLEND_BITS: u32 = 5;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl BlendWeight {
     /// `None` if a blend of two bytes could be cut off otherwise than one in `f32`: if it comes as
     /// close to a whole number as both can be off.
@@ -85,7 +85,7 @@ impl BlendWeight {
 }
 
 /// The formulas, from operations by the same names of each width.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! formulas {
     ($features:literal) => {
         /// `base + difference · weight`, rounded, which must lie within 0..=255.
@@ -106,7 +106,7 @@ macro_rules! formulas {
         /// The weighted sums of pairs of words.
         #[inline]
         #[target_feature(enable = $features)]
-        fn rounded_sums(pairs: Vector, weights: WeightPair) -> Vector {
+        fn rounded_sums(pairs: Pairs, weights: WeightPair) -> Sums {
             // ⌊(rest · 2¹² + low + 2²³) / 2²⁴⌋, the low bits dropped as soon as nothing depends on them.
             let low = add_products(splat_32(1 << 23), pairs, splat_32(weights.low));
             let low = shift_right_32::<LOW_BITS>(low);
@@ -163,16 +163,18 @@ macro_rules! formulas {
 pub(super) mod avx2 {
     use super::{BlendWeight, Weight, WeightPair};
     use crate::ops::kernels::LUMA;
-    pub(in crate::simd) use crate::simd::lanes::{
-        add_products_16 as add_products, last, last_mut, load_16_as_words as load_bytes,
-        load_16_words as load, opaque_16 as opaque, saturated_16 as saturated,
-        store_16 as store_bytes, store_16_words as store, words_16_as_bytes as narrowed,
+    pub(in crate::simd) use crate::simd::lanes::x86_64::{
+        add_products_16 as add_products, load_16_as_words as load_bytes, load_16_words as load,
+        opaque_16 as opaque, saturated_16 as saturated, store_16 as store_bytes,
+        store_16_words as store, words_16_as_bytes as narrowed,
     };
+    pub(in crate::simd) use crate::simd::lanes::{last, last_mut};
     pub(in crate::simd) use std::arch::x86_64::{
-        __m256i as Vector, _mm256_add_epi16 as add, _mm256_add_epi32 as add_32,
-        _mm256_packus_epi32 as pack, _mm256_set1_epi16 as splat, _mm256_set1_epi32 as splat_32,
-        _mm256_srai_epi32 as shift_right_signed_32, _mm256_sub_epi16 as subtract,
-        _mm256_unpackhi_epi16 as unpack_high, _mm256_unpacklo_epi16 as unpack_low,
+        __m256i as Vector, __m256i as Pairs, __m256i as Sums, _mm256_add_epi16 as add,
+        _mm256_add_epi32 as add_32, _mm256_packus_epi32 as pack, _mm256_set1_epi16 as splat,
+        _mm256_set1_epi32 as splat_32, _mm256_srai_epi32 as shift_right_signed_32,
+        _mm256_sub_epi16 as subtract, _mm256_unpackhi_epi16 as unpack_high,
+        _mm256_unpacklo_epi16 as unpack_low,
     };
     use std::arch::x86_64::{
         _mm256_mulhi_epi16 as multiply_high, _mm256_mullo_epi16 as multiply_low,
@@ -194,15 +196,16 @@ pub(super) mod avx2 {
 pub(super) mod avx512 {
     use super::{BLEND_BITS, BlendWeight, Weight, WeightPair};
     use crate::ops::kernels::LUMA;
-    pub(in crate::simd) use crate::simd::lanes::{
-        last, last_mut, load_32_as_words as load_bytes, load_32_words as load, opaque_32 as opaque,
+    pub(in crate::simd) use crate::simd::lanes::x86_64::{
+        load_32_as_words as load_bytes, load_32_words as load, opaque_32 as opaque,
         saturated_32 as saturated, store_32 as store_bytes, store_32_words as store,
         words_32_as_bytes as narrowed,
     };
+    pub(in crate::simd) use crate::simd::lanes::{last, last_mut};
     pub(in crate::simd) use std::arch::x86_64::{
-        __m512i as Vector, _mm512_add_epi16 as add, _mm512_add_epi32 as add_32,
-        _mm512_dpwssd_epi32 as add_products, _mm512_packus_epi32 as pack,
-        _mm512_set1_epi16 as splat, _mm512_set1_epi32 as splat_32,
+        __m512i as Vector, __m512i as Pairs, __m512i as Sums, _mm512_add_epi16 as add,
+        _mm512_add_epi32 as add_32, _mm512_dpwssd_epi32 as add_products,
+        _mm512_packus_epi32 as pack, _mm512_set1_epi16 as splat, _mm512_set1_epi32 as splat_32,
         _mm512_srai_epi32 as shift_right_signed_32, _mm512_sub_epi16 as subtract,
         _mm512_unpackhi_epi16 as unpack_high, _mm512_unpacklo_epi16 as unpack_low,
     };
@@ -219,7 +222,98 @@ pub(super) mod avx512 {
     formulas!("avx512f,avx512bw,avx512vl,avx512vnni");
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+/// 8 words.
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon {
+    use super::{BlendWeight, Weight, WeightPair};
+    use crate::ops::kernels::LUMA;
+    pub(in crate::simd) use crate::simd::lanes::aarch64::{
+        load_8_as_words as load_bytes, load_8_words as load, store_8 as store_bytes,
+        store_8_words as store,
+    };
+    pub(in crate::simd) use crate::simd::lanes::{last, last_mut};
+    use std::arch::aarch64::*;
+    pub(in crate::simd) use std::arch::aarch64::{
+        int16x8_t as Vector, int32x4_t as Sums, vaddq_s16 as add, vaddq_s32 as add_32,
+        vdupq_n_s16 as splat, vdupq_n_s32 as splat_32, vqmovun_s16 as saturated,
+        vshrq_n_s32 as shift_right_signed_32, vsubq_s16 as subtract,
+    };
+    use std::arch::aarch64::{
+        vmulq_s16 as multiply_low, vshlq_n_s16 as shift_left, vshrq_n_s16 as shift_right_signed,
+    };
+
+    const BLEND_BITS: i32 = super::BLEND_BITS as i32;
+    pub(in crate::simd) const LOW_BITS: i32 = super::LOW_BITS as i32;
+    pub(in crate::simd) const REST_BITS: i32 = super::REST_BITS as i32;
+
+    pub(in crate::simd) const LANES: usize = 8;
+
+    /// Words side by side that are multiplied by a weight each: no two of them need to change
+    /// places here, as products of four words at a time are added up.
+    pub(in crate::simd) type Pairs = (int16x4_t, int16x4_t);
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(in crate::simd) fn unpack_low(a: Vector, b: Vector) -> Pairs {
+        (vget_low_s16(a), vget_low_s16(b))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(in crate::simd) fn unpack_high(a: Vector, b: Vector) -> Pairs {
+        (vget_high_s16(a), vget_high_s16(b))
+    }
+
+    /// Adds the sums of two products each; `weights` holds the two factors four times.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(in crate::simd) fn add_products(sums: Sums, (a, b): Pairs, weights: Sums) -> Sums {
+        let weights = vreinterpretq_s16_s32(weights);
+        vmlal_laneq_s16::<1>(vmlal_laneq_s16::<0>(sums, a, weights), b, weights)
+    }
+
+    /// Numbers that fit words without a sign, others cut off.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(in crate::simd) fn pack(a: Sums, b: Sums) -> Vector {
+        vreinterpretq_s16_u16(vcombine_u16(vqmovun_s32(a), vqmovun_s32(b)))
+    }
+
+    /// Words within 0..=255 as bytes.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(in crate::simd) fn narrowed(words: Vector) -> uint8x8_t {
+        vmovn_u16(vreinterpretq_u16_s16(words))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn shift_right<const N: i32>(words: Vector) -> Vector {
+        vreinterpretq_s16_u16(vshrq_n_u16::<N>(vreinterpretq_u16_s16(words)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn shift_right_32<const N: i32>(sums: Sums) -> Sums {
+        vreinterpretq_s32_u32(vshrq_n_u32::<N>(vreinterpretq_u32_s32(sums)))
+    }
+
+    /// The upper words of the products, of which not both factors may be −2¹⁵.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn multiply_high(a: Vector, b: Vector) -> Vector {
+        vshrq_n_s16::<1>(vqdmulhq_s16(a, b)) // that of twice the product, halved
+    }
+
+    #[inline(always)]
+    fn opaque(words: Vector) -> Vector {
+        words
+    }
+
+    formulas!("neon");
+}
+
+#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use super::*;
 
