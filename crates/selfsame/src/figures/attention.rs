@@ -37,18 +37,21 @@ impl Prepared {
     }
 
     /// At its own size, less what is no whole cell at the borders; and what was cut off, if
-    /// anything was. `None` if the picture is smaller than a cell.
+    /// anything was.
+    ///
+    /// # Errors
+    /// As [`too_small`].
     pub(crate) fn whole(
         picture: &RgbImage,
         cell: usize,
         input: &InputConfig,
-    ) -> Option<(Self, Option<String>)> {
+    ) -> anyhow::Result<(Self, Option<String>)> {
+        if let Some(problem) = too_small(picture, cell) {
+            anyhow::bail!(problem);
+        }
         let (width, height) = picture.dimensions();
         let whole = |side: u32| side / cell as u32 * cell as u32;
         let (w, h) = (whole(width), whole(height));
-        if w == 0 || h == 0 {
-            return None;
-        }
         let (left, top) = ((width - w) / 2, (height - h) / 2);
         let seen = imageops::crop_imm(picture, left, top, w, h).to_image();
         let cut = (w, h) != (width, height);
@@ -65,7 +68,7 @@ impl Prepared {
             size: [h as usize, w as usize],
             image: imageops::resize(&seen, times * w, times * h, filter),
         };
-        Some((prepared, note))
+        Ok((prepared, note))
     }
 
     /// Height and width for the network.
@@ -103,6 +106,13 @@ impl Prepared {
         }
         image
     }
+}
+
+/// Why nothing of a picture is left at its own size, if it has not one whole cell.
+pub(crate) fn too_small(picture: &RgbImage, cell: usize) -> Option<String> {
+    let (w, h) = picture.dimensions();
+    let tiny = (w.min(h) as usize) < cell;
+    tiny.then(|| format!("a picture of {w} × {h} is smaller than a patch of {cell}"))
 }
 
 /// What a map cannot show, to be said below it.
