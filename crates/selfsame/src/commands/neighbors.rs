@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
+use image::RgbImage;
 use selfsame_checkpoint::write_bytes;
-use selfsame_data::{Dataset, repeated};
+use selfsame_data::{Dataset, Limits, repeated};
 use selfsame_eval::{Features, Own, neighbors};
 use selfsame_report::{Sheet, SheetCell, encode_png};
-use selfsame_train::embed_picture;
+use selfsame_train::{Embedded, embed_picture};
 use serde_json::json;
 
 use crate::cli::Neighbors;
@@ -29,14 +31,7 @@ const COLUMNS: usize = 5;
 
 pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
     let flags = &args.weights;
-    out::kind(&args.out, &["png"])?;
-    let out = ("--out", args.out.as_path());
-    let mut inputs = vec![
-        ("--weights", Path::new(&flags.weights)),
-        ("--data", Path::new(&args.data)),
-    ];
-    inputs.extend(args.image.as_deref().map(|path| ("--image", path)));
-    refuse_overwriting(out, &inputs)?;
+    check_out(args)?;
     if args.count == 0 {
         return Err(usage("--count 0: at least one neighbour is needed"));
     }
@@ -46,81 +41,31 @@ pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
     device::set_threads(flags.threads)?;
     let device = device::open(&flags.device)?;
     let set = data::of_flags(&args.data, flags)?;
-    refuse_overwriting_pictures(out, ("--data", set.as_ref()))?;
-    // The picture asked about, and its places in the set if it is one of it.
-    let (name, notes, picture, own) = match &args.image {
-        Some(path) => {
-            let (name, picture) = of_image(path, &flags.reading.limits())?;
-            let own = places(path, set.as_ref());
-            let notes = own.first().map(|i| labels(&set, *i)).unwrap_or_default();
-            (name, notes, picture, own)
-        }
-        None => {
-            let index = args.index.unwrap_or(0);
-            if index >= set.len() {
-                let n = set.len();
-                return Err(usage(format!(
-                    "--index {index}: {} has {n} pictures",
-                    args.data
-                )));
-            }
-            let name = set.name(index).to_owned();
-            let picture = set.decode(index).with_context(|| name.clone())?;
-            (name, labels(&set, index), picture, vec![index])
-        }
+    refuse_overwriting_pictures(("--out", &args.out), ("--data", set.as_ref()))?;
+    let asked = match &args.image {
+        Some(path) => Asked::of_file(path, &set, &flags.reading.limits())?,
+        None => Asked::of_set(args.index.unwrap_or(0), &set, &args.data)?,
     };
-    if let (Some(path), Some(index)) = (&args.image, own.first()) {
-        tell!(
-            "note: --image {} is picture {index} of --data and no neighbour of its own",
-            path.display()
-        );
-    }
-    // What is listed again would be found twice, and a copy of the picture itself before all others.
-    let in_turn = own.iter().copied().chain(0..set.len());
-    let again: BTreeSet<usize> = repeated(set.as_ref(), in_turn).into_iter().collect();
-    let samples: Vec<usize> = (0..set.len())
-        .filter(|i| !own.contains(i) && !again.contains(i))
-        .collect();
-    let copies = set.len() - samples.len() - own.len();
-    if copies > 0 {
-        tell!(
-            "--data {}: {copies} pictures are listed before; each counts once",
-            args.data
-        );
-    }
-    if samples.is_empty() {
-        return Err(usage(format!(
-            "--data {}: there is no picture beside the one asked about",
-            args.data
-        )));
-    }
-    let shown = args.count.min(samples.len());
+    let samples = others(&asked, set.as_ref(), &args.data)?;
+    let count = args.count.min(samples.len());
     let rows = |count: usize| (count + 1).div_ceil(COLUMNS);
-    check_sheet("--count", shown, rows, COLUMNS, SIDE)?;
+    check_sheet("--count", count, rows, COLUMNS, SIDE)?;
+
     let weights = Weights::open(&flags.weights, flags.which, flags.arch.as_deref(), &device)?;
     let crop = weights.eval_crop(flags)?;
     let bank = embed_all(&set, &args.data, &samples, &weights, flags, &device)?;
-    let asked = embed_picture(weights.extractor(), &crop.apply(&picture), &device)?;
-    let asked = Features::new(1, asked.len(), asked)?;
-    let nearest = neighbors(&bank.features, &asked, shown, Own::Keep)?;
-    let (rows, similarities) = nearest.row(0);
-    let nearest: Vec<(usize, f32)> = rows
-        .iter()
-        .zip(similarities)
-        .map(|(row, similarity)| (bank.samples[*row as usize], *similarity))
-        .collect();
-    let mut cells = vec![query(&name, notes, &picture, &crop)];
+    let features = embed_picture(weights.extractor(), &crop.apply(&asked.picture), &device)?;
+    let nearest = nearest(&bank, features, count)?;
+
+    let mut cells = vec![query(&asked.name, asked.labels, &asked.picture, &crop)];
     cells.extend(found(&set, &crop, &nearest)?);
-    let rows = cells.chunks(COLUMNS).map(<[SheetCell]>::to_vec).collect();
-    let heading = format!("Nearest of {} pictures", bank.samples.len());
-    let remarks = vec![
-        remark(format!("to {name}, by cosine distance of features")),
-        remark(whose(&weights, flags)),
-    ];
     let sheet = Sheet {
-        heading,
-        remarks,
-        rows,
+        heading: format!("Nearest of {} pictures", bank.samples.len()),
+        remarks: vec![
+            remark(format!("to {}, by cosine distance of features", asked.name)),
+            remark(whose(&weights, flags)),
+        ],
+        rows: cells.chunks(COLUMNS).map(<[SheetCell]>::to_vec).collect(),
     };
     write_bytes(&args.out, &encode_png(&sheet.draw())?)?;
     let shown = told(nearest.len(), bank.samples.len(), args.count);
@@ -136,8 +81,8 @@ pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
         };
         print_json(&json!({
             "neighbors": nearest.iter().map(one).collect::<Vec<_>>(),
-            "of": name,
-            "index": own.first(),
+            "of": asked.name,
+            "index": asked.places.first(),
             "n": bank.samples.len(),
             "skipped": samples.len() - bank.samples.len(),
             "weights": weights.describe(),
@@ -145,6 +90,95 @@ pub(crate) fn run(args: &Neighbors) -> anyhow::Result<Done> {
         }));
     }
     Ok(Done::Well)
+}
+
+/// Refuses a result that cannot be written, or that would go over what it is made from.
+fn check_out(args: &Neighbors) -> anyhow::Result<()> {
+    out::kind(&args.out, &["png"])?;
+    let mut inputs = vec![
+        ("--weights", Path::new(&args.weights.weights)),
+        ("--data", Path::new(&args.data)),
+    ];
+    inputs.extend(args.image.as_deref().map(|path| ("--image", path)));
+    refuse_overwriting(("--out", &args.out), &inputs)
+}
+
+/// The picture asked about.
+struct Asked {
+    name: String,
+    labels: Vec<String>,
+    picture: RgbImage,
+    /// Where it is in the set to search, if it is one of it.
+    places: Vec<usize>,
+}
+
+impl Asked {
+    /// That of `--image`; said, if it is one of the set.
+    fn of_file(path: &Path, set: &Arc<dyn Dataset>, limits: &Limits) -> anyhow::Result<Self> {
+        let (name, picture) = of_image(path, limits)?;
+        let places = places(path, set.as_ref());
+        let labels = places.first().map(|i| labels(set, *i));
+        if let Some(index) = places.first() {
+            tell!(
+                "note: --image {} is picture {index} of --data and no neighbour of its own",
+                path.display()
+            );
+        }
+        Ok(Self {
+            name,
+            labels: labels.unwrap_or_default(),
+            picture,
+            places,
+        })
+    }
+
+    /// That of `--index` in the set that `--data` names as `spec`.
+    fn of_set(index: usize, set: &Arc<dyn Dataset>, spec: &str) -> anyhow::Result<Self> {
+        if index >= set.len() {
+            let n = set.len();
+            return Err(usage(format!("--index {index}: {spec} has {n} pictures")));
+        }
+        let name = set.name(index).to_owned();
+        Ok(Self {
+            picture: set.decode(index).with_context(|| name.clone())?,
+            labels: labels(set, index),
+            places: vec![index],
+            name,
+        })
+    }
+}
+
+/// The pictures to search, all but the one asked about.
+///
+/// What is listed again would be found twice, and a copy of the picture itself before all others.
+fn others(asked: &Asked, set: &dyn Dataset, spec: &str) -> anyhow::Result<Vec<usize>> {
+    let own = &asked.places;
+    let in_turn = own.iter().copied().chain(0..set.len());
+    let again: BTreeSet<usize> = repeated(set, in_turn).into_iter().collect();
+    let samples: Vec<usize> = (0..set.len())
+        .filter(|i| !own.contains(i) && !again.contains(i))
+        .collect();
+    let copies = set.len() - samples.len() - own.len();
+    if copies > 0 {
+        tell!("--data {spec}: {copies} pictures are listed before; each counts once");
+    }
+    if samples.is_empty() {
+        return Err(usage(format!(
+            "--data {spec}: there is no picture beside the one asked about"
+        )));
+    }
+    Ok(samples)
+}
+
+/// The pictures whose features are nearest, with cosine similarities.
+fn nearest(bank: &Embedded, asked: Vec<f32>, count: usize) -> anyhow::Result<Vec<(usize, f32)>> {
+    let asked = Features::new(1, asked.len(), asked)?;
+    let nearest = neighbors(&bank.features, &asked, count, Own::Keep)?;
+    let (rows, similarities) = nearest.row(0);
+    let pairs = rows.iter().zip(similarities);
+    Ok(pairs
+        .map(|(row, similarity)| (bank.samples[*row as usize], *similarity))
+        .collect())
 }
 
 /// Where in a data set a file is, whatever path leads to it.
