@@ -42,14 +42,14 @@ pub(crate) struct Sets {
 }
 
 /// Features of one side with the label texts of its rows.
-pub(crate) struct Side {
+pub(crate) struct LabelledFeatures {
     /// `[N, D]`.
     pub(crate) features: Features,
     /// A label a row.
     pub(crate) labels: Vec<String>,
 }
 
-impl Side {
+impl LabelledFeatures {
     /// The numbers of the labels, all of which are numbers.
     pub(crate) fn numbers(&self) -> Vec<f64> {
         self.labels.iter().filter_map(|text| number(text)).collect()
@@ -129,7 +129,7 @@ impl Sets {
 
     /// Leaves out of each side what lists a picture again: it would vote on itself, or be held out
     /// and learned from.
-    pub(crate) fn each_once(mut self, args: &Labelled) -> Self {
+    pub(crate) fn without_repeated(mut self, args: &Labelled) -> Self {
         let sides = [
             (&args.train, &self.train, &mut self.train_labels),
             (&args.test, &self.test, &mut self.test_labels),
@@ -200,7 +200,7 @@ impl Sets {
         extractor: Extractor<'_>,
         args: &Labelled,
         copies: [usize; 2],
-    ) -> anyhow::Result<(Side, Side)> {
+    ) -> anyhow::Result<(LabelledFeatures, LabelledFeatures)> {
         let embedder = self.embedder(weights, extractor, &args.weights)?;
         self.evaluation(weights, &args.weights, copies)?
             .check(&self.device)?;
@@ -210,7 +210,7 @@ impl Sets {
             let done = embedder.embed(set, &samples, |n| progress.set(n));
             let done = done.map_err(|error| explain(error, flag, spec))?;
             let labels = done.samples.iter().map(|i| labels[i].clone()).collect();
-            Ok::<_, anyhow::Error>(Side {
+            Ok::<_, anyhow::Error>(LabelledFeatures {
                 features: done.features,
                 labels,
             })
@@ -218,7 +218,7 @@ impl Sets {
         let (set, labels) = (&self.train, &self.train_labels);
         let train = run(set, labels, "train features", "--train", &args.train)?;
         let test = if self.same {
-            Side {
+            LabelledFeatures {
                 features: train.features.clone(),
                 labels: train.labels.clone(),
             }

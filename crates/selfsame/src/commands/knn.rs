@@ -1,26 +1,27 @@
 //! `selfsame knn`
 
 use selfsame_eval::metrics::{
-    BootstrapConfig, accuracy, accuracy_among, bootstrap_mean, correct, paired_bootstrap,
+    BootstrapConfig, Interval, accuracy, accuracy_among, bootstrap_mean, correct, paired_bootstrap,
 };
-use selfsame_eval::{KnnConfig, Own, Vote, knn, knn_ranked, knn_regress};
-use serde_json::json;
+use selfsame_eval::{KnnAnswers, KnnConfig, Own, Vote, knn, knn_ranked, knn_regress};
+use serde_json::{Map, Value, json};
 
 use crate::cli::{Knn, Labelled, VoteArg};
 use crate::exit::{Done, by_flag, usage};
-use crate::scores::{Kind, NumberScore, Sets, Side, TOP, print_json, print_text, top_in_words};
+use crate::scores::{
+    Kind, LabelledFeatures, NumberScore, Sets, TOP, print_json, print_text, top_in_words,
+};
 use crate::weights::Weights;
 
 pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
-    let vote = match args.vote {
-        VoteArg::Weighted => Vote::Weighted,
-        VoteArg::Majority => Vote::Majority,
-    };
-    let sets = Sets::open(&args.data)?.each_once(&args.data);
+    let sets = Sets::open(&args.data)?.without_repeated(&args.data);
     let config = KnnConfig {
         ks: args.k.clone(),
         temperature: args.temperature,
-        vote,
+        vote: match args.vote {
+            VoteArg::Weighted => Vote::Weighted,
+            VoteArg::Majority => Vote::Majority,
+        },
         own: match sets.same {
             true => Own::LeaveOut,
             false => Own::Keep,
@@ -36,95 +37,27 @@ pub(crate) fn run(args: &Knn) -> anyhow::Result<Done> {
         sets.suggest_regression(&args.data.label, "--regress");
     }
     let (weights, train, test) = features(&sets, &args.data, &args.data.weights.weights)?;
-    if args.regress {
-        let protocol = protocol(args, &sets, &weights)?;
-        return regress(args, &sets, &config, (&train, &test), &protocol);
-    }
-    let truth = sets.encode(&test.labels);
-    let answers = knn_ranked(
-        &train.features,
-        &sets.encode(&train.labels),
-        &test.features,
-        &config,
-        TOP,
-    )?;
-    let against = match &args.against {
-        None => None,
-        Some(spec) => {
-            let (_, train, test) =
-                features(&sets, &args.data, spec).map_err(|error| by_flag("--against", error))?;
-            Some(knn(
-                &train.features,
-                &sets.encode(&train.labels),
-                &test.features,
-                &config,
-            )?)
-        }
+    let search = Search {
+        args,
+        sets: &sets,
+        config,
+        weights,
+        train,
+        test,
     };
-
-    let mut scores = serde_json::Map::new();
-    let mut errors = serde_json::Map::new();
-    let mut differences = serde_json::Map::new();
-    let mut among_five = serde_json::Map::new();
-    for (i, answer) in answers.iter().enumerate() {
-        let k = answer.k.to_string();
-        let predicted: Vec<usize> = answer.predictions.iter().map(|best| best[0]).collect();
-        let percent = 100.0 * accuracy(&truth, &predicted)?;
-        let hits = correct(&truth, &predicted)?;
-        let interval = bootstrap_mean(&hits, &BootstrapConfig::default())?;
-        let mut line = format!(
-            "k = {k:>3}: {percent:5.1} %  (95 % interval {:.1} to {:.1})",
-            100.0 * interval.low,
-            100.0 * interval.high
-        );
-        if sets.encoder.num_classes() > TOP {
-            let among = 100.0 * accuracy_among(&truth, &answer.predictions)?;
-            line.push_str(&top_in_words(Some(among)));
-            among_five.insert(k.clone(), json!(among));
-        }
-        if answer.k_used < answer.k {
-            line.push_str(&format!(
-                "  the bank holds only {} neighbours",
-                answer.k_used
-            ));
-        }
-        if let Some(other) = &against {
-            let others = correct(&truth, &other[i].predictions)?;
-            let gap = paired_bootstrap(&hits, &others, &BootstrapConfig::default())?;
-            let (gain, error) = (100.0 * gap.estimate, 100.0 * gap.standard_error);
-            line.push_str(&format!(
-                "  {gain:+.1} ± {error:.1} (standard error) against the other"
-            ));
-            differences.insert(k.clone(), json!({"gain": gain, "standard_error": error}));
-        }
-        if !args.data.json {
-            print_text(&line);
-        }
-        errors.insert(k.clone(), json!(100.0 * interval.standard_error));
-        scores.insert(k, json!(percent));
-    }
-    let skipped = sets.skipped();
-    if args.data.json {
-        let mut result = json!({
-            "knn": scores,
-            "standard_error": errors,
-            "n_train": train.labels.len(),
-            "n_test": test.labels.len(),
-            "skipped": skipped,
-            "protocol": protocol(args, &sets, &weights)?,
-        });
-        if !among_five.is_empty() {
-            result["top5"] = among_five.into();
-        }
-        if let Some(spec) = &args.against {
-            result["against"] = json!({"weights": spec, "knn": differences});
-        }
-        print_json(&result);
+    match args.regress {
+        true => search.regress()?,
+        false => search.classify()?,
     }
     Ok(Done::Well)
 }
 
-fn features(sets: &Sets, args: &Labelled, spec: &str) -> anyhow::Result<(Weights, Side, Side)> {
+/// Features of unit length of both sides.
+fn features(
+    sets: &Sets,
+    args: &Labelled,
+    spec: &str,
+) -> anyhow::Result<(Weights, LabelledFeatures, LabelledFeatures)> {
     let flags = &args.weights;
     // A baseline to compare with takes no --arch.
     let arch = flags.arch.as_deref();
@@ -134,50 +67,202 @@ fn features(sets: &Sets, args: &Labelled, spec: &str) -> anyhow::Result<(Weights
     let copies = if spec == flags.weights { 2 } else { 3 };
     let copies = [copies; 2];
     let (train, test) = sets.embed(&weights, weights.extractor(), args, copies)?;
-    let normalized = |side: Side| Side {
+    let normalized = |side: LabelledFeatures| LabelledFeatures {
         features: side.features.l2_normalized(),
         ..side
     };
     Ok((weights, normalized(train), normalized(test)))
 }
 
-fn regress(
-    args: &Knn,
-    sets: &Sets,
-    config: &KnnConfig,
-    (train, test): (&Side, &Side),
-    protocol: &serde_json::Value,
-) -> anyhow::Result<Done> {
-    let (bank, truth) = (train.numbers(), test.numbers());
-    let mut scores = serde_json::Map::new();
-    for answer in knn_regress(&train.features, &bank, &test.features, config)? {
-        let score = NumberScore::of(&truth, &answer.predictions)?;
-        if !args.data.json {
-            print_text(&format!("k = {:>3}: {score}", answer.k));
-        }
-        scores.insert(answer.k.to_string(), score.json());
-    }
-    let skipped = sets.skipped();
-    if args.data.json {
-        print_json(&json!({
-            "knn": scores,
-            "n_train": bank.len(),
-            "n_test": truth.len(),
-            "skipped": skipped,
-            "protocol": protocol,
-        }));
-    }
-    Ok(Done::Well)
+/// What is asked of the neighbours, and the features that they are found by.
+struct Search<'a> {
+    args: &'a Knn,
+    sets: &'a Sets,
+    config: KnnConfig,
+    weights: Weights,
+    train: LabelledFeatures,
+    test: LabelledFeatures,
 }
 
-fn protocol(args: &Knn, sets: &Sets, weights: &Weights) -> anyhow::Result<serde_json::Value> {
-    let kind = match args.regress {
-        true => Kind::Numbers,
-        false => Kind::Classes,
-    };
-    let mut protocol = sets.protocol(weights, &args.data.weights, &args.data.label, kind)?;
-    protocol["vote"] = json!(format!("{:?}", args.vote).to_lowercase());
-    protocol["temperature"] = json!(args.temperature);
-    protocol["leave_one_out"] = json!(sets.same);
-    Ok(protocol)
+impl Search<'_> {
+    /// Predicts classes, and prints how good that is.
+    fn classify(&self) -> anyhow::Result<()> {
+        let Self { args, sets, .. } = self;
+        let truth = sets.encode(&self.test.labels);
+        let answers = knn_ranked(
+            &self.train.features,
+            &sets.encode(&self.train.labels),
+            &self.test.features,
+            &self.config,
+            TOP,
+        )?;
+        let against = args.against.as_deref();
+        let against = against.map(|spec| self.answers_of(spec)).transpose()?;
+        let mut scores = Vec::new();
+        for (i, answer) in answers.iter().enumerate() {
+            let other = against.as_ref().map(|answers| &answers[i]);
+            let among_five = sets.encoder.num_classes() > TOP;
+            let score = Score::of(&truth, answer, other, among_five)?;
+            if !args.data.json {
+                print_text(&score.to_string());
+            }
+            scores.push(score);
+        }
+        let skipped = sets.skipped();
+        if args.data.json {
+            print_json(&self.json(&scores, skipped)?);
+        }
+        Ok(())
+    }
+
+    /// What other weights answer.
+    fn answers_of(&self, spec: &str) -> anyhow::Result<Vec<KnnAnswers<usize>>> {
+        let (_, train, test) = features(self.sets, &self.args.data, spec)
+            .map_err(|error| by_flag("--against", error))?;
+        Ok(knn(
+            &train.features,
+            &self.sets.encode(&train.labels),
+            &test.features,
+            &self.config,
+        )?)
+    }
+
+    fn json(&self, scores: &[Score], skipped: usize) -> anyhow::Result<Value> {
+        let by_k = |value: fn(&Score) -> Option<Value>| -> Map<String, Value> {
+            let entry = |score: &Score| Some((score.k.to_string(), value(score)?));
+            scores.iter().filter_map(entry).collect()
+        };
+        let mut result = json!({
+            "knn": by_k(|score| Some(json!(score.percent))),
+            "standard_error": by_k(|score| Some(json!(100.0 * score.interval.standard_error))),
+            "n_train": self.train.labels.len(),
+            "n_test": self.test.labels.len(),
+            "skipped": skipped,
+            "protocol": self.protocol()?,
+        });
+        let among_five = by_k(|score| score.among_five.map(Value::from));
+        if !among_five.is_empty() {
+            result["top5"] = among_five.into();
+        }
+        if let Some(spec) = &self.args.against {
+            let differences = by_k(|score| {
+                let (gain, error) = score.gain?;
+                Some(json!({"gain": gain, "standard_error": error}))
+            });
+            result["against"] = json!({"weights": spec, "knn": differences});
+        }
+        Ok(result)
+    }
+
+    /// Predicts numbers, and prints how good that is.
+    fn regress(&self) -> anyhow::Result<()> {
+        let Self { args, sets, .. } = self;
+        let (bank, truth) = (self.train.numbers(), self.test.numbers());
+        let (train, test) = (&self.train.features, &self.test.features);
+        let mut scores = Map::new();
+        for answer in knn_regress(train, &bank, test, &self.config)? {
+            let score = NumberScore::of(&truth, &answer.predictions)?;
+            if !args.data.json {
+                print_text(&format!("k = {:>3}: {score}", answer.k));
+            }
+            scores.insert(answer.k.to_string(), score.json());
+        }
+        let skipped = sets.skipped();
+        if args.data.json {
+            print_json(&json!({
+                "knn": scores,
+                "n_train": bank.len(),
+                "n_test": truth.len(),
+                "skipped": skipped,
+                "protocol": self.protocol()?,
+            }));
+        }
+        Ok(())
+    }
+
+    fn protocol(&self) -> anyhow::Result<Value> {
+        let Self { args, sets, .. } = self;
+        let kind = match args.regress {
+            true => Kind::Numbers,
+            false => Kind::Classes,
+        };
+        let (flags, label) = (&args.data.weights, &args.data.label);
+        let mut protocol = sets.protocol(&self.weights, flags, label, kind)?;
+        protocol["vote"] = json!(format!("{:?}", args.vote).to_lowercase());
+        protocol["temperature"] = json!(args.temperature);
+        protocol["leave_one_out"] = json!(sets.same);
+        Ok(protocol)
+    }
+}
+
+/// How good the classes are that so many neighbours vote for.
+struct Score {
+    k: usize,
+    k_used: usize,
+    /// Accuracy in per cent.
+    percent: f64,
+    /// Of the accuracy as a share.
+    interval: Interval,
+    /// Accuracy at five in per cent, where there are more classes.
+    among_five: Option<f64>,
+    /// What it is better by than the other weights, in points, with its standard error.
+    gain: Option<(f64, f64)>,
+}
+
+impl Score {
+    fn of(
+        truth: &[usize],
+        answer: &KnnAnswers<Vec<usize>>,
+        other: Option<&KnnAnswers<usize>>,
+        among_five: bool,
+    ) -> anyhow::Result<Self> {
+        let predicted: Vec<usize> = answer.predictions.iter().map(|best| best[0]).collect();
+        let percent = 100.0 * accuracy(truth, &predicted)?;
+        let hits = correct(truth, &predicted)?;
+        let interval = bootstrap_mean(&hits, &BootstrapConfig::default())?;
+        let among_five = match among_five {
+            true => Some(100.0 * accuracy_among(truth, &answer.predictions)?),
+            false => None,
+        };
+        let gain = match other {
+            Some(other) => {
+                let others = correct(truth, &other.predictions)?;
+                let gap = paired_bootstrap(&hits, &others, &BootstrapConfig::default())?;
+                Some((100.0 * gap.estimate, 100.0 * gap.standard_error))
+            }
+            None => None,
+        };
+        Ok(Self {
+            k: answer.k,
+            k_used: answer.k_used,
+            percent,
+            interval,
+            among_five,
+            gain,
+        })
+    }
+}
+
+impl std::fmt::Display for Score {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "k = {:>3}: {:5.1} %  (95 % interval {:.1} to {:.1}){}",
+            self.k,
+            self.percent,
+            100.0 * self.interval.low,
+            100.0 * self.interval.high,
+            top_in_words(self.among_five)
+        )?;
+        if self.k_used < self.k {
+            write!(f, "  the bank holds only {} neighbours", self.k_used)?;
+        }
+        if let Some((gain, error)) = self.gain {
+            write!(
+                f,
+                "  {gain:+.1} ± {error:.1} (standard error) against the other"
+            )?;
+        }
+        Ok(())
+    }
 }

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Linear) -> anyhow::Result<Done> {
         flags.resize = flags.resize.or(Some(OFFICIAL_RESIZE));
     }
     let flags = &flags;
-    let sets = Sets::open(&args.data)?.each_once(&args.data);
+    let sets = Sets::open(&args.data)?.without_repeated(&args.data);
     if args.regress {
         sets.need_numbers(&args.data.label)?;
     } else {
