@@ -6,6 +6,10 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 
 pub(crate) fn run() -> anyhow::Result<()> {
+    ensure!(
+        cfg!(not(windows)),
+        "Windows replaces no program that runs, and the steps build this one: run .ci/run in Git's bash"
+    );
     let status = Command::new("bash")
         .arg(script())
         .status()

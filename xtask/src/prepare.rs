@@ -109,7 +109,7 @@ pub(crate) fn run(
             .collect();
         write(&out.join(file), header, &rows)?;
     }
-    let images = fs::canonicalize(&args.images)
+    let images = dunce::canonicalize(&args.images)
         .with_context(|| format!("resolving {}", args.images.display()))?;
     write_root(&out, &images)?;
 

@@ -9,14 +9,15 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 /// Which of our crates each may depend on (ARCHITECTURE.md); anything else is an error.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("selfsame-augment", &[]),
     ("selfsame-kernels", &[]),
-    ("selfsame-checkpoint", &[]),
+    ("selfsame-files", &[]),
+    ("selfsame-checkpoint", &["selfsame-files"]),
     ("selfsame-report", &[]),
     ("selfsame-pth", &[]),
-    ("selfsame-hub", &[]),
-    ("selfsame-data", &["selfsame-augment"]),
+    ("selfsame-hub", &["selfsame-files"]),
+    ("selfsame-data", &["selfsame-augment", "selfsame-files"]),
     ("selfsame-models", &["selfsame-kernels", "selfsame-pth"]),
     ("selfsame-objectives", &["selfsame-kernels"]),
     ("selfsame-optim", &["selfsame-kernels"]),
@@ -48,8 +49,9 @@ const ARROWS: [(&str, &[&str]); 14] = [
 ];
 
 /// Crates that must build without candle.
-const CANDLE_FREE: [&str; 6] = [
+const CANDLE_FREE: [&str; 7] = [
     "selfsame-augment",
+    "selfsame-files",
     "selfsame-data",
     "selfsame-report",
     "selfsame-pth",

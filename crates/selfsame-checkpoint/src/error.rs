@@ -137,7 +137,11 @@ impl CheckpointError {
     /// and a network file system of a server that did not answer in time.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Self::Io { source, .. } => cfg!(unix) && source.raw_os_error() == Some(EIO),
+            Self::Io { source, .. } => match source.raw_os_error() {
+                Some(number) if cfg!(unix) => number == EIO,
+                Some(number) if cfg!(windows) => UNREADABLE.contains(&number),
+                _ => false,
+            },
             _ => false,
         }
     }
@@ -145,6 +149,9 @@ impl CheckpointError {
 
 /// A Unix's number for an error of input or output.
 const EIO: i32 = 5;
+/// Windows's: data that fail their checksum, a device error, a name that is gone from the network, a
+/// server that did not answer in time.
+const UNREADABLE: [i32; 4] = [23, 1117, 64, 121];
 
 fn holder(pid: Option<u32>) -> String {
     match pid {

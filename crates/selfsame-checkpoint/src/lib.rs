@@ -50,9 +50,9 @@ pub use lock::RunLock;
 pub use manifest::{FORMAT, FileEntry, Manifest};
 pub use run_dir::{CHECKPOINTS, checkpoint_dir, clean_stale, is_empty_run_dir, list};
 pub use save::{Checkpoint, make_dir, refuse_non_finite, save};
+pub use selfsame_files::unfinished_name;
 pub use tensors::{
-    TensorFile, read_tensor_file, read_tensors, remove_unfinished, unfinished_name, write_bytes,
-    write_tensors,
+    TensorFile, read_tensor_file, read_tensors, remove_unfinished, write_bytes, write_tensors,
 };
 
 /// What fallible calls of this crate return, but [`make_dir`], which gives the system's own error.

@@ -1,8 +1,9 @@
-use std::fs;
 use std::path::Path;
 
+use selfsame_files::{UNFINISHED, remove, rename};
+
 use crate::load::looks_whole;
-use crate::run_dir::{TEMP_PREFIX, list, remove, sibling};
+use crate::run_dir::{list, sibling};
 
 /// Removes checkpoints up to `newest_step` except the newest `keep` that look whole; 0 keeps all.
 ///
@@ -24,8 +25,8 @@ pub(crate) fn keep_newest(run_dir: &Path, newest_step: u64, keep: usize) {
             continue;
         }
         // Renamed first: killed half-way, it leaves something that is known to be unfinished.
-        let doomed = sibling(run_dir, TEMP_PREFIX, step);
-        if fs::rename(&dir, &doomed).is_ok() {
+        let doomed = sibling(run_dir, UNFINISHED, step);
+        if rename(&dir, &doomed).is_ok() {
             let _ = remove(&doomed);
         }
     }

@@ -2,13 +2,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use selfsame_files::{UNFINISHED, remove, rename};
+
 use crate::Result;
 use crate::error::OnPath;
 use crate::load::verify;
 use crate::lock::LOCK;
 
-/// Everything this crate has not finished writing has a name that begins so.
-pub(crate) const TEMP_PREFIX: &str = ".tmp-";
 /// A checkpoint that is being replaced by one of the same step.
 pub(crate) const OLD_PREFIX: &str = ".old-";
 
@@ -115,14 +115,14 @@ pub fn clean_stale(run_dir: &Path) -> Result<()> {
         } else if let Some(step) = name.strip_prefix(OLD_PREFIX).and_then(parse_step) {
             let original = checkpoint_dir(run_dir, step);
             // The names are sorted, so what was to replace it is still there.
-            let new = sibling(run_dir, TEMP_PREFIX, step);
+            let new = sibling(run_dir, UNFINISHED, step);
             if !original.exists() && verify(&new).is_ok() {
-                fs::rename(&new, &original).on("create", &original)?;
+                rename(&new, &original).on("create", &original)?;
             }
             if original.exists() {
                 let _ = remove(&path);
             } else {
-                fs::rename(&path, &original).on("put back", &original)?;
+                rename(&path, &original).on("put back", &original)?;
             }
         }
     }
@@ -131,7 +131,7 @@ pub fn clean_stale(run_dir: &Path) -> Result<()> {
 
 /// Whether it is a file that was being written; a folder of such a name is somebody else's.
 fn is_unfinished_file(path: &Path, name: &str) -> bool {
-    name.starts_with(TEMP_PREFIX) && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+    name.starts_with(UNFINISHED) && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
 }
 
 /// Whether nobody is writing the file: who does so holds its lock.
@@ -143,36 +143,8 @@ pub(crate) fn is_left(path: &Path) -> bool {
 
 /// Whether it is the name of a checkpoint that was being written or removed.
 fn is_unfinished_checkpoint(name: &str) -> bool {
-    let step = name.strip_prefix(TEMP_PREFIX).and_then(parse_step);
+    let step = name.strip_prefix(UNFINISHED).and_then(parse_step);
     step.is_some()
-}
-
-/// Removes a file or a whole folder; that it is not there is no error.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    let done = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match done {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Makes what was renamed or created in `dir` survive a loss of power.
-pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
-    use io::ErrorKind::{InvalidInput, Unsupported};
-    // Windows opens no directory as a file, and its rename needs no such call.
-    if cfg!(not(unix)) {
-        return Ok(());
-    }
-    let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
-    match synced {
-        // Some shared and network file systems have no such call for folders.
-        Err(error) if matches!(error.kind(), InvalidInput | Unsupported) => Ok(()),
-        other => other.on("sync", dir),
-    }
 }
 
 /// Whether an error says that nothing of this name is there. A link to a disk that is not mounted is

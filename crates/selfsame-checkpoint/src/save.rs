@@ -4,14 +4,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
+use selfsame_files::{UNFINISHED, remove, rename, sync, sync_folder};
 
 use crate::error::OnPath;
 use crate::load::verify;
 use crate::manifest::{FileEntry, MANIFEST, Manifest};
 use crate::retention::keep_newest;
-use crate::run_dir::{
-    OLD_PREFIX, TEMP_PREFIX, checkpoint_dir, checkpoints_dir, remove, sibling, sync_dir,
-};
+use crate::run_dir::{OLD_PREFIX, checkpoint_dir, checkpoints_dir, sibling};
 use crate::tensors::Plan;
 use crate::{CheckpointError, Result};
 
@@ -47,9 +46,9 @@ pub struct Checkpoint {
 pub fn save(run_dir: &Path, checkpoint: &Checkpoint, keep: usize) -> Result<PathBuf> {
     let parent = checkpoints_dir(run_dir);
     if make_dir(&parent).on("create", &parent)? {
-        sync_dir(run_dir)?;
+        sync_folder(run_dir).on("sync", run_dir)?;
     }
-    let temp = sibling(run_dir, TEMP_PREFIX, checkpoint.step);
+    let temp = sibling(run_dir, UNFINISHED, checkpoint.step);
     let target = checkpoint_dir(run_dir, checkpoint.step);
     let done = remove(&temp)
         .on("remove", &temp)
@@ -63,7 +62,7 @@ pub fn save(run_dir: &Path, checkpoint: &Checkpoint, keep: usize) -> Result<Path
             return Err(error);
         }
     };
-    sync_dir(&parent)?;
+    sync_folder(&parent).on("sync", &parent)?;
     if let Some(replaced) = replaced {
         // Left behind, it is cleared when the run is next locked.
         let _ = remove(&replaced);
@@ -109,7 +108,7 @@ fn write_all(dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
     for (file_name, path, plan) in plans {
         let file = File::create(&path).on("create", &path)?;
         let entry = plan.write(&file, &path, needed)?;
-        file.sync_all().on_write(&path, needed)?;
+        sync(&file).on_write(&path, needed)?;
         entries.insert(file_name, entry);
     }
 
@@ -131,15 +130,14 @@ fn write_all(dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
     let mut file = File::create(&path).on("create", &path)?;
     file.write_all(&bytes)
         .on_write(&path, needed + bytes.len() as u64)?;
-    file.sync_all()
-        .on_write(&path, needed + bytes.len() as u64)?;
-    sync_dir(dir)
+    sync(&file).on_write(&path, needed + bytes.len() as u64)?;
+    sync_folder(dir).on("sync", dir)
 }
 
 /// Gives the finished folder its name; tells where the one is now that had it before.
 fn publish(run_dir: &Path, step: u64, temp: &Path, target: &Path) -> Result<Option<PathBuf>> {
     if !target.exists() {
-        fs::rename(temp, target).on("create", target)?;
+        rename(temp, target).on("create", target)?;
         return Ok(None);
     }
     // The manifest holds the hash of everything else, so equal manifests mean equal checkpoints.
@@ -152,9 +150,9 @@ fn publish(run_dir: &Path, step: u64, temp: &Path, target: &Path) -> Result<Opti
     // does the second one.
     let old = sibling(run_dir, OLD_PREFIX, step);
     remove(&old).on("remove", &old)?;
-    fs::rename(target, &old).on("move aside", target)?;
-    if let Err(error) = fs::rename(temp, target) {
-        fs::rename(&old, target).on("put back", target)?;
+    rename(target, &old).on("move aside", target)?;
+    if let Err(error) = rename(temp, target) {
+        rename(&old, target).on("put back", target)?;
         return Err(error).on("create", target);
     }
     Ok(Some(old))

@@ -7,10 +7,11 @@ use std::path::Path;
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
+use selfsame_files::{Beside, UNFINISHED, remove};
 
 use crate::error::OnPath;
 use crate::manifest::FileEntry;
-use crate::run_dir::{TEMP_PREFIX, is_left, names_in, remove, sync_dir};
+use crate::run_dir::{is_left, names_in};
 use crate::{CheckpointError, Result};
 
 /// What a safetensors file holds.
@@ -214,11 +215,6 @@ fn stored_type(dtype: DType) -> Option<&'static str> {
     })
 }
 
-/// The name of a file that this process writes, until it is whole: no other process's.
-pub fn unfinished_name(name: &str) -> String {
-    format!("{TEMP_PREFIX}{}-{name}", std::process::id())
-}
-
 /// Removes what killed processes left of writing `path`. What another process is writing stays, and
 /// so does what cannot be removed, which harms nothing.
 pub fn remove_unfinished(path: &Path) {
@@ -231,7 +227,7 @@ pub fn remove_unfinished(path: &Path) {
     };
     for found in names_in(folder).unwrap_or_default() {
         // Earlier versions wrote no process number.
-        let is_of_it = found.strip_prefix(TEMP_PREFIX).is_some_and(|rest| {
+        let is_of_it = found.strip_prefix(UNFINISHED).is_some_and(|rest| {
             let number = rest.strip_suffix(name).and_then(|n| n.strip_suffix('-'));
             rest == name || number.is_some_and(|n| n.parse::<u32>().is_ok())
         });
@@ -244,33 +240,15 @@ pub fn remove_unfinished(path: &Path) {
 
 /// Lets `write` fill a hidden sibling of `path` and renames it when it is on the disk; removes it
 /// if anything fails.
-///
-/// `write_whole` in `selfsame-data` does the same; neither crate knows the other.
 fn write_beside(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
-    let Some(name) = path.file_name() else {
+    if path.file_name().is_none() {
         let name = path.display().to_string();
         return Err(CheckpointError::BadName { name, what: "file" });
-    };
-    let temp = path.with_file_name(unfinished_name(&name.to_string_lossy()));
-    let result = File::create(&temp).on("create", &temp).and_then(|file| {
-        // Tells `is_left` that somebody writes it; not every file system can.
-        let _ = file.try_lock();
-        write(&file)?;
-        // A network file system tells only now that there is no room.
-        file.sync_all()
-            .on_write(path, file.metadata().map_or(0, |file| file.len()))?;
-        drop(file);
-        fs::rename(&temp, path).on("write", path)?;
-        match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
-            _ => sync_dir(Path::new(".")),
-        }
-    });
-    if result.is_err() {
-        // The failure itself is what the caller must hear of.
-        let _ = remove(&temp);
     }
-    result
+    let beside = Beside::create(path).on("create", path)?;
+    write(beside.file())?;
+    let len = beside.file().metadata().map_or(0, |file| file.len());
+    beside.put().on_write(path, len)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use csv::StringRecord;
 use foldhash::fast::RandomState;
+use selfsame_files::write_whole;
 
 use crate::csv_text::{
     blanks_before_quotes, is_break, line_at, line_of, other_width, problem_of, without,
@@ -20,7 +21,6 @@ use crate::decode::Limits;
 use crate::error::DataError;
 use crate::file_list::FileList;
 use crate::label_table::LabelTable;
-use crate::write_whole::write_whole;
 
 /// Header of AgeDB annotations, as the notebook writes it.
 pub const AGEDB_HEADER: [&str; 4] = ["Images", "Name", "Age", "Gender"];
@@ -234,7 +234,7 @@ impl Parent {
                 let all_normal = Path::new(text)
                     .components()
                     .all(|part| matches!(part, Component::Normal(_)));
-                all_normal || without_dots(path).starts_with(root)
+                all_normal || without_dots(&root.join(text)).starts_with(root)
             }
         };
         Self {
@@ -318,6 +318,9 @@ impl Root {
         if self.allow_outside {
             return true;
         }
+        if is_elsewhere(image, &self.real) {
+            return false;
+        }
         if let Some(parent) = self.parents.borrow().get(folder) {
             return self.admits_in(parent, image, name);
         }
@@ -345,10 +348,41 @@ impl Root {
 /// one of a million rows.
 fn folder_and_name(image: &str) -> Option<(&str, &str)> {
     let (folder, name) = match image.rfind(std::path::is_separator) {
-        Some(at) => (&image[..at.max(1)], &image[at + 1..]),
+        // The root of a disk keeps its separator: on Windows `C:` is the current folder there.
+        Some(at) if at == 0 || image[..at].ends_with(':') => image.split_at(at + 1),
+        Some(at) => (&image[..at], &image[at + 1..]),
         None => ("", image),
     };
     (!matches!(name, "" | "." | "..")).then_some((folder, name))
+}
+
+/// Whether a path names another machine's disk than the root's, which is not even looked for
+/// (`\\host\share\x.jpg`), or depends on the current folder of a disk (`C:x.jpg`).
+#[cfg(windows)]
+fn is_elsewhere(image: &str, root: &Path) -> bool {
+    use std::path::Prefix::{Disk, UNC, VerbatimDisk, VerbatimUNC};
+    let mut parts = Path::new(image).components();
+    let Some(Component::Prefix(of_image)) = parts.next() else {
+        return false;
+    };
+    let of_root = root.components().next();
+    match (of_image.kind(), of_root) {
+        (Disk(_) | VerbatimDisk(_), _) => parts.next() != Some(Component::RootDir),
+        (UNC(host, share) | VerbatimUNC(host, share), Some(Component::Prefix(of_root))) => {
+            let (UNC(its_host, its_share) | VerbatimUNC(its_host, its_share)) = of_root.kind()
+            else {
+                return true;
+            };
+            !(host.eq_ignore_ascii_case(its_host) && share.eq_ignore_ascii_case(its_share))
+        }
+        _ => true,
+    }
+}
+
+/// Only Windows has paths that begin so.
+#[cfg(not(windows))]
+fn is_elsewhere(_: &str, _: &Path) -> bool {
+    false
 }
 
 /// The path with `.` and `..` worked out on the text alone.
@@ -403,7 +437,7 @@ pub fn write(path: &Path, header: &[&str], rows: &[Vec<String>]) -> Result<(), D
     let bytes = writer
         .into_inner()
         .map_err(|e| DataError::io("writing", path, e.into_error()))?;
-    write_whole(path, &bytes)
+    write_whole(path, &bytes).map_err(|error| DataError::io("writing", path, error))
 }
 
 /// Writes `root.txt` into `folder`: paths in the annotation files there start from `images`.
@@ -413,7 +447,8 @@ pub fn write(path: &Path, header: &[&str], rows: &[Vec<String>]) -> Result<(), D
 pub fn write_root(folder: &Path, images: &Path) -> Result<(), DataError> {
     let mut bytes = path_to_bytes(images);
     bytes.push(b'\n');
-    write_whole(&folder.join(ROOT_FILE), &bytes)
+    let path = folder.join(ROOT_FILE);
+    write_whole(&path, &bytes).map_err(|error| DataError::io("writing", &path, error))
 }
 
 #[cfg(test)]

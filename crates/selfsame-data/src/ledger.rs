@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use selfsame_files::write_whole;
+
 use crate::csv_text::read_own;
 use crate::dataset::Dataset;
 use crate::decode::DecodeError;
 use crate::error::DataError;
-use crate::write_whole::write_whole;
 
 const HEADER: [&str; 2] = ["file", "reason"];
 
@@ -159,7 +160,7 @@ impl Ledger {
         let bytes = writer
             .into_inner()
             .map_err(|e| DataError::io("writing", path, e.into_error()))?;
-        write_whole(path, &bytes)
+        write_whole(path, &bytes).map_err(|error| DataError::io("writing", path, error))
     }
 
     /// Takes over what an earlier part of the same run wrote, all of it or nothing; a missing file has
@@ -229,8 +230,7 @@ impl Ledger {
             if by_path {
                 names.push(path.to_string_lossy().into_owned());
                 names.extend(
-                    path.canonicalize()
-                        .map(|path| path.to_string_lossy().into_owned()),
+                    dunce::canonicalize(&path).map(|path| path.to_string_lossy().into_owned()),
                 );
             }
             for name in names {
@@ -253,7 +253,7 @@ impl Ledger {
 /// Where an image's file is, the same for every way to write its path.
 fn path_of(dataset: &dyn Dataset, index: usize) -> Option<PathBuf> {
     let path = dataset.path(index)?;
-    Some(path.canonicalize().unwrap_or(path))
+    Some(dunce::canonicalize(&path).unwrap_or(path))
 }
 
 /// The error with its causes, on one line.
@@ -373,7 +373,7 @@ mod tests {
         assert_eq!(lines.len(), 4, "{text}");
         let whole = |side: &str| {
             let file = folder.path().join(side).join("cat/1.jpg");
-            file.canonicalize().unwrap().display().to_string()
+            dunce::canonicalize(file).unwrap().display().to_string()
         };
         assert!(lines[1].starts_with(&whole("train")), "{text}");
         assert!(lines[2].starts_with(&whole("val")), "{text}");
@@ -443,7 +443,7 @@ mod tests {
         read.read_csv(&path).unwrap();
         read.forget_returned(&both);
         assert_eq!(read.len(), 1);
-        assert!(read.entries()[0].file.ends_with("val/cat/1.jpg"));
+        assert!(Path::new(&read.entries()[0].file).ends_with("val/cat/1.jpg"));
         std::fs::write(&second, "text").unwrap();
         for ledger in [by_name, read] {
             ledger.forget_returned(&both);

@@ -69,7 +69,6 @@ pub mod sampler;
 mod shrink;
 pub mod split;
 pub mod walk;
-mod write_whole;
 
 pub use batch::{EvalBatch, HostBatch, PixelType, Pixels};
 pub use cached::Cached;

@@ -11,6 +11,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageFormat, RgbImage};
 use rayon::prelude::*;
 use selfsame_augment::{EvalCrop, Interpolation, Workspace, ops};
+use selfsame_files::rename;
 
 use crate::copies::{Copies, Stamp};
 use crate::dataset::{Dataset, picture_of};
@@ -322,7 +323,7 @@ fn write_copy(
         file.write_all(bytes)?;
         time.map_or(Ok(()), |time| file.set_modified(time))
     });
-    let done = written.and_then(|()| fs::rename(&beside, target));
+    let done = written.and_then(|()| rename(&beside, target));
     done.map_err(|error| {
         let _ = fs::remove_file(&beside);
         failed(error)

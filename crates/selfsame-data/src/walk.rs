@@ -9,6 +9,8 @@ use crate::error::DataError;
 
 /// Extensions (in any case) of files that lie beside images but are none.
 const PASSED_OVER: [&str; 4] = ["csv", "json", "txt", "md"];
+/// Files that Windows and macOS put into folders by themselves, and hide.
+const OF_SYSTEMS: [&str; 3] = ["Thumbs.db", "desktop.ini", "Icon\r"];
 
 /// A file below the walked folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +28,7 @@ pub struct Found {
 pub struct PassedOver {
     /// Folders whose names begin with a dot; what is in them is not counted.
     pub hidden_folders: usize,
-    /// Files whose names begin with a dot.
+    /// Files whose names begin with a dot, and those of a system (`Thumbs.db`, `desktop.ini`).
     pub hidden_files: usize,
     /// `.csv`, `.json`, `.txt` and `.md` files.
     pub notes: usize,
@@ -146,7 +148,7 @@ impl Walk {
             let entry = entry.map_err(|e| DataError::io("listing", folder, e))?;
             let file_name = entry.file_name();
             let path = entry.path();
-            if file_name.as_encoded_bytes().starts_with(b".") {
+            if is_hidden(&file_name) {
                 match path.is_dir() {
                     true => self.passed.hidden_folders += 1,
                     false => self.passed.hidden_files += 1,
@@ -194,6 +196,11 @@ fn readable(name: &[u8]) -> String {
     text
 }
 
+fn is_hidden(name: &OsStr) -> bool {
+    let is_it = |of_system: &&str| name.eq_ignore_ascii_case(of_system);
+    name.as_encoded_bytes().starts_with(b".") || OF_SYSTEMS.iter().any(is_it)
+}
+
 fn is_passed_over(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     PASSED_OVER
@@ -237,6 +244,8 @@ mod tests {
         let folder = folder_with(&[
             "a.csv",
             "a.JSON",
+            "thumbs.db",
+            "b/Desktop.ini",
             "a.txt",
             "README.md",
             ".hidden",
@@ -253,7 +262,7 @@ mod tests {
         let passed = passed_over(folder.path()).unwrap();
         assert_eq!(
             passed.to_string(),
-            "1 hidden folder, 1 hidden file, 4 files named .csv, .json, .txt or .md"
+            "1 hidden folder, 3 hidden files, 4 files named .csv, .json, .txt or .md"
         );
         assert_eq!(PassedOver::default().to_string(), "");
     }

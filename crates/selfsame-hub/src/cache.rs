@@ -7,6 +7,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use selfsame_files::rename;
+
 use crate::checksum::Checksum;
 use crate::error::HubError;
 use crate::repo::RepoId;
@@ -114,7 +116,7 @@ fn put(
     static MADE: AtomicU64 = AtomicU64::new(0);
     let number = MADE.fetch_add(1, Ordering::Relaxed);
     let beside = folder.join(format!(".new.{}.{number}", std::process::id()));
-    let made = make(&beside).and_then(|()| fs::rename(&beside, path));
+    let made = make(&beside).and_then(|()| rename(&beside, path));
     if made.is_err() {
         let _ = fs::remove_file(&beside);
     }

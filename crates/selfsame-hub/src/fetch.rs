@@ -2,6 +2,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use selfsame_files::{rename, sync};
 use ureq::http::header;
 
 use crate::cache::{RepoCache, is_commit};
@@ -205,7 +206,7 @@ impl Hub {
         if !is_there {
             let partial = cache.partial(&told.checksum);
             self.download(&url, file, &told, &partial, on_progress)?;
-            fs::rename(&partial, &blob).map_err(HubError::io(&blob))?;
+            rename(&partial, &blob).map_err(HubError::io(&blob))?;
         }
         drop(lock);
         let path = cache.link(&commit, file, &told.checksum)?;
@@ -404,7 +405,7 @@ fn write(
     if broke.is_none() {
         out.set_len(done).map_err(io())?; // the file may have been shorter than what lay there
     }
-    out.sync_all().map_err(io())?;
+    sync(&out).map_err(io())?;
     Ok(broke)
 }
 

@@ -135,7 +135,7 @@ fn files(cache: &Path) -> Vec<String> {
                         .unwrap()
                         .to_str()
                         .unwrap()
-                        .to_owned(),
+                        .replace('\\', "/"),
                 ),
             }
         }

@@ -9,8 +9,13 @@ use selfsame_train::{Precision, RunConfig};
 use crate::exit::usage;
 use crate::stderr::tell;
 
-/// What an NVIDIA driver brings: its device on Linux, its library in a Linux within Windows.
-const GPU_FILES: [&str; 2] = ["/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1"];
+/// What an NVIDIA driver brings: its device on Linux, its library in a Linux within Windows and on
+/// Windows itself.
+const GPU_FILES: [&str; 3] = [
+    "/dev/nvidiactl",
+    "/usr/lib/wsl/lib/libcuda.so.1",
+    r"C:\Windows\System32\nvcuda.dll",
+];
 
 /// Opens `auto`, `cpu`, `cuda` or `cuda:N`.
 ///

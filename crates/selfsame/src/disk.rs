@@ -12,19 +12,9 @@ use crate::stderr::tell;
 pub(crate) fn free(dir: &Path) -> Option<u64> {
     let dir = std::path::absolute(dir).ok()?;
     let existing = dir.ancestors().find(|folder| folder.exists())?;
-    free_at(existing)
-}
-
-#[cfg(unix)]
-fn free_at(dir: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(dir).ok()?;
+    let disk = fs4::statvfs(existing).ok()?;
     // Some file systems answer with zeros.
-    (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-#[cfg(not(unix))]
-fn free_at(_: &Path) -> Option<u64> {
-    None
+    (disk.total_space() > 0).then(|| disk.available_space())
 }
 
 /// Whether a run finds room on its disk.

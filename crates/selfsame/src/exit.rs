@@ -100,11 +100,16 @@ pub(crate) fn by_flag(flag: &'static str, mut error: anyhow::Error) -> anyhow::E
 /// A path as a shell takes it, for commands that are to be pasted.
 pub(crate) fn pasteable(path: &Path) -> String {
     let text = path.display().to_string();
-    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
+    let is_plain =
+        |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c) || cfg!(windows) && c == '\\';
     if !text.is_empty() && text.chars().all(is_plain) {
         return text;
     }
-    format!("'{}'", text.replace('\'', r"'\''"))
+    match cfg!(windows) {
+        // Both shells there take these, and no name holds one.
+        true => format!("\"{text}\""),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 /// Prints an error to stderr and gives the process's exit code.
@@ -159,8 +164,13 @@ mod tests {
     #[test]
     fn paths_can_be_pasted() {
         assert_eq!(pasteable(Path::new("runs/mine-2")), "runs/mine-2");
-        assert_eq!(pasteable(Path::new("my run")), "'my run'");
-        assert_eq!(pasteable(Path::new("it's")), r"'it'\''s'");
+        if cfg!(windows) {
+            assert_eq!(pasteable(Path::new(r"C:\runs\mine")), r"C:\runs\mine");
+            assert_eq!(pasteable(Path::new(r"C:\my run")), r#""C:\my run""#);
+        } else {
+            assert_eq!(pasteable(Path::new("my run")), "'my run'");
+            assert_eq!(pasteable(Path::new("it's")), r"'it'\''s'");
+        }
     }
 
     #[test]

@@ -70,7 +70,10 @@ pub(crate) fn refuse_overwriting_pictures(
     };
     let is_it = |path: PathBuf| {
         // Asked of few: where links lead takes long for a million files.
-        let may_be = path.file_name() == Some(name) || path.is_symlink();
+        let may_be = path
+            .file_name()
+            .is_some_and(|its| its.eq_ignore_ascii_case(name))
+            || path.is_symlink();
         may_be && path.canonicalize().is_ok_and(|path| path == out_at)
     };
     match (0..set.len()).any(|index| set.path(index).is_some_and(is_it)) {

@@ -7,6 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use selfsame_train::StopFlag;
+#[cfg(windows)]
+use signal_hook::consts::SIGBREAK;
 #[cfg(unix)]
 use signal_hook::consts::{SIGHUP, SIGXFSZ};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -59,7 +61,13 @@ fn hangup() -> Option<i32> {
     (!ignores(SIGHUP)).then_some(SIGHUP)
 }
 
-#[cfg(not(unix))]
+/// What Ctrl-Break sends.
+#[cfg(windows)]
+fn hangup() -> Option<i32> {
+    Some(SIGBREAK)
+}
+
+#[cfg(not(any(unix, windows)))]
 fn hangup() -> Option<i32> {
     None
 }

@@ -317,6 +317,42 @@ fn paths_outside_are_refused_naming_both_options_unless_allowed() {
 
 #[cfg(unix)]
 #[test]
+fn what_does_not_exist_is_inside_of_a_folder_that_a_link_leads_to() {
+    let folder = folder_with(&[("set/x.jpg", "1")]);
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink("set", &link).unwrap();
+    fs::write(link.join("annot.csv"), "Images\ngone/../y.jpg\n").unwrap();
+    assert_eq!(read_csv(&link, &OpenOptions::default()).unwrap().len(), 1);
+    fs::write(link.join("annot.csv"), "Images\ngone/../../y.jpg\n").unwrap();
+    assert!(read_csv(&link, &OpenOptions::default()).is_err());
+}
+
+#[cfg(windows)]
+#[test]
+fn other_machines_and_paths_without_a_root_are_outside() {
+    let folder = folder_with(&[("x.jpg", "1")]);
+    let inside = folder.path().join("x.jpg").to_str().unwrap().to_owned();
+    let disk = inside.split_at(2).0;
+    for (image, is_fine) in [
+        (inside.as_str(), true),
+        (r"\\host.invalid\share\x.jpg", false),
+        ("//host.invalid/share/x.jpg", false),
+        (r"\\?\UNC\host.invalid\share\x.jpg", false),
+        (&format!("{disk}x.jpg"), false),
+        (&format!(r"{disk}\x.jpg"), false),
+    ] {
+        fs::write(
+            folder.path().join("annot.csv"),
+            format!("Images\n{image}\n"),
+        )
+        .unwrap();
+        let read = read_csv(folder.path(), &OpenOptions::default());
+        assert_eq!(read.is_ok(), is_fine, "{image}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
 fn a_link_that_leads_outside_counts_as_outside() {
     use std::os::unix::fs::symlink;
     let folder = folder_with(&[("set/x.jpg", "1"), ("secret/s.jpg", "2")]);
@@ -350,6 +386,7 @@ fn a_header_without_rows_has_no_candidates() {
     assert!(matches!(error, DataError::NoCandidates { .. }));
 }
 
+#[cfg(unix)] // for the quotes in a name
 #[test]
 fn what_is_written_reads_back() {
     let folder = folder_with(&[("pictures/a, \"1\".jpg", "1")]);
