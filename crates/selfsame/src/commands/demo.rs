@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use candle_core::Device;
@@ -13,8 +13,8 @@ use selfsame_eval::linear_probe::{ProbeConfig, sgd};
 use selfsame_eval::metrics::accuracy;
 use selfsame_eval::{Features, KnnConfig, LabelEncoder, knn};
 use selfsame_train::{
-    CAPTURES, EVAL_BATCH, EmbedOptions, Embedder, Extractor, METRICS_FILE, Outcome, PICTURES_FILE,
-    SKIPPED_FILE, SNAPSHOTS,
+    CAPTURES, EVAL_BATCH, EmbedOptions, Embedder, Extractor, Learner, METRICS_FILE, Outcome,
+    PICTURES_FILE, RunConfig, SKIPPED_FILE, SNAPSHOTS,
 };
 use toml::Value;
 
@@ -63,25 +63,12 @@ const LABEL: &str = "gender";
 pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
     let began = Instant::now();
     let dir = &args.run;
-    // A configuration is TOML, which has no greater numbers; twice that is a seed of portraits.
-    let seed = i64::try_from(args.seed).map_err(|_| usage("--seed: at most 2^63 - 1"))?;
-    let mut merged = Merged::defaults();
-    let (_, preset) = PRESETS
-        .iter()
-        .find(|(name, _)| *name == "demo")
-        .context("no demo preset")?;
-    merged.overlay(preset, "preset demo")?;
-    let spec = |count: usize, seed: u64| format!("synthetic:portraits?count={count}&seed={seed}");
-    let train_spec = spec(TRAIN_COUNT, 2 * args.seed);
-    let test_spec = spec(TEST_COUNT, 2 * args.seed + 1);
-    merged.put("data.train", Value::String(train_spec.clone()), "demo")?;
-    merged.put("data.val", Value::String(test_spec.clone()), "demo")?;
-    merged.put("seed", Value::Integer(seed), "demo")?;
+    let merged = configuration(args)?;
     let config = merged.resolve()?;
     let text = to_toml(&config)?;
     clear_earlier(dir, &text)?;
-    let train = data::of_run(&train_spec, &config.data)?;
-    let test = data::of_run(&test_spec, &config.data)?;
+    let train = data::of_run(&config.data.train, &config.data)?;
+    let test = data::of_run(&config.data.val, &config.data)?;
 
     let _lock = run_dir::claim(dir)?;
     write_bytes(
@@ -108,34 +95,58 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
         accept_data_change: false,
         stop: &stop,
         report: true,
-        go_on: &format!(
-            "selfsame demo --run {}{}",
-            pasteable(dir),
-            match args.seed {
-                0 => String::new(),
-                seed => format!(" --seed {seed}"),
-            }
-        ),
+        go_on: &go_on(args),
     })?;
     if let Outcome::Interrupted(_) = outcome {
         return Ok(outcome.into());
     }
 
     let trained = Weights::open_at(dir, Which::Teacher, None, &device)?;
-    let untrained = selfsame_train::Learner::new(&config, &device)?;
-    let crop = config.eval_crop();
-    let raw = EvalCrop {
-        mean: [0.0; 3],
-        std: [1.0; 3],
-        ..crop.clone()
-    };
-    let sets = Sets::new(&train, &test, &device);
-    let before = sets.score(Extractor::Backbone(untrained.teacher.backbone()), &crop)?;
-    let pixels = sets.score(Extractor::Pixels, &raw)?;
-    let after = sets.score(trained.extractor(), &crop)?;
+    let scores = Portraits::new(&train, &test, &device).compare(&config, &trained)?;
     super::export::timm(trained.backbone()?, &dir.join(EXPORT))?;
+    let summary = summary(dir, &scores, began.elapsed());
+    write_bytes(&dir.join(SUMMARY), summary.as_bytes())?;
+    print_text(&summary);
+    print_text(&next_steps());
+    Ok(Done::Well)
+}
 
-    let summary = format!(
+/// The preset with the portraits of the seed.
+fn configuration(args: &Demo) -> anyhow::Result<Merged> {
+    // A configuration is TOML, which has no greater numbers; twice that is a seed of portraits.
+    let seed = i64::try_from(args.seed).map_err(|_| usage("--seed: at most 2^63 - 1"))?;
+    let mut merged = Merged::defaults();
+    let (_, preset) = PRESETS
+        .iter()
+        .find(|(name, _)| *name == "demo")
+        .context("no demo preset")?;
+    merged.overlay(preset, "preset demo")?;
+    let spec = |count: usize, seed: u64| {
+        Value::String(format!("synthetic:portraits?count={count}&seed={seed}"))
+    };
+    merged.put("data.train", spec(TRAIN_COUNT, 2 * args.seed), "demo")?;
+    merged.put("data.val", spec(TEST_COUNT, 2 * args.seed + 1), "demo")?;
+    merged.put("seed", Value::Integer(seed), "demo")?;
+    Ok(merged)
+}
+
+/// The command that continues it.
+fn go_on(args: &Demo) -> String {
+    let seed = match args.seed {
+        0 => String::new(),
+        seed => format!(" --seed {seed}"),
+    };
+    format!("selfsame demo --run {}{seed}", pasteable(&args.run))
+}
+
+/// What was reached, in how long, and where it lies.
+fn summary(dir: &Path, scores: &Comparison, took: Duration) -> String {
+    let Comparison {
+        pixels,
+        before,
+        after,
+    } = scores;
+    format!(
         "\n{LABEL} told from features that never saw a label ({TEST_COUNT} test portraits)\n\
          \x20                        k-NN (k = {K})   linear probe\n\
          \x20 raw pixels               {:5.1} %        {:5.1} %\n\
@@ -151,22 +162,22 @@ pub(crate) fn run(args: &Demo) -> anyhow::Result<Done> {
         dir.join(REPORT_FILE).display(),
         dir.join("curves.png").display(),
         dir.join(EXPORT).display(),
-        duration(began.elapsed().as_secs_f64()),
-    );
-    write_bytes(&dir.join(SUMMARY), summary.as_bytes())?;
-    print_text(&summary);
+        duration(took.as_secs_f64()),
+    )
+}
+
+fn next_steps() -> String {
     let (preset, time) = match cfg!(feature = "cuda") {
         true => ("gpu-minutes", "six minutes of an H200"),
         false => ("cpu-hour", "an hour of two cores"),
     };
-    print_text(&format!(
+    format!(
         "Next, with your own pictures ({time} for 3,000 of them):\n\
          \x20 selfsame check-data PICTURES                                      # what can be used\n\
          \x20 selfsame plan --data PICTURES --preset {preset}    # how long it takes here, what is odd\n\
          \x20 selfsame train --data PICTURES --preset {preset} --run runs/mine\n\
          \x20 selfsame knn --weights runs/mine --train A --test B --label NAME  # how good it is"
-    ));
-    Ok(Done::Well)
+    )
 }
 
 /// An earlier demonstration with this configuration that was stopped goes on, another is replaced;
@@ -227,20 +238,28 @@ fn names_in(dir: &Path) -> anyhow::Result<Vec<String>> {
     names.collect::<std::io::Result<_>>().with_context(reading)
 }
 
+/// Accuracies in per cent.
 struct Scores {
     knn: f64,
     linear: f64,
 }
 
-/// Both sides of the demonstration's scores.
-struct Sets<'a> {
+/// What training is to be held against, and what it reached.
+struct Comparison {
+    pixels: Scores,
+    before: Scores,
+    after: Scores,
+}
+
+/// Those to learn from and those to test on, with the classes of their label.
+struct Portraits<'a> {
     train: &'a Arc<dyn Dataset>,
     test: &'a Arc<dyn Dataset>,
     encoder: LabelEncoder,
     device: &'a Device,
 }
 
-impl<'a> Sets<'a> {
+impl<'a> Portraits<'a> {
     fn new(train: &'a Arc<dyn Dataset>, test: &'a Arc<dyn Dataset>, device: &'a Device) -> Self {
         let labels = (0..train.len()).filter_map(|i| train.label(i, LABEL));
         Self {
@@ -249,6 +268,21 @@ impl<'a> Sets<'a> {
             encoder: LabelEncoder::fit(labels),
             device,
         }
+    }
+
+    fn compare(&self, config: &RunConfig, trained: &Weights) -> anyhow::Result<Comparison> {
+        let untrained = Learner::new(config, self.device)?;
+        let crop = config.eval_crop();
+        let raw = EvalCrop {
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            ..crop.clone()
+        };
+        Ok(Comparison {
+            before: self.score(Extractor::Backbone(untrained.teacher.backbone()), &crop)?,
+            pixels: self.score(Extractor::Pixels, &raw)?,
+            after: self.score(trained.extractor(), &crop)?,
+        })
     }
 
     fn score(&self, extractor: Extractor<'_>, crop: &EvalCrop) -> anyhow::Result<Scores> {
