@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use selfsame_checkpoint::{
-    CHECKPOINTS, Checkpoint, CheckpointError, list, load_newest, write_bytes, write_tensors,
+    CHECKPOINTS, CheckpointError, list, load_newest, write_bytes, write_tensors,
 };
 use selfsame_data::augment::{EvalCrop, StandardCrop};
 use selfsame_eval::metrics::{ClassificationReport, ConfusionMatrix, ReportOptions, accuracy};
@@ -47,19 +47,7 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(15 * 60);
 
 pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     let flags = &args.data.weights;
-    let notebook = FinetuneConfig::default();
-    let config = FinetuneConfig {
-        batch_size: flags.images_at_a_time(notebook.batch_size),
-        epochs: args.epochs,
-        lr: args.lr,
-        freeze: args.freeze,
-        seed: args.seed,
-        workers: flags.workers,
-        ..notebook
-    };
-    if let Some(problem) = config.check().first() {
-        return Err(usage(format!("--{problem}")));
-    }
+    let config = configuration(args)?;
     let sets = Sets::open(&args.data)?;
     if sets.same {
         tell!("warning: --test is --train; the report is about the pictures learned from");
@@ -67,7 +55,7 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     keep_freed_memory(&sets.device).context("setting up memory")?;
     sets.need_classes(&args.data.label)?;
     sets.suggest_regression(&args.data.label, "linear --regress");
-    refuse_reference("--weights", &args.data.weights.weights)?;
+    refuse_reference("--weights", &flags.weights)?;
     let weights = Weights::open(
         &flags.weights,
         flags.which,
@@ -83,53 +71,26 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     };
     evaluation.check(&sets.device)?;
     let settings = settings(args, &config, &sets, &crop);
-    run_dir::refuse_file(&args.run)?;
-    for (flag, spec) in [("--train", &args.data.train), ("--test", &args.data.test)] {
-        refuse_inside(&args.run, flag, spec)?;
-    }
-    if args.run.join(run_dir::CONFIG_FILE).exists() {
-        return Err(usage(format!(
-            "--run {}: holds a pretraining run; name another folder",
-            args.run.display()
-        )));
-    }
-    let stopped = !list(&args.run)?.is_empty();
-    if stopped && !args.resume {
-        return Err(usage(format!(
-            "--run {}: a run is in it that was stopped; go on with --resume, or name another folder",
-            args.run.display()
-        )));
-    }
-    let begun = args.resume && (stopped || result(&args.run).exists());
-    let classes = sets.encoder.num_classes();
+    let goes_on = goes_on(args)?;
     let mut tuning = Finetuning::new(
         &loaded.model,
         &loaded.params,
-        classes,
+        sets.encoder.num_classes(),
         &config,
         &sets.device,
     )?;
-    let _lock = match begun {
+    let _lock = match goes_on {
         true => run_dir::claim(&args.run)?,
         false => {
             disk::check_finetuning(&args.run, tuning.checkpoint_bytes() as u64)?;
             run_dir::claim_new(&args.run)?
         }
     };
-    if begun && result(&args.run).exists() {
+    if goes_on && result(&args.run).exists() {
         return again(args, &settings);
     }
-    if begun && let Some((checkpoint, warnings)) = load_newest(&args.run, &sets.device)? {
-        for warning in warnings {
-            tell!("warning: {warning}");
-        }
-        go_on(&mut tuning, &checkpoint, &settings, &args.run)?;
-        if let Err(error) = sets.ledger.read_csv(&args.run.join(SKIPPED_FILE)) {
-            tell!("warning: what could not be used before is forgotten: {error}");
-        }
-        sets.ledger.place(sets.train.as_ref());
-        let both = [sets.train.as_ref(), sets.test.as_ref()];
-        sets.ledger.forget_returned(&both);
+    if goes_on {
+        restore_newest(&mut tuning, &sets, &settings, &args.run)?;
     }
     if !tuning.is_done() {
         sets.need_test_pictures(&args.data)?;
@@ -147,6 +108,48 @@ pub(crate) fn run(args: &Finetune) -> anyhow::Result<Done> {
     };
     work.keep(&tuning, &found, loaded)?;
     Ok(Done::Well)
+}
+
+/// The notebook's configuration with what flags say.
+fn configuration(args: &Finetune) -> anyhow::Result<FinetuneConfig> {
+    let flags = &args.data.weights;
+    let notebook = FinetuneConfig::default();
+    let config = FinetuneConfig {
+        batch_size: flags.images_at_a_time(notebook.batch_size),
+        epochs: args.epochs,
+        lr: args.lr,
+        freeze: args.freeze,
+        seed: args.seed,
+        workers: flags.workers,
+        ..notebook
+    };
+    match config.check().first() {
+        Some(problem) => Err(usage(format!("--{problem}"))),
+        None => Ok(config),
+    }
+}
+
+/// Whether `--run` holds a fine-tuning that is to go on, or to be told again; refuses a folder that
+/// is something else.
+fn goes_on(args: &Finetune) -> anyhow::Result<bool> {
+    run_dir::refuse_file(&args.run)?;
+    for (flag, spec) in [("--train", &args.data.train), ("--test", &args.data.test)] {
+        refuse_inside(&args.run, flag, spec)?;
+    }
+    if args.run.join(run_dir::CONFIG_FILE).exists() {
+        return Err(usage(format!(
+            "--run {}: holds a pretraining run; name another folder",
+            args.run.display()
+        )));
+    }
+    let stopped = !list(&args.run)?.is_empty();
+    if stopped && !args.resume {
+        return Err(usage(format!(
+            "--run {}: a run is in it that was stopped; go on with --resume, or name another folder",
+            args.run.display()
+        )));
+    }
+    Ok(args.resume && (stopped || result(&args.run).exists()))
 }
 
 fn result(run: &Path) -> std::path::PathBuf {
@@ -209,21 +212,34 @@ fn refuse_changes(before: &Value, now: &Map<String, Value>, run: &Path) -> anyho
     )))
 }
 
-fn go_on(
+/// Goes on from the newest checkpoint, if there is one, with what could not be used before it.
+fn restore_newest(
     tuning: &mut Finetuning,
-    checkpoint: &Checkpoint,
+    sets: &Sets,
     settings: &Map<String, Value>,
     run: &Path,
 ) -> anyhow::Result<()> {
+    let Some((checkpoint, warnings)) = load_newest(run, &sets.device)? else {
+        return Ok(());
+    };
+    for warning in warnings {
+        tell!("warning: {warning}");
+    }
     let before = serde_json::from_str(&checkpoint.config)
         .map_err(|_| usage(format!("--run {}: that is no fine-tuning", run.display())))?;
     refuse_changes(&before, settings, run)?;
-    tuning.restore(checkpoint)?;
+    tuning.restore(&checkpoint)?;
     tell!(
         "going on after {} steps, in epoch {}",
         checkpoint.step,
         checkpoint.epoch + 1
     );
+    if let Err(error) = sets.ledger.read_csv(&run.join(SKIPPED_FILE)) {
+        tell!("warning: what could not be used before is forgotten: {error}");
+    }
+    sets.ledger.place(sets.train.as_ref());
+    let both = [sets.train.as_ref(), sets.test.as_ref()];
+    sets.ledger.forget_returned(&both);
     Ok(())
 }
 
