@@ -7,66 +7,66 @@ use super::{Facts, Log};
 
 /// Charts as SVG, each with a text for those who do not see it.
 pub(super) fn charts(facts: &Facts<'_>, log: &Log) -> Vec<(String, String)> {
-    let config = facts.config;
-    let over = |value: fn(&StepLine) -> f64| -> Vec<(f64, f64)> {
-        let x = |step: u64| (step + 1) as f64 / log.steps_per_epoch.unwrap_or(1.0);
-        log.steps
-            .iter()
-            .map(|line| (x(line.step), value(line)))
-            .collect()
-    };
-    let ln_k = (config.head.out_dim as f64).ln();
-    let level = |name: String, y: f64| vec![Reference { name, y }];
-    let x_label = match log.steps_per_epoch {
-        Some(_) => "epoch",
-        None => "step",
-    };
-    let chart =
-        |title: &str, y_label: &str, series: Vec<Series>, references: Vec<Reference>| LineChart {
-            title: title.to_owned(),
-            x_label: x_label.to_owned(),
-            y_label: y_label.to_owned(),
-            series,
-            references,
-            height: 290.0,
-            ..LineChart::default()
+    let curves = Curves { facts, log };
+    let mut charts = curves.of_loss();
+    charts.extend(curves.of_knn());
+    charts.extend(curves.of_views());
+    charts.extend(curves.of_steps());
+    charts
+        .iter()
+        .map(|chart| (chart.svg(), in_words(chart)))
+        .collect()
+}
+
+/// The lines of a log as curves over epochs, or over steps where it is not known how many an epoch
+/// has.
+struct Curves<'a> {
+    facts: &'a Facts<'a>,
+    log: &'a Log,
+}
+
+impl Curves<'_> {
+    fn of_loss(&self) -> Vec<LineChart> {
+        let ln_k = (self.facts.config.head.out_dim as f64).ln();
+        let level = || {
+            vec![Reference {
+                name: format!("ln K = {ln_k:.2}"),
+                y: ln_k,
+            }]
         };
-    let one = |title: &str, y_label: &str, value: fn(&StepLine) -> f64| {
-        chart(
-            title,
-            y_label,
-            vec![Series::line(y_label, over(value))],
-            Vec::new(),
-        )
-    };
-    let mut charts = vec![
-        chart(
-            "Training loss",
-            "loss in nats",
-            vec![
-                Series::line("loss", over(|line| line.loss)),
-                Series::dashed("floor: teacher entropy", over(|line| line.loss_floor)),
-            ],
-            level(format!("ln K = {ln_k:.2}"), ln_k),
-        ),
-        chart(
-            "Entropy and KL",
-            "nats",
-            vec![
-                Series::line("teacher entropy", over(|line| line.loss_floor)),
-                Series::line("KL: left to learn", over(|line| line.kl)),
-            ],
-            level(format!("ln K = {ln_k:.2}"), ln_k),
-        ),
-        one(
-            "Feature spread (1: evenly in all directions)",
-            "feature spread",
-            |line| line.feature_std,
-        ),
-    ];
-    if !log.evals.is_empty() {
+        let loss = vec![
+            Series::line("loss", self.points(|line| line.loss)),
+            Series::dashed(
+                "floor: teacher entropy",
+                self.points(|line| line.loss_floor),
+            ),
+        ];
+        let entropy = vec![
+            Series::line("teacher entropy", self.points(|line| line.loss_floor)),
+            Series::line("KL: left to learn", self.points(|line| line.kl)),
+        ];
+        vec![
+            LineChart {
+                references: level(),
+                ..self.chart("Training loss", "loss in nats", loss)
+            },
+            LineChart {
+                references: level(),
+                ..self.chart("Entropy and KL", "nats", entropy)
+            },
+            self.curve(
+                "Feature spread (1: evenly in all directions)",
+                "feature spread",
+                |line| line.feature_std,
+            ),
+        ]
+    }
+
+    /// The scores of a label, a curve for each k; `None` if there are none.
+    fn of_knn(&self) -> Option<LineChart> {
+        let label = &self.log.evals.first()?.label;
         let mut scores: Vec<Series> = Vec::new();
-        for line in &log.evals {
+        for line in &self.log.evals {
             for (k, percent) in &line.knn {
                 let name = format!("k = {k}");
                 let point = (line.epoch as f64, *percent);
@@ -76,70 +76,101 @@ pub(super) fn charts(facts: &Facts<'_>, log: &Log) -> Vec<(String, String)> {
                 }
             }
         }
-        let label = &log.evals[0].label;
-        let mut knn = chart(
-            &format!("k-NN on {label}"),
-            "accuracy in %",
-            scores,
-            Vec::new(),
-        );
-        knn.x_label = match standard_error(facts, &log.evals) {
+        let x_label = match standard_error(self.facts, &self.log.evals) {
             Some((error, n)) => {
                 format!("epoch; one standard error of the last point is {error:.1} ({n} pictures)")
             }
             None => "epoch".to_owned(),
         };
-        charts.push(knn);
+        Some(LineChart {
+            x_label,
+            ..self.chart(&format!("k-NN on {label}"), "accuracy in %", scores)
+        })
     }
-    if !log.views.is_empty() {
-        let over = |value: fn(&ViewsLine) -> f64| -> Vec<(f64, f64)> {
+
+    /// The scores without labels; none if there are none.
+    fn of_views(&self) -> Vec<LineChart> {
+        let lines = &self.log.views;
+        if lines.is_empty() {
+            return Vec::new();
+        }
+        let scored = |title: &str, y_label: &str, value: fn(&ViewsLine) -> f64| {
             let point = |line: &ViewsLine| (line.epoch as f64, value(line));
-            log.views.iter().map(point).collect()
+            let points = lines.iter().map(point).collect();
+            LineChart {
+                x_label: "epoch".to_owned(),
+                ..self.chart(title, y_label, vec![Series::line(y_label, points)])
+            }
         };
-        let mut scored = |title: &str, y_label: &str, value: fn(&ViewsLine) -> f64| {
-            let series = vec![Series::line(y_label, over(value))];
-            let mut drawn = chart(title, y_label, series, Vec::new());
-            drawn.x_label = "epoch".to_owned();
-            charts.push(drawn);
-        };
-        scored(
-            "Views of one picture told from others' (chance: 50 %)",
-            "AUC in %",
-            |line| line.view_auc,
-        );
-        scored("Effective rank of features", "effective rank", |line| {
-            line.effective_rank
-        });
+        vec![
+            scored(
+                "Views of one picture told from others' (chance: 50 %)",
+                "AUC in %",
+                |line| line.view_auc,
+            ),
+            scored("Effective rank of features", "effective rank", |line| {
+                line.effective_rank
+            }),
+        ]
     }
-    let mut norm = one("Gradient norm before clipping", "gradient norm", |line| {
-        line.grad_norm
-    });
-    norm.y_scale = Scale::Log;
-    let mut decay = one("Weight decay", "weight decay", |line| line.weight_decay);
-    let mut temperature = one("Teacher temperature", "temperature", |line| {
-        line.teacher_temp
-    });
-    if log.steps_per_epoch.is_some() {
-        in_steps(&mut temperature);
-        if config.optim.weight_decay_update == WeightDecayUpdate::Epoch {
-            in_steps(&mut decay);
+
+    /// What else each step logged: the gradient, the schedules, the time.
+    fn of_steps(&self) -> Vec<LineChart> {
+        let norm = LineChart {
+            y_scale: Scale::Log,
+            ..self.curve("Gradient norm before clipping", "gradient norm", |line| {
+                line.grad_norm
+            })
+        };
+        let mut decay = self.curve("Weight decay", "weight decay", |line| line.weight_decay);
+        let mut temperature = self.curve("Teacher temperature", "temperature", |line| {
+            line.teacher_temp
+        });
+        if self.log.steps_per_epoch.is_some() {
+            in_steps(&mut temperature);
+            if self.facts.config.optim.weight_decay_update == WeightDecayUpdate::Epoch {
+                in_steps(&mut decay);
+            }
+        }
+        vec![
+            norm,
+            self.curve("Learning rate", "learning rate", |line| line.lr),
+            decay,
+            self.curve("Teacher momentum", "momentum", |line| line.momentum),
+            temperature,
+            self.curve("Throughput", "images per second", |line| line.images_per_s),
+            self.curve("Time spent waiting for data", "share of the time", |line| {
+                line.data_wait_frac
+            }),
+        ]
+    }
+
+    /// A chart of one value of each step.
+    fn curve(&self, title: &str, y_label: &str, value: fn(&StepLine) -> f64) -> LineChart {
+        let series = vec![Series::line(y_label, self.points(value))];
+        self.chart(title, y_label, series)
+    }
+
+    fn points(&self, value: fn(&StepLine) -> f64) -> Vec<(f64, f64)> {
+        let x = |step: u64| (step + 1) as f64 / self.log.steps_per_epoch.unwrap_or(1.0);
+        let point = |line: &StepLine| (x(line.step), value(line));
+        self.log.steps.iter().map(point).collect()
+    }
+
+    fn chart(&self, title: &str, y_label: &str, series: Vec<Series>) -> LineChart {
+        let x_label = match self.log.steps_per_epoch {
+            Some(_) => "epoch",
+            None => "step",
+        };
+        LineChart {
+            title: title.to_owned(),
+            x_label: x_label.to_owned(),
+            y_label: y_label.to_owned(),
+            series,
+            height: 290.0,
+            ..LineChart::default()
         }
     }
-    charts.extend([
-        norm,
-        one("Learning rate", "learning rate", |line| line.lr),
-        decay,
-        one("Teacher momentum", "momentum", |line| line.momentum),
-        temperature,
-        one("Throughput", "images per second", |line| line.images_per_s),
-        one("Time spent waiting for data", "share of the time", |line| {
-            line.data_wait_frac
-        }),
-    ]);
-    charts
-        .iter()
-        .map(|chart| (chart.svg(), in_words(chart)))
-        .collect()
 }
 
 /// Draws values of whole epochs as they were: constant, then at once another at the first step of
