@@ -1,6 +1,6 @@
 //! Scores of the features by each label, beside baselines and with intervals.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use selfsame_eval::logistic::{LogisticConfig, default_grid, fit_with_best_c};
 use selfsame_eval::metrics::{
@@ -21,7 +21,7 @@ const K: usize = 20;
 /// Classes up to which a confusion matrix is shown.
 const MAX_MATRIX: usize = 12;
 
-/// A label on both sides of one subject.
+/// Features of one subject whose pictures have a label, with its texts.
 struct OfLabel {
     bank: Features,
     bank_texts: Vec<String>,
@@ -74,20 +74,23 @@ pub(super) fn add(page: &mut Page, subjects: &Subjects) -> anyhow::Result<Map<St
         page.text("The pictures have no labels to score the features by.");
     }
     for label in names {
-        let sides: Vec<OfLabel> = subjects
+        let of_subjects: Vec<OfLabel> = subjects
             .all
             .iter()
             .map(|s| OfLabel::of(s, subjects, &label))
             .collect();
-        let texts = sides[0].bank_texts.iter().chain(sides[0].queries().1);
+        let texts = of_subjects[0]
+            .bank_texts
+            .iter()
+            .chain(of_subjects[0].queries().1);
         let encoder = LabelEncoder::fit(texts);
-        let (banked, asked) = (sides[0].bank.n, sides[0].queries().0.n);
-        let to_learn = LabelEncoder::fit(&sides[0].bank_texts).num_classes();
+        let (banked, asked) = (of_subjects[0].bank.n, of_subjects[0].queries().0.n);
+        let to_learn = LabelEncoder::fit(&of_subjects[0].bank_texts).num_classes();
         if banked < 10 || asked < 2 || encoder.num_classes() < 2 {
             page.heading(&label);
             page.text("Too few of the pictures looked at carry it, or all the same value.");
         } else if encoder.suggests_regression() {
-            let scores = numbers(page, &label, subjects, &sides)?;
+            let scores = numbers(page, &label, subjects, &of_subjects)?;
             all.insert(label, scores);
         } else if to_learn * 4 > banked {
             page.heading(&label);
@@ -95,14 +98,14 @@ pub(super) fn add(page: &mut Page, subjects: &Subjects) -> anyhow::Result<Map<St
                 "{to_learn} values among {banked} pictures to learn from: too many to be told by \
                  neighbours."
             ));
-        } else if !sides[0].can_be_told() {
+        } else if !of_subjects[0].can_be_told() {
             page.heading(&label);
             page.text(
                 "No held-out picture has a value that a picture to learn from has: there is \
                  nothing to tell.",
             );
         } else {
-            let scores = classes(page, &label, subjects, &sides, &encoder)?;
+            let scores = classes(page, &label, subjects, &of_subjects, &encoder)?;
             all.insert(label, scores);
         }
     }
@@ -113,48 +116,26 @@ fn classes(
     page: &mut Page,
     label: &str,
     subjects: &Subjects,
-    sides: &[OfLabel],
+    of_subjects: &[OfLabel],
     encoder: &LabelEncoder,
 ) -> anyhow::Result<Value> {
-    let encode = |texts: &[String]| -> Vec<usize> {
-        texts
-            .iter()
-            .filter_map(|text| encoder.encode(text))
-            .collect()
-    };
-    let interval = |truth: &[usize], predicted: &[usize]| -> anyhow::Result<(String, Value)> {
-        let hits = correct(truth, predicted)?;
-        let interval = bootstrap_mean(&hits, &BootstrapConfig::default())?;
-        let percent = 100.0 * accuracy(truth, predicted)?;
-        let (low, high) = (100.0 * interval.low, 100.0 * interval.high);
-        Ok((
-            format!("{percent:.1} ({low:.1} to {high:.1})"),
-            json!({"accuracy": percent, "interval": [low, high]}),
-        ))
-    };
     let mut rows = Vec::new();
     let mut scores = Map::new();
     let mut of_trained = Vec::new();
-    for (subject, side) in subjects.all.iter().zip(sides) {
-        let (features, texts) = side.queries();
-        let (bank, truth) = (encode(&side.bank_texts), encode(texts));
-        let predicted = knn(&side.bank, &bank, features, &side.config())?;
+    for (subject, labelled) in subjects.all.iter().zip(of_subjects) {
+        let (features, texts) = labelled.queries();
+        let bank = encode(encoder, &labelled.bank_texts);
+        let truth = encode(encoder, texts);
+        let predicted = knn(&labelled.bank, &bank, features, &labelled.config())?;
         let predicted = predicted[0].predictions.clone();
-        let (knn_text, knn) = interval(&truth, &predicted)?;
-        let (logistic_text, logistic) = if subject.name == PIXELS || side.test.is_none() {
-            none()
-        } else {
-            let config = LogisticConfig {
-                max_iter: 200,
-                ..LogisticConfig::default()
-            };
-            let grid = default_grid();
-            let mut progress = CountProgress::new("logistic fits", grid.len() + 1);
-            let on_fit = &mut |done| progress.set(done);
-            match fit_with_best_c(&side.bank, &bank, &grid, &config, 0, on_fit) {
-                Ok((model, _)) => interval(&truth, &model.predict(features)?)?,
-                Err(_) => none(), // too few rows to hold any out
-            }
+        let (knn_text, knn) = accuracy_of(&truth, &predicted)?;
+        let by_logistic = match subject.name {
+            PIXELS => None,
+            _ => by_logistic(labelled, &bank)?,
+        };
+        let (logistic_text, logistic) = match by_logistic {
+            Some(predicted) => accuracy_of(&truth, &predicted)?,
+            None => ("–".to_owned(), Value::Null),
         };
         rows.push(vec![
             Cell::Text(subject.name.to_owned()),
@@ -169,73 +150,124 @@ fn classes(
             of_trained = predicted;
         }
     }
-    let truth = encode(sides[0].queries().1);
-    let mut counts = vec![0usize; encoder.num_classes()];
-    truth.iter().for_each(|class| counts[*class] += 1);
-    let most = counts.iter().max().copied().unwrap_or(0) as f64 / truth.len() as f64;
+    let truth = encode(encoder, of_subjects[0].queries().1);
     rows.push(vec![
         Cell::Text("always the most frequent class".to_owned()),
-        Cell::Figure(format!("{:.1}", 100.0 * most)),
+        Cell::Figure(format!("{:.1}", 100.0 * share_of_most_frequent(&truth))),
         Cell::Figure(String::new()),
     ]);
     page.heading(label);
-    let how = match sides[0].test {
+    accuracy_table(page, &of_subjects[0], &rows);
+    if encoder.num_classes() <= MAX_MATRIX {
+        confusion_table(page, label, encoder.classes(), (&truth, &of_trained))?;
+    }
+    Ok(Value::Object(scores))
+}
+
+fn encode(encoder: &LabelEncoder, texts: &[String]) -> Vec<usize> {
+    texts
+        .iter()
+        .filter_map(|text| encoder.encode(text))
+        .collect()
+}
+
+/// An accuracy for a table and for JSON.
+fn accuracy_of(truth: &[usize], predicted: &[usize]) -> anyhow::Result<(String, Value)> {
+    let hits = correct(truth, predicted)?;
+    let interval = bootstrap_mean(&hits, &BootstrapConfig::default())?;
+    let percent = 100.0 * accuracy(truth, predicted)?;
+    let (low, high) = (100.0 * interval.low, 100.0 * interval.high);
+    Ok((
+        format!("{percent:.1} ({low:.1} to {high:.1})"),
+        json!({"accuracy": percent, "interval": [low, high]}),
+    ))
+}
+
+/// Classes of the test side predicted by logistic regression; `None` without one, or if there are
+/// too few rows to hold any out.
+fn by_logistic(labelled: &OfLabel, bank: &[usize]) -> anyhow::Result<Option<Vec<usize>>> {
+    let Some((features, _)) = &labelled.test else {
+        return Ok(None);
+    };
+    let config = LogisticConfig {
+        max_iter: 200,
+        ..LogisticConfig::default()
+    };
+    let grid = default_grid();
+    let mut progress = CountProgress::new("logistic fits", grid.len() + 1);
+    let on_fit = &mut |done| progress.set(done);
+    match fit_with_best_c(&labelled.bank, bank, &grid, &config, 0, on_fit) {
+        Ok((model, _)) => Ok(Some(model.predict(features)?)),
+        Err(_) => Ok(None),
+    }
+}
+
+fn share_of_most_frequent(truth: &[usize]) -> f64 {
+    let mut counts = BTreeMap::new();
+    for class in truth {
+        *counts.entry(class).or_insert(0usize) += 1;
+    }
+    counts.values().max().copied().unwrap_or(0) as f64 / truth.len() as f64
+}
+
+fn accuracy_table(page: &mut Page, labelled: &OfLabel, rows: &[Vec<Cell>]) {
+    let asked = labelled.queries().0.n;
+    let how = match labelled.test {
         Some(_) => format!(
-            "{} pictures to learn from, {} held out",
-            sides[0].bank.n,
-            truth.len()
+            "{} pictures to learn from, {asked} held out",
+            labelled.bank.n
         ),
-        None => format!("{} pictures, each by the others", truth.len()),
+        None => format!("{asked} pictures, each by the others"),
     };
     page.table(
         &format!("Accuracy in per cent with 95 % bootstrap intervals; {how}"),
         &["features", &format!("k-NN, k = {K}"), "logistic regression"],
-        &rows,
+        rows,
     );
-    page.text(match sides[0].test {
+    page.text(match labelled.test {
         None => "–: logistic regression is not fitted, since no pictures are held out (--val).",
         Some(_) => {
             "–: logistic regression is not fitted to raw pixels, whose many columns take longer \
              than all the rest of this page, nor to too few pictures."
         }
     });
-    let names = encoder.classes();
-    if names.len() <= MAX_MATRIX {
-        let matrix = ConfusionMatrix::new(&truth, &of_trained, names.len())?;
-        let mut head = vec!["true \\ predicted"];
-        head.extend(names.iter().map(String::as_str));
-        let row = |(name, counts): (&String, &[usize])| {
-            let all = counts.iter().sum::<usize>().max(1) as f64;
-            let cell = |n: &usize| Cell::Shaded(n.to_string(), *n as f64 / all);
-            let name = Cell::Text(name.clone());
-            std::iter::once(name)
-                .chain(counts.iter().map(cell))
-                .collect()
-        };
-        let rows: Vec<Vec<Cell>> = names.iter().zip(matrix.rows()).map(row).collect();
-        page.table(
-            "Confusion of k-NN after training, in pictures",
-            &head,
-            &rows,
-        );
-        let report =
-            ClassificationReport::new(&truth, &of_trained, names, &ReportOptions::default())?;
-        let heading = format!("Classification report of k-NN on {label}");
-        page.code(Some(&heading), &report.to_string());
-    }
-    Ok(Value::Object(scores))
 }
 
-/// What stands in a table and in JSON where there is no figure.
-fn none() -> (String, Value) {
-    ("–".to_owned(), Value::Null)
+/// Who was taken for whom by k-NN after training.
+fn confusion_table(
+    page: &mut Page,
+    label: &str,
+    names: &[String],
+    (truth, predicted): (&[usize], &[usize]),
+) -> anyhow::Result<()> {
+    let matrix = ConfusionMatrix::new(truth, predicted, names.len())?;
+    let mut head = vec!["true \\ predicted"];
+    head.extend(names.iter().map(String::as_str));
+    let row = |(name, counts): (&String, &[usize])| {
+        let all = counts.iter().sum::<usize>().max(1) as f64;
+        let cell = |n: &usize| Cell::Shaded(n.to_string(), *n as f64 / all);
+        let name = Cell::Text(name.clone());
+        std::iter::once(name)
+            .chain(counts.iter().map(cell))
+            .collect()
+    };
+    let rows: Vec<Vec<Cell>> = names.iter().zip(matrix.rows()).map(row).collect();
+    page.table(
+        "Confusion of k-NN after training, in pictures",
+        &head,
+        &rows,
+    );
+    let report = ClassificationReport::new(truth, predicted, names, &ReportOptions::default())?;
+    let heading = format!("Classification report of k-NN on {label}");
+    page.code(Some(&heading), &report.to_string());
+    Ok(())
 }
 
 fn numbers(
     page: &mut Page,
     label: &str,
     subjects: &Subjects,
-    sides: &[OfLabel],
+    of_subjects: &[OfLabel],
 ) -> anyhow::Result<Value> {
     let values = |texts: &[String]| -> Vec<f64> {
         texts
@@ -245,15 +277,15 @@ fn numbers(
     };
     let mut rows = Vec::new();
     let mut scores = Map::new();
-    for (subject, side) in subjects.all.iter().zip(sides) {
-        let (features, texts) = side.queries();
-        let (bank, truth) = (values(&side.bank_texts), values(texts));
-        let predicted = knn_regress(&side.bank, &bank, features, &side.config())?;
+    for (subject, labelled) in subjects.all.iter().zip(of_subjects) {
+        let (features, texts) = labelled.queries();
+        let (bank, truth) = (values(&labelled.bank_texts), values(texts));
+        let predicted = knn_regress(&labelled.bank, &bank, features, &labelled.config())?;
         let of_knn = NumberScore::of(&truth, &predicted[0].predictions)?;
         // As many columns as pixels have take longer than all the rest of the page.
         let of_ridge = match subject.name {
             PIXELS => None,
-            _ => by_ridge(side, &bank)
+            _ => by_ridge(labelled, &bank)
                 .map(|predicted| NumberScore::of(&truth, &predicted))
                 .transpose()?,
         };
@@ -280,7 +312,10 @@ fn numbers(
             json!({"knn": of_knn.json(), "ridge": of_ridge.as_ref().map(NumberScore::json)}),
         );
     }
-    let (bank, truth) = (values(&sides[0].bank_texts), values(sides[0].queries().1));
+    let (bank, truth) = (
+        values(&of_subjects[0].bank_texts),
+        values(of_subjects[0].queries().1),
+    );
     let mean = bank.iter().sum::<f64>() / bank.len() as f64;
     let always = mean_absolute_error(&truth, &vec![mean; truth.len()])?;
     rows.push(vec![
@@ -290,7 +325,7 @@ fn numbers(
         Cell::Figure(String::new()),
     ]);
     page.heading(label);
-    let how = match sides[0].test {
+    let how = match of_subjects[0].test {
         Some(_) => format!(
             "{} pictures to learn from, {} held out; k = {K}",
             bank.len(),
@@ -315,18 +350,19 @@ fn numbers(
 
 /// Numbers predicted by ridge regression: of the test side, or of each fifth of the bank by a fit
 /// to the other four; `None` if there are too few rows to choose alpha on.
-fn by_ridge(side: &OfLabel, bank: &[f64]) -> Option<Vec<f64>> {
+fn by_ridge(labelled: &OfLabel, bank: &[f64]) -> Option<Vec<f64>> {
     let grid = ridge::default_grid();
-    if let Some((features, _)) = &side.test {
-        let (model, _) = fit_with_best_alpha(&side.bank, bank, &grid, 0).ok()?;
+    if let Some((features, _)) = &labelled.test {
+        let (model, _) = fit_with_best_alpha(&labelled.bank, bank, &grid, 0).ok()?;
         return model.predict(features).ok();
     }
     let mut predicted = vec![0.0; bank.len()];
     for fifth in 0..5 {
         let (out, kept): (Vec<usize>, Vec<usize>) = (0..bank.len()).partition(|i| i % 5 == fifth);
         let values: Vec<f64> = kept.iter().map(|&i| bank[i]).collect();
-        let (model, _) = fit_with_best_alpha(&side.bank.subset(&kept), &values, &grid, 0).ok()?;
-        let values = model.predict(&side.bank.subset(&out)).ok()?;
+        let (model, _) =
+            fit_with_best_alpha(&labelled.bank.subset(&kept), &values, &grid, 0).ok()?;
+        let values = model.predict(&labelled.bank.subset(&out)).ok()?;
         for (i, value) in out.into_iter().zip(values) {
             predicted[i] = value;
         }
