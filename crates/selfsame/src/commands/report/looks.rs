@@ -1,6 +1,8 @@
 //! What the features look like: maps, attention, neighbours, crops.
 
 use anyhow::Context;
+use candle_core::Device;
+use selfsame_data::augment::EvalCrop;
 use selfsame_eval::{Own, TsneConfig, choose, neighbors, tsne};
 use selfsame_report::{Coloring, Page, Sheet, encode_png};
 use selfsame_train::cell_side;
@@ -15,7 +17,7 @@ use crate::figures::grown::Grown;
 use crate::figures::map::{coloring, tsne_chart};
 use crate::figures::neighbors::{found, labels, query};
 use crate::progress::CountProgress;
-use crate::weights::Weights;
+use crate::weights::{Loaded, Weights};
 
 /// Points of a map at most; its time grows with their square.
 const MAX_POINTS: usize = 1000;
@@ -26,6 +28,8 @@ const PICTURES: usize = 6;
 const MAX_SNAPSHOTS: usize = 4;
 /// Cells along a picture below which it is shown to the network at twice its size.
 const FEW_CELLS: usize = 8;
+/// Share of the newest map that is outlined.
+const OUTLINED: f64 = 0.6;
 
 pub(super) fn add(
     page: &mut Page,
@@ -102,26 +106,21 @@ fn attention_of(
 ) -> anyhow::Result<()> {
     let loaded = weights.backbone()?;
     let (set, rows) = subjects.shown();
-    let mut crop = subjects.crop.clone();
-    let cell_side = cell_side(loaded.backbone.as_ref());
-    let mut note = String::new();
-    if crop.image_size / cell_side < FEW_CELLS {
-        crop.image_size *= 2;
-        note = format!(
-            " The pictures are shown to it with {} pixels, twice what it was trained at.",
-            crop.image_size
-        );
-    }
-    if crop.image_size <= cell_side {
-        note += " They are one cell even so, of which there is nothing to show.";
-    }
+    let (crop, note) = crop_for_maps(&subjects.crop, cell_side(loaded.backbone.as_ref()));
     let grown = Grown::open(facts.dir, MAX_SNAPSHOTS, loaded, |path| {
         Weights::open_at(path, Which::Teacher, None, facts.device)
     })?;
-    let (snapshots, newest) = match &grown {
-        Some(grown) => (grown.before.as_slice(), grown.newest.as_str()),
-        None => (&[][..], "newest"),
-    };
+    let (begun, backbone) = subjects.begun();
+    let mut columns = vec![(begun, backbone, None)];
+    let mut newest = "newest";
+    if let Some(grown) = &grown {
+        for (title, weights) in &grown.before {
+            columns.push((title, weights.backbone()?.backbone.as_ref(), None));
+        }
+        newest = &grown.newest;
+    }
+    columns.push((newest, loaded.backbone.as_ref(), Some(OUTLINED)));
+
     let mut sheet = Vec::new();
     let mut pictures = Vec::new();
     for row in chosen {
@@ -130,21 +129,11 @@ fn attention_of(
         let picture = set.decode(sample).with_context(|| name.clone())?;
         let prepared = Prepared::evaluated(&picture, &crop);
         let mut cells = vec![cell("picture", labels(set, sample), prepared.image.clone())];
-        let (begun, backbone) = subjects.begun();
-        let before = prepared.maps(backbone, None, facts.device)?;
-        cells.push(cell(
-            begun,
-            nothing_to_show(&before),
-            prepared.overlaid(&before, before.mean(), None),
-        ));
-        for (title, weights) in snapshots {
-            let maps = prepared.maps(weights.backbone()?.backbone.as_ref(), None, facts.device)?;
-            let image = prepared.overlaid(&maps, maps.mean(), None);
-            cells.push(cell(title, nothing_to_show(&maps), image));
+        for (title, backbone, mass) in &columns {
+            let maps = prepared.maps(*backbone, None, facts.device)?;
+            let image = prepared.overlaid(&maps, maps.mean(), *mass);
+            cells.push(cell(*title, nothing_to_show(&maps), image));
         }
-        let maps = prepared.maps(loaded.backbone.as_ref(), None, facts.device)?;
-        let image = prepared.overlaid(&maps, maps.mean(), Some(0.6));
-        cells.push(cell(newest, nothing_to_show(&maps), image));
         sheet.push(cells);
         pictures.push((String::from("picture"), prepared));
     }
@@ -161,16 +150,41 @@ fn attention_of(
     page.png(
         &encode_png(&image.draw())?,
         &format!(
-            "{what} over {} pictures, by {} and as training went on",
-            chosen.len(),
-            subjects.begun().0
+            "{what} over {} pictures, by {begun} and as training went on",
+            chosen.len()
         ),
         &format!(
             "{what}, each panel from its lowest (dark) to its highest (bright). The outline holds \
              six tenths of it.{note}"
         ),
     );
-    let (above, below, _) = patch_components(&pictures, loaded, facts.device)?;
+    components(page, &pictures, loaded, facts.device)
+}
+
+/// The crop that pictures are shown to the network in, and what is to be said about it.
+fn crop_for_maps(crop: &EvalCrop, cell_side: usize) -> (EvalCrop, String) {
+    let mut crop = crop.clone();
+    let mut note = String::new();
+    if crop.image_size / cell_side < FEW_CELLS {
+        crop.image_size *= 2;
+        note = format!(
+            " The pictures are shown to it with {} pixels, twice what it was trained at.",
+            crop.image_size
+        );
+    }
+    if crop.image_size <= cell_side {
+        note += " They are one cell even so, of which there is nothing to show.";
+    }
+    (crop, note)
+}
+
+fn components(
+    page: &mut Page,
+    pictures: &[(String, Prepared)],
+    loaded: &Loaded,
+    device: &Device,
+) -> anyhow::Result<()> {
+    let (above, below, _) = patch_components(pictures, loaded, device)?;
     let image = Sheet {
         heading: "Principal components of patch features".to_owned(),
         remarks: Vec::new(),
