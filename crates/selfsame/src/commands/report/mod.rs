@@ -4,7 +4,7 @@ mod about;
 mod curves;
 mod looks;
 mod scores;
-mod sides;
+mod split;
 mod subjects;
 mod views;
 

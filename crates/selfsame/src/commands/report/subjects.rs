@@ -15,7 +15,7 @@ use selfsame_train::{
 
 use super::super::begin::start_weights;
 use super::Facts;
-use super::sides::Sides;
+use super::split::Split;
 use crate::progress::CountProgress;
 use crate::stderr::tell;
 use crate::weights::Weights;
@@ -89,10 +89,10 @@ impl Subjects {
                 .map(|given| (GIVEN, given.extractor(), &crop)),
         );
         compared.extend([(DRAWN, drawn, &crop), (PIXELS, Extractor::Pixels, &raw)]);
-        let Sides {
+        let Split {
             learned_from,
             tested_on,
-        } = Sides::of(
+        } = Split::of(
             (train, &config.data.train),
             facts.val.as_ref().map(|val| (val, &*config.data.val)),
         );

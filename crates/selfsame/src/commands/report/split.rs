@@ -13,14 +13,14 @@ const MAX_TEST: usize = 1000;
 
 /// Samples of both sides, without a picture that is on both: k-NN would find it itself.
 #[derive(Debug, PartialEq)]
-pub(super) struct Sides {
+pub(super) struct Split {
     /// Of `--data`.
     pub(super) learned_from: Vec<usize>,
     /// Of `--val`; `None` to leave each out of its own vote instead.
     pub(super) tested_on: Option<Vec<usize>>,
 }
 
-impl Sides {
+impl Split {
     /// Some pictures of `--data` and `--val`, each with what the user wrote.
     ///
     /// What both have is taken from the side to learn from, or else from the other, as long as half
@@ -29,14 +29,14 @@ impl Sides {
         (train, spec): (&Arc<dyn Dataset>, &str),
         val: Option<(&Arc<dyn Dataset>, &str)>,
     ) -> Self {
-        let learned_from = each_once(train, spec, MAX_BANK);
+        let learned_from = choose_once(train, spec, MAX_BANK);
         let Some((val, spec)) = val else {
             return Self {
                 learned_from,
                 tested_on: None,
             };
         };
-        let tested_on = each_once(val, spec, MAX_TEST);
+        let tested_on = choose_once(val, spec, MAX_TEST);
         let apart = |set: &Arc<dyn Dataset>, samples: &[usize], other: (&dyn Dataset, &[usize])| {
             let other = (other.0, other.1.iter().copied());
             let both = shared(set.as_ref(), samples.iter().copied(), other);
@@ -84,7 +84,7 @@ impl Sides {
 }
 
 /// Some pictures of a side, without those that are listed again, which would vote on themselves.
-fn each_once(set: &Arc<dyn Dataset>, spec: &str, max: usize) -> Vec<usize> {
+fn choose_once(set: &Arc<dyn Dataset>, spec: &str, max: usize) -> Vec<usize> {
     let (samples, copies) = selfsame_train::each_once(set.as_ref(), max);
     if copies > 0 {
         let of = samples.len() + copies;
@@ -105,14 +105,14 @@ mod tests {
         let set = |spec: &str| open(spec, &OpenOptions::default()).unwrap();
         let train = set(&format!("synthetic:portraits?seed=3&count={train}"));
         let val = set(&format!("synthetic:portraits?{val}"));
-        let sides = Sides::of((&train, "--data"), Some((&val, "--val")));
-        let learned_from = sides.learned_from.iter().copied();
-        let tested_on = sides.tested_on.iter().flatten().copied();
+        let split = Split::of((&train, "--data"), Some((&val, "--val")));
+        let learned_from = split.learned_from.iter().copied();
+        let tested_on = split.tested_on.iter().flatten().copied();
         let both = shared(train.as_ref(), learned_from, (val.as_ref(), tested_on));
         assert!(both.is_empty(), "{both:?}");
         (
-            sides.learned_from.len(),
-            sides.tested_on.map(|samples| samples.len()),
+            split.learned_from.len(),
+            split.tested_on.map(|samples| samples.len()),
         )
     }
 
