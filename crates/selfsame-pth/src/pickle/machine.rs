@@ -87,12 +87,7 @@ impl Machine<'_> {
                 self.objects.root = self.pop()?;
                 return Ok(true);
             }
-            b'(' => {
-                if self.marks.len() >= self.max_objects {
-                    return Err(Fault::TooMany(self.marks.len()));
-                }
-                self.marks.push(self.stack.len());
-            }
+            b'(' => self.mark()?,
             b'0' => {
                 self.pop()?;
             }
@@ -162,25 +157,9 @@ impl Machine<'_> {
                 let (module, name) = (self.reader.line()?, self.reader.line()?);
                 self.global(module.to_owned(), name.to_owned())?;
             }
-            0x93 => {
-                let names = self.pop_many(2)?;
-                match (self.objects.get(names[0]), self.objects.get(names[1])) {
-                    (Node::Text(module), Node::Text(name)) => {
-                        let (module, name) = (module.clone(), name.clone());
-                        self.global(module, name)?;
-                    }
-                    _ => return Err(Fault::Wrong("a class has no name".to_owned())),
-                }
-            }
+            0x93 => self.stack_global()?,
             b'R' | 0x81 => self.call()?,
-            b'b' => {
-                // BUILD: attributes of the object below, which no weights are in.
-                self.pop()?;
-                let id = self.top()?;
-                if matches!(self.objects.get(id), Node::Global(_)) {
-                    return Err(Fault::Wrong("attributes of a class are set".to_owned()));
-                }
-            }
+            b'b' => self.build()?,
             b'Q' => {
                 let id = self.pop()?;
                 let storage = globals::persistent(&self.objects, id)?;
@@ -209,6 +188,14 @@ impl Machine<'_> {
             return Err(Fault::TooMany(self.stack.len() + 1));
         }
         self.stack.push(id);
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Step<()> {
+        if self.marks.len() >= self.max_objects {
+            return Err(Fault::TooMany(self.marks.len()));
+        }
+        self.marks.push(self.stack.len());
         Ok(())
     }
 
@@ -332,6 +319,25 @@ impl Machine<'_> {
         match globals::lookup(&module, &name) {
             Some(global) => self.push(Node::Global(global)),
             None => Err(Fault::Forbidden(module, name)),
+        }
+    }
+
+    /// The class whose module and name are on the stack.
+    fn stack_global(&mut self) -> Step<()> {
+        let names = self.pop_many(2)?;
+        match (self.objects.get(names[0]), self.objects.get(names[1])) {
+            (Node::Text(module), Node::Text(name)) => self.global(module.clone(), name.clone()),
+            _ => Err(Fault::Wrong("a class has no name".to_owned())),
+        }
+    }
+
+    /// Passes over attributes of the object below them, which no weights are in.
+    fn build(&mut self) -> Step<()> {
+        self.pop()?;
+        let id = self.top()?;
+        match self.objects.get(id) {
+            Node::Global(_) => Err(Fault::Wrong("attributes of a class are set".to_owned())),
+            _ => Ok(()),
         }
     }
 
