@@ -34,92 +34,119 @@ pub(crate) struct Minimum {
 
 /// Minimises `value_and_gradient(x, gradient) -> value` from `x`.
 pub(crate) fn minimize(
-    mut x: Vec<f64>,
+    x: Vec<f64>,
     stop: &Stop,
     mut value_and_gradient: impl FnMut(&[f64], &mut [f64]) -> Result<f64, EvalError>,
 ) -> Result<Minimum, EvalError> {
     let mut g = vec![0.0; x.len()];
-    let mut f = value_and_gradient(&x, &mut g)?;
+    let f = value_and_gradient(&x, &mut g)?;
+    let mut at = Iterate { x, f, g };
     let mut memory: VecDeque<Pair> = VecDeque::with_capacity(MEMORY + 1);
     let mut iterations = 0;
-    if largest(&g) <= stop.gradient {
-        return Ok(Minimum {
-            x,
-            iterations,
-            converged: true,
-        });
-    }
-    loop {
-        let direction = descent(&g, &memory);
-        let slope = dot(&g, &direction);
+    let mut converged = largest(&at.g) <= stop.gradient;
+    while !converged {
+        let direction = descent(&at.g, &memory);
         let first = if iterations == 0 {
             1.0 / dot(&direction, &direction).sqrt()
         } else {
             1.0
         };
-        let (old_x, old_g, old_f) = (x.clone(), g.clone(), f);
-
-        let mut search = Search::new(first.min(MAX_STEP), f, slope);
-        let mut found = false;
-        let mut end_slope = slope;
-        if slope < 0.0 {
-            for _ in 0..MAX_TRIALS {
-                for ((x, old), d) in x.iter_mut().zip(&old_x).zip(&direction) {
-                    *x = old + search.step * d;
-                }
-                f = value_and_gradient(&x, &mut g)?;
-                end_slope = dot(&g, &direction);
-                if !f.is_finite() || search.is_over(f, end_slope) {
-                    found = f.is_finite();
-                    break;
-                }
-            }
-        }
-        if !found {
-            (x, g, f) = (old_x, old_g, old_f);
+        let Some(step) = line_search(
+            &at,
+            &direction,
+            first.min(MAX_STEP),
+            &mut value_and_gradient,
+        )?
+        else {
             if memory.is_empty() {
-                return Ok(Minimum {
-                    x,
-                    iterations,
-                    converged: false,
-                });
+                break;
             }
             memory.clear(); // once more along the gradient
             continue;
-        }
-
+        };
+        let old = std::mem::replace(&mut at, step.to);
         iterations += 1;
-        if largest(&g) <= stop.gradient
-            || old_f - f <= stop.decrease * old_f.abs().max(f.abs()).max(1.0)
-        {
-            return Ok(Minimum {
-                x,
-                iterations,
-                converged: true,
-            });
-        }
+        converged = largest(&at.g) <= stop.gradient
+            || old.f - at.f <= stop.decrease * old.f.abs().max(at.f.abs()).max(1.0);
         if iterations >= stop.iterations {
-            return Ok(Minimum {
-                x,
-                iterations,
-                converged: false,
-            });
+            break;
         }
-        let y: Vec<f64> = g.iter().zip(&old_g).map(|(new, old)| new - old).collect();
-        let s: Vec<f64> = direction.iter().map(|d| search.step * d).collect();
-        let sy = (end_slope - slope) * search.step;
-        if sy > f64::EPSILON * -slope * search.step {
+        let sy = (step.end_slope - step.slope) * step.size;
+        if sy > f64::EPSILON * -step.slope * step.size {
             if memory.len() == MEMORY {
                 memory.pop_front();
             }
+            let y: Vec<f64> =
+                at.g.iter()
+                    .zip(&old.g)
+                    .map(|(new, old)| new - old)
+                    .collect();
             memory.push_back(Pair {
-                yy: dot(&y, &y),
+                s: direction.iter().map(|d| step.size * d).collect(),
                 sy,
-                s,
+                yy: dot(&y, &y),
                 y,
             });
         }
     }
+    Ok(Minimum {
+        x: at.x,
+        iterations,
+        converged,
+    })
+}
+
+/// Where the function was looked at.
+#[derive(Clone)]
+struct Iterate {
+    x: Vec<f64>,
+    f: f64,
+    g: Vec<f64>,
+}
+
+/// What a line search found.
+struct Step {
+    to: Iterate,
+    /// How many times the direction.
+    size: f64,
+    /// Along the direction, at the start and at the end.
+    slope: f64,
+    end_slope: f64,
+}
+
+/// A step along `direction` that will do; `None` if it leads upwards, to values that are not finite,
+/// or nowhere after so many trials.
+fn line_search(
+    from: &Iterate,
+    direction: &[f64],
+    first: f64,
+    value_and_gradient: &mut impl FnMut(&[f64], &mut [f64]) -> Result<f64, EvalError>,
+) -> Result<Option<Step>, EvalError> {
+    let slope = dot(&from.g, direction);
+    if slope.is_nan() || slope >= 0.0 {
+        return Ok(None);
+    }
+    let mut search = Search::new(first, from.f, slope);
+    let mut to = from.clone();
+    for _ in 0..MAX_TRIALS {
+        for ((x, old), d) in to.x.iter_mut().zip(&from.x).zip(direction) {
+            *x = old + search.step * d;
+        }
+        to.f = value_and_gradient(&to.x, &mut to.g)?;
+        let end_slope = dot(&to.g, direction);
+        if !to.f.is_finite() {
+            return Ok(None);
+        }
+        if search.is_over(to.f, end_slope) {
+            return Ok(Some(Step {
+                to,
+                size: search.step,
+                slope,
+                end_slope,
+            }));
+        }
+    }
+    Ok(None)
 }
 
 /// A step and the change of the gradient along it.
@@ -267,94 +294,17 @@ impl Search {
     fn narrow_by(&mut self, tried: Point) {
         let (best, other) = (self.best, self.other);
         let opposite = tried.slope * (best.slope / best.slope.abs()) < 0.0;
-        let gap = tried.step - best.step;
-        // The cubic through two points has its minimum where `theta` and `gamma` say.
-        let cubic = |a: Point, b: Point, floor: bool| {
-            let theta = 3.0 * (a.f - b.f) / (b.step - a.step) + a.slope + b.slope;
-            let scale = theta.abs().max(a.slope.abs()).max(b.slope.abs());
-            let square = (theta / scale).powi(2) - (a.slope / scale) * (b.slope / scale);
-            (
-                theta,
-                scale * if floor { square.max(0.0) } else { square }.sqrt(),
-            )
-        };
-
         let next = if tried.f > best.f {
-            // Higher value: the minimum lies between.
-            let (theta, gamma) = cubic(best, tried, false);
-            let gamma = if tried.step < best.step {
-                -gamma
-            } else {
-                gamma
-            };
-            let r = ((gamma - best.slope) + theta) / (((gamma - best.slope) + gamma) + tried.slope);
-            let by_cubic = best.step + r * gap;
-            let by_quadratic =
-                best.step + best.slope / ((best.f - tried.f) / gap + best.slope) / 2.0 * gap;
             self.bracketed = true;
-            if (by_cubic - best.step).abs() < (by_quadratic - best.step).abs() {
-                by_cubic
-            } else {
-                by_cubic + (by_quadratic - by_cubic) / 2.0
-            }
+            below_a_higher_value(best, tried)
         } else if opposite {
-            // Lower value, slope of the other sign: the minimum lies between.
-            let (theta, gamma) = cubic(best, tried, false);
-            let gamma = if tried.step > best.step {
-                -gamma
-            } else {
-                gamma
-            };
-            let r =
-                ((gamma - tried.slope) + theta) / (((gamma - tried.slope) + gamma) + best.slope);
-            let by_cubic = tried.step - r * gap;
-            let by_secant = tried.step - tried.slope / (tried.slope - best.slope) * gap;
             self.bracketed = true;
-            farther(tried.step, by_cubic, by_secant)
+            between_opposite_slopes(best, tried)
         } else if tried.slope.abs() < best.slope.abs() {
-            // Lower value, flatter slope of the same sign: the cubic may have no minimum that way.
-            let (theta, gamma) = cubic(best, tried, true);
-            let gamma = if tried.step > best.step {
-                -gamma
-            } else {
-                gamma
-            };
-            let r =
-                ((gamma - tried.slope) + theta) / ((gamma + (best.slope - tried.slope)) + gamma);
-            let by_cubic = if r < 0.0 && gamma != 0.0 {
-                tried.step - r * gap
-            } else if tried.step > best.step {
-                self.high
-            } else {
-                self.low
-            };
-            let by_secant = tried.step - tried.slope / (tried.slope - best.slope) * gap;
-            if self.bracketed {
-                let next = if (by_cubic - tried.step).abs() < (by_secant - tried.step).abs() {
-                    by_cubic
-                } else {
-                    by_secant
-                };
-                let limit = tried.step + 0.66 * (other.step - tried.step);
-                if tried.step > best.step {
-                    next.min(limit)
-                } else {
-                    next.max(limit)
-                }
-            } else {
-                farther(tried.step, by_cubic, by_secant).clamp(self.low, self.high)
-            }
+            self.past_a_flatter_slope(tried)
         } else if self.bracketed {
             // Lower value, steeper slope of the same sign, with a bound.
-            let (theta, gamma) = cubic(tried, other, false);
-            let gamma = if tried.step > other.step {
-                -gamma
-            } else {
-                gamma
-            };
-            let r =
-                ((gamma - tried.slope) + theta) / (((gamma - tried.slope) + gamma) + other.slope);
-            tried.step + r * (other.step - tried.step)
+            Cubic::through(tried, other).lowest(tried, other)
         } else if tried.step > best.step {
             self.high
         } else {
@@ -370,6 +320,96 @@ impl Search {
             self.best = tried;
         }
         self.step = next;
+    }
+
+    /// Lower value, flatter slope of the same sign: the cubic may have no minimum that way.
+    fn past_a_flatter_slope(&self, tried: Point) -> f64 {
+        let (best, other) = (self.best, self.other);
+        let Cubic {
+            theta,
+            scale,
+            square,
+        } = Cubic::through(best, tried);
+        let gamma = scale * square.max(0.0).sqrt();
+        let gamma = if tried.step > best.step {
+            -gamma
+        } else {
+            gamma
+        };
+        let r = ((gamma - tried.slope) + theta) / ((gamma + (best.slope - tried.slope)) + gamma);
+        let by_cubic = if r < 0.0 && gamma != 0.0 {
+            tried.step - r * (tried.step - best.step)
+        } else if tried.step > best.step {
+            self.high
+        } else {
+            self.low
+        };
+        let by_secant = by_secant(best, tried);
+        if !self.bracketed {
+            return farther(tried.step, by_cubic, by_secant).clamp(self.low, self.high);
+        }
+        let next = if (by_cubic - tried.step).abs() < (by_secant - tried.step).abs() {
+            by_cubic
+        } else {
+            by_secant
+        };
+        let limit = tried.step + 0.66 * (other.step - tried.step);
+        if tried.step > best.step {
+            next.min(limit)
+        } else {
+            next.max(limit)
+        }
+    }
+}
+
+/// Higher value: the minimum lies between.
+fn below_a_higher_value(best: Point, tried: Point) -> f64 {
+    let gap = tried.step - best.step;
+    let by_cubic = Cubic::through(best, tried).lowest(best, tried);
+    let by_quadratic = best.step + best.slope / ((best.f - tried.f) / gap + best.slope) / 2.0 * gap;
+    if (by_cubic - best.step).abs() < (by_quadratic - best.step).abs() {
+        by_cubic
+    } else {
+        by_cubic + (by_quadratic - by_cubic) / 2.0
+    }
+}
+
+/// Lower value, slope of the other sign: the minimum lies between.
+fn between_opposite_slopes(best: Point, tried: Point) -> f64 {
+    let by_cubic = Cubic::through(best, tried).lowest(tried, best);
+    farther(tried.step, by_cubic, by_secant(best, tried))
+}
+
+/// Where the line through two slopes is zero.
+fn by_secant(best: Point, tried: Point) -> f64 {
+    tried.step - tried.slope / (tried.slope - best.slope) * (tried.step - best.step)
+}
+
+/// The cubic through two points with their slopes, in dcstep's terms: theta, and gamma as
+/// `scale` · √`square`, whose sign is the way in which the minimum is looked for.
+struct Cubic {
+    theta: f64,
+    scale: f64,
+    square: f64,
+}
+
+impl Cubic {
+    fn through(a: Point, b: Point) -> Cubic {
+        let theta = 3.0 * (a.f - b.f) / (b.step - a.step) + a.slope + b.slope;
+        let scale = theta.abs().max(a.slope.abs()).max(b.slope.abs());
+        Cubic {
+            theta,
+            scale,
+            square: (theta / scale).powi(2) - (a.slope / scale) * (b.slope / scale),
+        }
+    }
+
+    /// Its minimum where that lies between its two points.
+    fn lowest(&self, from: Point, to: Point) -> f64 {
+        let gamma = self.scale * self.square.sqrt();
+        let gamma = if to.step < from.step { -gamma } else { gamma };
+        let r = ((gamma - from.slope) + self.theta) / (((gamma - from.slope) + gamma) + to.slope);
+        from.step + r * (to.step - from.step)
     }
 }
 
