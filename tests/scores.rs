@@ -140,7 +140,7 @@ fn classes_that_training_never_saw_are_told_and_refused_if_all_are() {
         let flags = [&["--label", "class"], &extra[..]].concat();
         let answer = score(command, &train, &some, &flags);
         assert_eq!(answer.code, 0, "{}", answer.stderr);
-        let told = "1 of the 2 pictures of --test have a class that --train never has";
+        let told = "the class of 1 of the 2 pictures of --test is one that --train never has";
         assert!(answer.stderr.contains(told), "{}", answer.stderr);
         assert!(answer.stderr.contains("horse"), "{}", answer.stderr);
 

@@ -164,6 +164,7 @@ fn pictures_of_which_none_can_be_used_are_a_failure() {
         "{}",
         answer.stderr
     );
+    assert!(!answer.stdout.contains("train on"), "{}", answer.stdout);
 }
 
 #[test]

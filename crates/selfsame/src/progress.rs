@@ -1,5 +1,6 @@
 //! What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere.
 
+use std::fmt::Display;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -46,9 +47,9 @@ impl TrainProgress {
 impl Observer for TrainProgress {
     fn started(&mut self, facts: &RunFacts) {
         self.say(&format!(
-            "{} images, {} steps an epoch, {:.3} M trainable parameters; a uniform guess has loss {:.3}",
-            facts.images,
-            facts.steps_per_epoch,
+            "{}, {} an epoch, {:.3} M trainable parameters; a uniform guess has loss {:.3}",
+            counted(facts.images, "image", "images"),
+            counted(facts.steps_per_epoch, "step", "steps"),
             facts.trainable_parameters as f64 / 1e6,
             facts.uniform_loss
         ));
@@ -106,15 +107,18 @@ impl Observer for TrainProgress {
             MetricsLine::Eval(line) => {
                 for (k, percent) in &line.knn {
                     self.say(&format!(
-                        "after {} epochs: k-NN (k = {k}) on {} {percent:.1} %",
-                        line.epoch, line.label
+                        "after {}: k-NN (k = {k}) on {} {percent:.1} %",
+                        counted(line.epoch, "epoch", "epochs"),
+                        line.label
                     ));
                 }
             }
             MetricsLine::Views(line) => self.say(&format!(
-                "after {} epochs: views of one picture told from others' {:.1} % of the time (chance: \
-                 50); effective rank of features {:.1}",
-                line.epoch, line.view_auc, line.effective_rank
+                "after {}: views of one picture told from others' {:.1} % of the time (chance: 50); \
+                 effective rank of features {:.1}",
+                counted(line.epoch, "epoch", "epochs"),
+                line.view_auc,
+                line.effective_rank
             )),
         }
     }
@@ -197,6 +201,12 @@ impl CountProgress {
     }
 }
 
+/// "1 epoch", "2 epochs".
+pub(crate) fn counted<N: Display + PartialEq + From<u8>>(n: N, one: &str, many: &str) -> String {
+    let noun = if n == N::from(1) { one } else { many };
+    format!("{n} {noun}")
+}
+
 /// "1 h 02 min", "3 min 20 s", "7 s".
 pub(crate) fn duration(seconds: f64) -> String {
     let seconds = seconds.round().max(0.0) as u64;
@@ -210,6 +220,12 @@ pub(crate) fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_singular_and_none_is_not() {
+        let told = [0_usize, 1, 2].map(|n| counted(n, "copy", "copies"));
+        assert_eq!(told, ["0 copies", "1 copy", "2 copies"]);
+    }
 
     #[test]
     fn durations_are_read_at_a_glance() {

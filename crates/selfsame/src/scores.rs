@@ -319,8 +319,8 @@ impl Sets {
             )));
         }
         tell!(
-            "warning: {count} of the {all} pictures of --test have a {label} that --train never has, \
-             so they count as wrong: {unknown}"
+            "warning: the {label} of {count} of the {all} pictures of --test is one that --train never \
+             has, which counts as wrong: {unknown}"
         );
         Ok(())
     }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::cli::CheckData;
 use crate::exit::Done;
-use crate::progress::CountProgress;
+use crate::progress::{CountProgress, counted};
 use crate::scores::{print_json, print_text, printable};
 
 pub(crate) fn run(args: &CheckData) -> anyhow::Result<Done> {
@@ -80,7 +80,8 @@ fn print_report(report: &CheckReport, passed: &PassedOver, crop_size: u32) {
         print_text(&format!("passed over: {passed}"));
     }
     let copies: usize = report.duplicates.iter().map(|group| group.len() - 1).sum();
-    print_text(&format!("{copies} copies of other files"));
+    let told = counted(copies, "copy of another file", "copies of other files");
+    print_text(&told);
     print_text("shorter side in pixels:");
     print_buckets(&SIDE_BOUNDS, &report.sides);
     print_text("width over height:");
@@ -90,7 +91,7 @@ fn print_report(report: &CheckReport, passed: &PassedOver, crop_size: u32) {
         report.smaller_than_crop
     ));
     for (label, balance) in &report.labels {
-        let values = balance.values;
+        let values = counted(balance.values, "value", "values");
         let without = match balance.missing {
             0 => String::new(),
             missing => format!(", {missing} without"),
@@ -104,7 +105,7 @@ fn print_report(report: &CheckReport, passed: &PassedOver, crop_size: u32) {
             true => String::new(),
             false => format!(": {}", counts.join(", ")),
         };
-        let line = format!("label {label}: {values} values{without}{counts}");
+        let line = format!("label {label}: {values}{without}{counts}");
         print_text(&printable(&line));
     }
 }

@@ -13,6 +13,7 @@ use crate::embedding::embed_all;
 use crate::exit::Done;
 use crate::out;
 use crate::overwriting::{refuse_overwriting, refuse_overwriting_pictures};
+use crate::progress::counted;
 use crate::stderr::tell;
 use crate::weights::Weights;
 use crate::{data, device};
@@ -53,11 +54,11 @@ pub(crate) fn run(args: &Embed) -> anyhow::Result<Done> {
         _ => write_bytes(&args.out, csv(&features, &files).as_bytes())?,
     }
     tell!(
-        "{} × {} features in {}; {} pictures left out",
+        "{} × {} features in {}; {} left out",
         features.n,
         features.d,
         args.out.display(),
-        all.len() - done.samples.len()
+        counted(all.len() - done.samples.len(), "picture", "pictures")
     );
     Ok(Done::Well)
 }

@@ -243,6 +243,9 @@ fn print_report(report: &ShrinkReport, args: &Shrink, annotations: Option<&Path>
         report.copied,
         report.unusable.len()
     ));
+    if report.shrunk + report.copied + report.kept == 0 {
+        return;
+    }
     print_text(&format!(
         "{} became {}; train on them with --data {}",
         in_words(report.bytes_before),

@@ -169,7 +169,7 @@ impl Merged {
         }
         if !forgotten.is_empty() {
             tell!(
-                "note: model.arch is {arch}, so {} of the preset do not count",
+                "note: model.arch is {arch}, so what the preset says of {} does not count",
                 forgotten.join(", ")
             );
         }
