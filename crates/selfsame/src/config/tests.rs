@@ -1,3 +1,5 @@
+mod page;
+
 use std::time::{Duration, Instant};
 
 use super::mutate::{Dice, Mutations};
