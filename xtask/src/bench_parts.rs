@@ -15,7 +15,7 @@ pub(crate) struct Args {
     /// Compute threads of every side.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Turns of every side; the first is not counted.
+    /// Turns of every side; one more at the beginning is not counted.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// Steps of a turn.

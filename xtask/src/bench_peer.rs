@@ -54,7 +54,7 @@ pub(crate) struct Augment {
         default_value = "torchvision-v1,torchvision-v2,albumentations"
     )]
     peers: Vec<String>,
-    /// Turns of every side; the first is not counted.
+    /// Turns of every side; one more at the beginning is not counted.
     #[arg(long, default_value_t = 16)]
     rounds: usize,
     /// Images of a turn.

@@ -8,7 +8,7 @@ mod unknown;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use looking::{Attention, MapArgs, Neighbors, Pca, Pictures, Preview, Report, Tsne};
 use reading::Reading;
@@ -25,7 +25,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Train, evaluate and export on the embedded data, in minutes on two cores.
+    /// Train, evaluate and export on drawn portraits, in about a minute on two cores.
     Demo(Demo),
     /// Pretrain a backbone without labels.
     Train(Train),
@@ -81,6 +81,29 @@ const ACCEPT_DATA_CHANGE: &str =
 const CAPTURE_STEP: &str = "Save this step, so that it can be replayed";
 const OF_TRAIN: &str = "Flags of train, without effect here";
 const NO_REPORT: &str = "Do not write report.html at the end";
+const PLAN_ENDS: &str = "A run that does not fit into memory or on the disk ends this with 1; `train` \
+                         refuses it with 2.";
+
+/// Names the weights of commands that need a network which is ours.
+fn of_own_network(flag: Arg) -> Arg {
+    match flag.get_id().as_str() {
+        "weights" => flag.help(
+            "A run directory, a file or a folder of weights, or `random:ARCH[/PATCH][@SIZE]\
+             [?seed=N]`, as for `embed`; not `pixels`, not `reference:W`",
+        ),
+        _ => flag,
+    }
+}
+
+/// Names the weights of `predict`.
+fn of_finetuning(flag: Arg) -> Arg {
+    match flag.get_id().as_str() {
+        "weights" => {
+            flag.help("The folder that `finetune` made, or the finetuned.safetensors in it")
+        }
+        _ => flag,
+    }
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
@@ -184,6 +207,7 @@ pub(crate) struct Train {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = PLAN_ENDS)]
 pub(crate) struct Plan {
     #[command(flatten)]
     pub(crate) settings: Settings,
@@ -244,7 +268,8 @@ pub(crate) struct WeightsArgs {
     /// or image size for the same one.
     #[arg(long)]
     pub(crate) arch: Option<String>,
-    /// Side of the evaluated crop in pixels; default: what the weights were trained at.
+    /// Side of the evaluated crop in pixels, in `knn --against` of both sides; default: what the
+    /// weights were trained at, 64 for `pixels`.
     #[arg(long, value_parser = size::pixels())]
     pub(crate) image_size: Option<usize>,
     /// Shorter side after the resize over the image size, e.g. 256/224; default: 1, in `linear
@@ -318,6 +343,7 @@ pub(crate) struct Embed {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_args(of_finetuning))]
 pub(crate) struct Predict {
     #[command(flatten)]
     pub(crate) weights: WeightsArgs,
@@ -423,6 +449,7 @@ pub(crate) enum Protocol {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_args(of_own_network))]
 pub(crate) struct Finetune {
     #[command(flatten)]
     pub(crate) data: Labelled,
@@ -485,8 +512,8 @@ pub(crate) struct Shrink {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_args(of_own_network))]
 pub(crate) struct Export {
-    /// A run directory, a file or a folder, as for the other commands.
     #[arg(long, value_name = "W")]
     pub(crate) weights: String,
     /// Which network of a run.
@@ -515,7 +542,7 @@ pub(crate) enum Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// A run directory, a file or a folder, as for the other commands.
+    /// A run directory, a file or a folder of weights, or `random:…`, as for `embed`.
     pub(crate) weights: String,
     /// Which network of a run.
     #[arg(long, value_enum, default_value_t = Which::Teacher)]

@@ -17,12 +17,16 @@ fn of_train(flag: Arg) -> Arg {
     }
 }
 
-/// Lists apart what pictures taken one by one have no use for.
+/// Lists apart what pictures taken one by one have no use for, and names weights that have a network.
 fn of_batches(flag: Arg) -> Arg {
     match flag.get_id().as_str() {
         "batch_size" | "workers" => {
             flag.help_heading("Flags of other commands, without effect here")
         }
+        "weights" => flag.help(
+            "A run directory, a file or a folder of weights, `random:ARCH[/PATCH][@SIZE][?seed=N]` \
+             or `reference:W`, as for `embed`; not `pixels`",
+        ),
         _ => flag,
     }
 }
