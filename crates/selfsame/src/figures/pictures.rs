@@ -14,8 +14,8 @@ use crate::cli::{Pictures, WeightsArgs};
 use crate::data;
 use crate::exit::usage;
 use crate::overwriting::refuse_overwriting_pictures;
+use crate::progress::CountProgress;
 use crate::scores::printable;
-use crate::stderr::tell;
 
 /// Side and pixels of the largest sheet drawn: few programs show what is longer, and its bytes
 /// are three times the pixels in memory.
@@ -129,6 +129,7 @@ impl<'a> Chosen<'a> {
             } => (spec, set, *count, *seed),
         };
         let mut used = 0;
+        let mut progress = CountProgress::new("pictures", count);
         for sample in choose(set.len(), set.len(), seed) {
             if used == count {
                 break;
@@ -142,8 +143,12 @@ impl<'a> Chosen<'a> {
                 Ok(picture) => {
                     use_it(set.name(sample).to_owned(), picture)?;
                     used += 1;
+                    progress.set(used);
                 }
-                Err(problem) => tell!("left out: {}: {problem}", printable(set.name(sample))),
+                Err(problem) => {
+                    let name = printable(set.name(sample));
+                    progress.say(&format!("left out: {name}: {problem}"));
+                }
             }
         }
         anyhow::ensure!(used > 0, "{spec}: not one picture could be used");
