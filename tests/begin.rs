@@ -59,7 +59,8 @@ fn a_run_begins_with_the_weights_it_is_given() {
 
     // The flag is a value of the configuration, which other commands tell and check too.
     let config = done(&["config", "--init", &text(&first)]);
-    let line = format!("init = {:?}  # --init", text(&first));
+    let value = toml::Value::from(text(&first));
+    let line = format!("init = {value}  # --init");
     assert!(config.contains(&line), "{config}");
     let set = format!("train.init={}", text(&dir.join("nowhere")));
     let data = "synthetic:portraits?count=40";
@@ -144,10 +145,33 @@ fn the_end_of_a_run_says_how_it_stands_and_that_nothing_is_left() {
         assert!(answer.stderr.contains(words), "{}", answer.stderr);
     }
     let run = text(&run);
-    let answer = selfsame(&["resume", &run, "--no-report", "--set", "train.max_steps=4"]);
+    let answer = selfsame(&["resume", &run, "--no-report"]);
     assert_eq!(answer.code, 0, "{}", answer.stderr);
-    let words = "6 of 4 steps are done already";
+    let words = "6 of 6 steps are done already: nothing is left to train";
     assert!(answer.stderr.contains(words), "{}", answer.stderr);
+}
+
+#[test]
+fn a_run_cannot_end_before_the_steps_that_are_done() {
+    let run = scratch("begin-earlier").join("run");
+    let args = tiny_run(&run, &["train.max_steps=6"]);
+    done(&args);
+    let config = run.join("config.toml");
+    let before = std::fs::read_to_string(&config).unwrap();
+    let again = [
+        &tiny_run(&run, &["train.max_steps=4"])[..],
+        &["--resume".to_owned()],
+    ]
+    .concat();
+    let run = text(&run);
+    let resume = ["resume", &run, "--no-report", "--set", "train.max_steps=4"].map(str::to_owned);
+    for args in [&again[..], &resume] {
+        let answer = selfsame(args);
+        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        let words = "train.max_steps = 4 is below the 6 steps that are done";
+        assert!(answer.stderr.contains(words), "{}", answer.stderr);
+        assert_eq!(std::fs::read_to_string(&config).unwrap(), before);
+    }
 }
 
 #[test]
@@ -268,9 +292,6 @@ fn a_run_that_goes_on_keeps_whole_paths() {
     let output = common::command(&args).current_dir(&dir).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert!(
-        config().contains(&format!("train = {:?}", text(&pictures))),
-        "{}",
-        config()
-    );
+    let train = format!("train = {}", toml::Value::from(text(&pictures)));
+    assert!(config().contains(&train), "{}", config());
 }

@@ -124,15 +124,43 @@ fn is_of_finetuning(checkpoint: &Path) -> bool {
 /// As [`read_config`]; a usage error with what was edited and may not change.
 pub(crate) fn read_config_to_go_on(dir: &Path) -> anyhow::Result<Merged> {
     let merged = read_config(dir)?;
-    let checkpoints = list(dir)?.into_iter().rev();
-    // A damaged one is passed over when the state is loaded too.
-    let mut manifests = checkpoints.filter_map(|(_, dir)| Some((Manifest::read(&dir).ok()?, dir)));
-    if let Some((manifest, checkpoint)) = manifests.next() {
+    if let Some((_, manifest, checkpoint)) = newest(dir)? {
         let name = format!("\"config\" in {}", checkpoint.join(MANIFEST_FILE).display());
         let began = Merged::from_text(&manifest.config, &name)?.typed()?;
         refuse_edits(&began, &merged.typed()?, &dir.join(CONFIG_FILE))?;
     }
     Ok(merged)
+}
+
+/// Steps, manifest and place of the newest checkpoint.
+fn newest(dir: &Path) -> anyhow::Result<Option<(u64, Manifest, PathBuf)>> {
+    let checkpoints = list(dir)?.into_iter().rev();
+    // A damaged one is passed over when the state is loaded too.
+    let mut manifests =
+        checkpoints.filter_map(|(steps, dir)| Some((steps, Manifest::read(&dir).ok()?, dir)));
+    Ok(manifests.next())
+}
+
+/// Refuses a new end of a run that has gone on beyond it.
+///
+/// # Errors
+/// A usage error with both numbers of steps.
+pub(crate) fn refuse_earlier_end(
+    dir: &Path,
+    before: &RunConfig,
+    after: &RunConfig,
+) -> anyhow::Result<()> {
+    let end = after.train.max_steps;
+    if end == 0 || end == before.train.max_steps {
+        return Ok(());
+    }
+    match newest(dir)? {
+        Some((done, ..)) if end < done => Err(usage(format!(
+            "train.max_steps = {end} is below the {done} steps that are done; take more, or 0 for \
+             all epochs"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The snapshots of a run with the epochs they were taken after, evenly thinned to `max`.

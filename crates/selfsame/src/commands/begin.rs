@@ -20,12 +20,13 @@ use crate::{data, device, disk, memory, run_dir};
 /// Whether `run` holds a run that is to go on with this configuration.
 ///
 /// # Errors
-/// A usage error for what may not change of a run that has begun.
+/// A usage error for what may not change of a run that has begun, or an end that is behind it.
 pub(super) fn goes_on(run: &Path, resume: bool, config: &RunConfig) -> anyhow::Result<bool> {
     let continues = resume && run.join(run_dir::CONFIG_FILE).exists();
     if continues {
         let before = run_dir::read_config_to_go_on(run)?.typed()?;
         refuse_changes(&before, config)?;
+        run_dir::refuse_earlier_end(run, &before, config)?;
     }
     Ok(continues)
 }
