@@ -8,6 +8,12 @@ pub(crate) mod running;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+/// Whether a text holds another, whichever separators its paths have.
+pub(crate) fn holds(text: &str, words: &str) -> bool {
+    let alike = |text: &str| text.replace('\\', "/");
+    text.contains(words) || alike(text).contains(&alike(words))
+}
+
 /// The program's answer.
 pub(crate) struct Answer {
     pub(crate) code: i32,

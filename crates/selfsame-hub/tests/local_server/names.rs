@@ -12,14 +12,14 @@ fn a_file_of_a_subfolder_lies_in_one_and_is_found_again() {
         ..HubConfig::default()
     })
     .unwrap();
+    let (odd, address_of_odd) = match cfg!(windows) {
+        true => ("a/b c/ü#%.txt", "a/b%20c/%C3%BC%23%25.txt"), // whose names hold no ?
+        false => ("a/b c/ü?#%.txt", "a/b%20c/%C3%BC%3F%23%25.txt"),
+    };
     for (file, address, to_blobs) in [
         ("top.json", "top.json", "../../blobs"),
         ("onnx/model.onnx", "onnx/model.onnx", "../../../blobs"),
-        (
-            "a/b c/ü?#%.txt",
-            "a/b%20c/%C3%BC%3F%23%25.txt",
-            "../../../../blobs",
-        ),
+        (odd, address_of_odd, "../../../../blobs"),
     ] {
         let fetched = fetch(&server, dir.path(), file).unwrap();
         let snapshot = dir.path().join("models--org--net/snapshots").join(COMMIT);
