@@ -122,16 +122,16 @@ fn classes(
     let mut rows = Vec::new();
     let mut scores = Map::new();
     let mut of_trained = Vec::new();
-    for (subject, labelled) in subjects.all.iter().zip(of_subjects) {
-        let (features, texts) = labelled.queries();
-        let bank = encode(encoder, &labelled.bank_texts);
+    for (subject, of_label) in subjects.all.iter().zip(of_subjects) {
+        let (features, texts) = of_label.queries();
+        let bank = encode(encoder, &of_label.bank_texts);
         let truth = encode(encoder, texts);
-        let predicted = knn(&labelled.bank, &bank, features, &labelled.config())?;
+        let predicted = knn(&of_label.bank, &bank, features, &of_label.config())?;
         let predicted = predicted[0].predictions.clone();
         let (knn_text, knn) = accuracy_of(&truth, &predicted)?;
         let by_logistic = match subject.name {
             PIXELS => None,
-            _ => by_logistic(labelled, &bank)?,
+            _ => by_logistic(of_label, &bank)?,
         };
         let (logistic_text, logistic) = match by_logistic {
             Some(predicted) => accuracy_of(&truth, &predicted)?,
@@ -185,8 +185,8 @@ fn accuracy_of(truth: &[usize], predicted: &[usize]) -> anyhow::Result<(String, 
 
 /// Classes of the test side predicted by logistic regression; `None` without one, or if there are
 /// too few rows to hold any out.
-fn by_logistic(labelled: &OfLabel, bank: &[usize]) -> anyhow::Result<Option<Vec<usize>>> {
-    let Some((features, _)) = &labelled.test else {
+fn by_logistic(of_label: &OfLabel, bank: &[usize]) -> anyhow::Result<Option<Vec<usize>>> {
+    let Some((features, _)) = &of_label.test else {
         return Ok(None);
     };
     let config = LogisticConfig {
@@ -196,7 +196,7 @@ fn by_logistic(labelled: &OfLabel, bank: &[usize]) -> anyhow::Result<Option<Vec<
     let grid = default_grid();
     let mut progress = CountProgress::new("logistic fits", grid.len() + 1);
     let on_fit = &mut |done| progress.set(done);
-    match fit_with_best_c(&labelled.bank, bank, &grid, &config, 0, on_fit) {
+    match fit_with_best_c(&of_label.bank, bank, &grid, &config, 0, on_fit) {
         Ok((model, _)) => Ok(Some(model.predict(features)?)),
         Err(_) => Ok(None),
     }
@@ -210,12 +210,12 @@ fn share_of_most_frequent(truth: &[usize]) -> f64 {
     counts.values().max().copied().unwrap_or(0) as f64 / truth.len() as f64
 }
 
-fn accuracy_table(page: &mut Page, labelled: &OfLabel, rows: &[Vec<Cell>]) {
-    let asked = labelled.queries().0.n;
-    let how = match labelled.test {
+fn accuracy_table(page: &mut Page, of_label: &OfLabel, rows: &[Vec<Cell>]) {
+    let asked = of_label.queries().0.n;
+    let how = match of_label.test {
         Some(_) => format!(
             "{} pictures to learn from, {asked} held out",
-            labelled.bank.n
+            of_label.bank.n
         ),
         None => format!("{asked} pictures, each by the others"),
     };
@@ -224,7 +224,7 @@ fn accuracy_table(page: &mut Page, labelled: &OfLabel, rows: &[Vec<Cell>]) {
         &["features", &format!("k-NN, k = {K}"), "logistic regression"],
         rows,
     );
-    page.text(match labelled.test {
+    page.text(match of_label.test {
         None => "–: logistic regression is not fitted, since no pictures are held out (--val).",
         Some(_) => {
             "–: logistic regression is not fitted to raw pixels, whose many columns take longer \
@@ -269,52 +269,33 @@ fn numbers(
     subjects: &Subjects,
     of_subjects: &[OfLabel],
 ) -> anyhow::Result<Value> {
-    let values = |texts: &[String]| -> Vec<f64> {
-        texts
-            .iter()
-            .map(|text| number(text).unwrap_or(f64::NAN))
-            .collect()
-    };
     let mut rows = Vec::new();
     let mut scores = Map::new();
-    for (subject, labelled) in subjects.all.iter().zip(of_subjects) {
-        let (features, texts) = labelled.queries();
-        let (bank, truth) = (values(&labelled.bank_texts), values(texts));
-        let predicted = knn_regress(&labelled.bank, &bank, features, &labelled.config())?;
+    for (subject, of_label) in subjects.all.iter().zip(of_subjects) {
+        let (features, texts) = of_label.queries();
+        let (bank, truth) = (values(&of_label.bank_texts), values(texts));
+        let predicted = knn_regress(&of_label.bank, &bank, features, &of_label.config())?;
         let of_knn = NumberScore::of(&truth, &predicted[0].predictions)?;
         // As many columns as pixels have take longer than all the rest of the page.
         let of_ridge = match subject.name {
             PIXELS => None,
-            _ => by_ridge(labelled, &bank)
+            _ => by_ridge(of_label, &bank)
                 .map(|predicted| NumberScore::of(&truth, &predicted))
                 .transpose()?,
         };
-        for (method, score) in [("k-NN", Some(&of_knn)), ("ridge", of_ridge.as_ref())] {
-            let Some(NumberScore { mae, r2 }) = score else {
-                continue;
-            };
-            let text = |figure: &Interval, digits: usize| {
-                let [value, low, high] = [figure.estimate, figure.low, figure.high];
-                Cell::Figure(format!(
-                    "{value:.digits$} ({low:.digits$} to {high:.digits$})"
-                ))
-            };
-            let name = |text: &str| Cell::Text(text.to_owned());
-            rows.push(vec![
-                name(subject.name),
-                name(method),
-                text(mae, 2),
-                text(r2, 3),
-            ]);
+        rows.push(number_row(subject.name, "k-NN", &of_knn));
+        if let Some(of_ridge) = &of_ridge {
+            rows.push(number_row(subject.name, "ridge", of_ridge));
         }
         scores.insert(
             subject.name.to_owned(),
             json!({"knn": of_knn.json(), "ridge": of_ridge.as_ref().map(NumberScore::json)}),
         );
     }
+    let of_trained = &of_subjects[0];
     let (bank, truth) = (
-        values(&of_subjects[0].bank_texts),
-        values(of_subjects[0].queries().1),
+        values(&of_trained.bank_texts),
+        values(of_trained.queries().1),
     );
     let mean = bank.iter().sum::<f64>() / bank.len() as f64;
     let always = mean_absolute_error(&truth, &vec![mean; truth.len()])?;
@@ -325,35 +306,60 @@ fn numbers(
         Cell::Figure(String::new()),
     ]);
     page.heading(label);
-    let how = match of_subjects[0].test {
+    number_table(page, label, of_trained, &rows);
+    Ok(Value::Object(scores))
+}
+
+fn values(texts: &[String]) -> Vec<f64> {
+    texts
+        .iter()
+        .map(|text| number(text).unwrap_or(f64::NAN))
+        .collect()
+}
+
+fn number_row(subject: &str, method: &str, NumberScore { mae, r2 }: &NumberScore) -> Vec<Cell> {
+    let text = |figure: &Interval, digits: usize| {
+        let [value, low, high] = [figure.estimate, figure.low, figure.high];
+        Cell::Figure(format!(
+            "{value:.digits$} ({low:.digits$} to {high:.digits$})"
+        ))
+    };
+    vec![
+        Cell::Text(subject.to_owned()),
+        Cell::Text(method.to_owned()),
+        text(mae, 2),
+        text(r2, 3),
+    ]
+}
+
+fn number_table(page: &mut Page, label: &str, of_label: &OfLabel, rows: &[Vec<Cell>]) {
+    let asked = of_label.queries().0.n;
+    let how = match of_label.test {
         Some(_) => format!(
-            "{} pictures to learn from, {} held out; k = {K}",
-            bank.len(),
-            truth.len()
+            "{} pictures to learn from, {asked} held out; k = {K}",
+            of_label.bank.n
         ),
         None => format!(
-            "{} pictures: k-NN (k = {K}) each by the others, ridge each fifth by the other four",
-            truth.len()
+            "{asked} pictures: k-NN (k = {K}) each by the others, ridge each fifth by the other four"
         ),
     };
     page.table(
         &format!("Mean absolute error and R² of {label} with 95 % bootstrap intervals; {how}"),
         &["features", "by", "error", "R²"],
-        &rows,
+        rows,
     );
     page.text(
         "Ridge regression is not fitted to raw pixels, whose many columns take longer than all the \
          rest of this page.",
     );
-    Ok(Value::Object(scores))
 }
 
 /// Numbers predicted by ridge regression: of the test side, or of each fifth of the bank by a fit
 /// to the other four; `None` if there are too few rows to choose alpha on.
-fn by_ridge(labelled: &OfLabel, bank: &[f64]) -> Option<Vec<f64>> {
+fn by_ridge(of_label: &OfLabel, bank: &[f64]) -> Option<Vec<f64>> {
     let grid = ridge::default_grid();
-    if let Some((features, _)) = &labelled.test {
-        let (model, _) = fit_with_best_alpha(&labelled.bank, bank, &grid, 0).ok()?;
+    if let Some((features, _)) = &of_label.test {
+        let (model, _) = fit_with_best_alpha(&of_label.bank, bank, &grid, 0).ok()?;
         return model.predict(features).ok();
     }
     let mut predicted = vec![0.0; bank.len()];
@@ -361,8 +367,8 @@ fn by_ridge(labelled: &OfLabel, bank: &[f64]) -> Option<Vec<f64>> {
         let (out, kept): (Vec<usize>, Vec<usize>) = (0..bank.len()).partition(|i| i % 5 == fifth);
         let values: Vec<f64> = kept.iter().map(|&i| bank[i]).collect();
         let (model, _) =
-            fit_with_best_alpha(&labelled.bank.subset(&kept), &values, &grid, 0).ok()?;
-        let values = model.predict(&labelled.bank.subset(&out)).ok()?;
+            fit_with_best_alpha(&of_label.bank.subset(&kept), &values, &grid, 0).ok()?;
+        let values = model.predict(&of_label.bank.subset(&out)).ok()?;
         for (i, value) in out.into_iter().zip(values) {
             predicted[i] = value;
         }
