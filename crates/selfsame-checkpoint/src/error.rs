@@ -211,6 +211,11 @@ mod tests {
         }
         let missing = io(io::ErrorKind::NotFound.into());
         assert!(missing.allows_fallback() && !missing.may_pass());
+        if cfg!(windows) {
+            // A failed checksum of data, and access denied.
+            assert!(io(io::Error::from_raw_os_error(23)).may_pass());
+            assert!(!io(io::Error::from_raw_os_error(5)).may_pass());
+        }
         if cfg!(unix) {
             // EIO, and EMFILE: too many open files.
             let eio = io(io::Error::from_raw_os_error(5));

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use selfsame_files::rename;
 
 use crate::error::OnPath;
 use crate::manifest::{FileEntry, Manifest};
@@ -53,7 +54,7 @@ impl Warning {
         }
         let name = self.skipped.file_name()?.to_str()?;
         let aside = self.skipped.with_file_name(format!("damaged-{name}"));
-        (!aside.exists() && fs::rename(&self.skipped, &aside).is_ok()).then_some(aside)
+        (!aside.exists() && rename(&self.skipped, &aside).is_ok()).then_some(aside)
     }
 }
 

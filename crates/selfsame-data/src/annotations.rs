@@ -234,6 +234,8 @@ impl Parent {
                 let all_normal = Path::new(text)
                     .components()
                     .all(|part| matches!(part, Component::Normal(_)));
+                // As paths are written there: a whole one begins alike.
+                let root = dunce::simplified(root);
                 all_normal || without_dots(&root.join(text)).starts_with(root)
             }
         };

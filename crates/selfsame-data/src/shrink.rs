@@ -11,7 +11,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageFormat, RgbImage};
 use rayon::prelude::*;
 use selfsame_augment::{EvalCrop, Interpolation, Workspace, ops};
-use selfsame_files::rename;
+use selfsame_files::{remove, rename};
 
 use crate::copies::{Copies, Stamp};
 use crate::dataset::{Dataset, picture_of};
@@ -325,7 +325,7 @@ fn write_copy(
     });
     let done = written.and_then(|()| rename(&beside, target));
     done.map_err(|error| {
-        let _ = fs::remove_file(&beside);
+        let _ = remove(&beside);
         failed(error)
     })
 }

@@ -52,17 +52,17 @@ impl Beside {
     /// Brings the file to the disk and gives it its name, in place of what had it.
     ///
     /// # Errors
-    /// If that fails; then what was there before stays. A network file system may tell only now that
-    /// there is no room.
+    /// If that fails; then what was there before stays, unless it is only the folder that cannot be
+    /// brought to the disk. A network file system may tell only now that there is no room.
     pub fn put(mut self) -> io::Result<()> {
         sync(self.file())?;
-        // Before it is closed, so that nothing here fails without removing it.
-        let (temp, path) = (self.temp.clone(), self.path.clone());
-        drop(self.file.take());
-        rename(&temp, &path).inspect_err(|_| {
-            let _ = remove(&temp); // the failure itself is what the caller must hear of
+        // Locked until it has its name; but Windows may give none to a file that is open.
+        let file = self.file.take().filter(|_| cfg!(not(windows)));
+        rename(&self.temp, &self.path).inspect_err(|_| {
+            let _ = remove(&self.temp); // the failure itself is what the caller must hear of
         })?;
-        match path.parent() {
+        drop(file);
+        match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
             _ => sync_folder(Path::new(".")),
         }

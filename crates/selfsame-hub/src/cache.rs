@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use selfsame_files::rename;
+use selfsame_files::{remove, rename};
 
 use crate::checksum::Checksum;
 use crate::error::HubError;
@@ -118,7 +118,7 @@ fn put(
     let beside = folder.join(format!(".new.{}.{number}", std::process::id()));
     let made = make(&beside).and_then(|()| rename(&beside, path));
     if made.is_err() {
-        let _ = fs::remove_file(&beside);
+        let _ = remove(&beside);
     }
     made.map_err(HubError::io(path))
 }

@@ -100,13 +100,19 @@ pub(crate) fn by_flag(flag: &'static str, mut error: anyhow::Error) -> anyhow::E
 /// A path as a shell takes it, for commands that are to be pasted.
 pub(crate) fn pasteable(path: &Path) -> String {
     let text = path.display().to_string();
-    let is_plain =
-        |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c) || cfg!(windows) && c == '\\';
+    // What is a list or a variable to one of the shells there needs quotes.
+    let plain = match cfg!(windows) {
+        true => r"/._-+=:\",
+        false => "/._-+=:,@%",
+    };
+    let is_plain = |c: char| c.is_alphanumeric() || plain.contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text;
     }
     match cfg!(windows) {
-        // Both shells there take these, and no name holds one.
+        // Both shells take these, but for what `$` and % mean within them; one more backslash at the
+        // end, or it would take the quote for its own.
+        true if text.ends_with('\\') => format!("\"{text}\\\""),
         true => format!("\"{text}\""),
         false => format!("'{}'", text.replace('\'', r"'\''")),
     }
@@ -167,6 +173,8 @@ mod tests {
         if cfg!(windows) {
             assert_eq!(pasteable(Path::new(r"C:\runs\mine")), r"C:\runs\mine");
             assert_eq!(pasteable(Path::new(r"C:\my run")), r#""C:\my run""#);
+            assert_eq!(pasteable(Path::new(r"C:\my run\")), r#""C:\my run\\""#);
+            assert_eq!(pasteable(Path::new("a,b")), r#""a,b""#);
         } else {
             assert_eq!(pasteable(Path::new("my run")), "'my run'");
             assert_eq!(pasteable(Path::new("it's")), r"'it'\''s'");

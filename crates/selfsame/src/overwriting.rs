@@ -1,5 +1,6 @@
 //! A result never goes over what it is made from.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use selfsame_checkpoint::CHECKPOINTS;
@@ -68,12 +69,12 @@ pub(crate) fn refuse_overwriting_pictures(
     let (Ok(out_at), Some(name)) = (out.canonicalize(), out.file_name()) else {
         return Ok(());
     };
+    // Some disks tell names in another case from one another, some do not.
+    let folded = |name: &OsStr| name.to_string_lossy().to_lowercase();
+    let name = folded(name);
     let is_it = |path: PathBuf| {
         // Asked of few: where links lead takes long for a million files.
-        let may_be = path
-            .file_name()
-            .is_some_and(|its| its.eq_ignore_ascii_case(name))
-            || path.is_symlink();
+        let may_be = path.file_name().is_some_and(|its| folded(its) == name) || path.is_symlink();
         may_be && path.canonicalize().is_ok_and(|path| path == out_at)
     };
     match (0..set.len()).any(|index| set.path(index).is_some_and(is_it)) {

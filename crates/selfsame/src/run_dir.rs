@@ -141,21 +141,14 @@ fn newest(dir: &Path) -> anyhow::Result<Option<(u64, Manifest, PathBuf)>> {
     Ok(manifests.next())
 }
 
-/// Refuses a new end of a run that has gone on beyond it.
+/// Refuses an end of a run that has gone on beyond it.
 ///
 /// # Errors
 /// A usage error with both numbers of steps.
-pub(crate) fn refuse_earlier_end(
-    dir: &Path,
-    before: &RunConfig,
-    after: &RunConfig,
-) -> anyhow::Result<()> {
-    let end = after.train.max_steps;
-    if end == 0 || end == before.train.max_steps {
-        return Ok(());
-    }
+pub(crate) fn refuse_earlier_end(dir: &Path, config: &RunConfig) -> anyhow::Result<()> {
+    let end = config.train.max_steps;
     match newest(dir)? {
-        Some((done, ..)) if end < done => Err(usage(format!(
+        Some((done, ..)) if end != 0 && end < done => Err(usage(format!(
             "train.max_steps = {end} is below the {done} steps that are done; take more, or 0 for \
              all epochs"
         ))),

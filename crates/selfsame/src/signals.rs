@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP: the first asks for a checkpoint and an orderly end, one that comes
+//! SIGINT, SIGTERM and SIGHUP, on Windows Ctrl-C and Ctrl-Break: the first asks for a checkpoint and an orderly end, one that comes
 //! some time later ends at once.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -335,6 +335,7 @@ fn other_machines_and_paths_without_a_root_are_outside() {
     let disk = inside.split_at(2).0;
     for (image, is_fine) in [
         (inside.as_str(), true),
+        (&inside.replace("x.jpg", r"gone\x.jpg"), true),
         (r"\\host.invalid\share\x.jpg", false),
         ("//host.invalid/share/x.jpg", false),
         (r"\\?\UNC\host.invalid\share\x.jpg", false),

@@ -67,9 +67,13 @@ pub(crate) fn run(args: &Attention) -> anyhow::Result<Done> {
     };
     write_bytes(&args.out, &encode_png(&sheet.draw())?)?;
     if let Some([height, width]) = drawn.single {
+        let larger = match args.whole {
+            true => "picture",
+            false => "--image-size",
+        };
         tell!(
             "note: at {width} x {height} pixels the network has one cell, of which there is nothing \
-             to show; a larger --image-size has more"
+             to show; a larger {larger} has more"
         );
     }
     tell!(

@@ -26,7 +26,7 @@ pub(super) fn goes_on(run: &Path, resume: bool, config: &RunConfig) -> anyhow::R
     if continues {
         let before = run_dir::read_config_to_go_on(run)?.typed()?;
         refuse_changes(&before, config)?;
-        run_dir::refuse_earlier_end(run, &before, config)?;
+        run_dir::refuse_earlier_end(run, config)?;
     }
     Ok(continues)
 }

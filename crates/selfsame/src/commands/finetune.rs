@@ -142,6 +142,12 @@ fn goes_on(args: &Finetune) -> anyhow::Result<bool> {
             args.run.display()
         )));
     }
+    if !args.resume && result(&args.run).exists() {
+        return Err(usage(format!(
+            "--run {}: a run is in it that is done; --resume tells its result, or name another folder",
+            args.run.display()
+        )));
+    }
     let stopped = !list(&args.run)?.is_empty();
     if stopped && !args.resume {
         return Err(usage(format!(

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &Resume) -> anyhow::Result<Done> {
     merged.make_absolute()?;
     let config = merged.resolve()?;
     refuse_changes(&before, &config)?;
-    run_dir::refuse_earlier_end(&args.run, &before, &config)?;
+    run_dir::refuse_earlier_end(&args.run, &config)?;
     let opened = Opened::of(&config, Some(&args.run))?;
     opened.check_room(&config, &args.run)?;
     let init = weights_to_begin_with(&args.run, &config, &opened.device)?;

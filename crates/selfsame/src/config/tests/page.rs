@@ -97,9 +97,11 @@ fn its_operations_and_their_settings_are_the_programs() {
     for op in &ops {
         let row = rows.get(op.as_str());
         let row = row.unwrap_or_else(|| panic!("{op} is missing"));
-        for setting in expected_of(&format!(
+        let settings = expected_of(&format!(
             "augment.local=[{{ op = \"{op}\", nonsense = 1 }}]"
-        )) {
+        ));
+        assert!(settings.iter().any(|setting| setting == "p"), "{op}");
+        for setting in settings {
             let is_told = setting == "p" || row[2].contains(&format!("`{setting}`"));
             assert!(is_told, "{op}: {setting} is missing");
         }
