@@ -209,7 +209,8 @@ mod tests {
         let near = |x: f32| [x.next_down(), x, x.next_up()];
         for half in -4..=520 {
             for x in near(half as f32 / 2.0) {
-                assert_eq!(to_byte(x), x.round() as u8, "{x}");
+                // In f64, as Windows's C library rounds the f32 just below a half upwards.
+                assert_eq!(to_byte(x), f64::from(x).round() as u8, "{x}");
             }
         }
     }
