@@ -59,7 +59,7 @@ fn a_run_begins_with_the_weights_it_is_given() {
 
     // The flag is a value of the configuration, which other commands tell and check too.
     let config = done(&["config", "--init", &text(&first)]);
-    let value = toml::Value::from(text(&first));
+    let value = toml::Value::from(text(&std::path::absolute(&first).unwrap()));
     let line = format!("init = {value}  # --init");
     assert!(config.contains(&line), "{config}");
     let set = format!("train.init={}", text(&dir.join("nowhere")));
@@ -292,6 +292,7 @@ fn a_run_that_goes_on_keeps_whole_paths() {
     let output = common::command(&args).current_dir(&dir).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    let train = format!("train = {}", toml::Value::from(text(&pictures)));
+    let whole = text(&std::path::absolute(&pictures).unwrap());
+    let train = format!("train = {}", toml::Value::from(whole));
     assert!(config().contains(&train), "{}", config());
 }

@@ -123,16 +123,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(check_finetuning(dir.path(), 1).is_ok());
         let refused = check_finetuning(dir.path(), u64::MAX);
-        assert_eq!(refused.is_err(), cfg!(unix));
-        let told = refused.map_or_else(|error| error.to_string(), |()| String::new());
-        assert_eq!(told.contains("a checkpoint takes"), cfg!(unix), "{told}");
+        let told = refused.unwrap_err().to_string();
+        assert!(told.contains("a checkpoint takes"), "{told}");
     }
 
     #[test]
     fn the_disk_of_a_folder_that_is_not_there_yet_is_that_of_the_one_above() {
         let dir = tempfile::tempdir().unwrap();
-        let there = free(dir.path());
-        assert_eq!(there.is_some(), cfg!(unix));
-        assert_eq!(free(&dir.path().join("a/b")).is_some(), cfg!(unix));
+        assert!(free(dir.path()).is_some());
+        assert!(free(&dir.path().join("a/b")).is_some());
     }
 }
