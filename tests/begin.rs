@@ -83,7 +83,8 @@ fn a_run_begins_with_the_weights_it_is_given() {
 
     // Its page says how to do it again from its configuration, which names the weights.
     let config = std::fs::read_to_string(second.join("config.toml")).unwrap();
-    assert!(config.contains(&text(&first)), "{config}");
+    let whole = text(&std::path::absolute(&first).unwrap());
+    assert!(config.contains(&whole), "{config}");
     std::fs::rename(&first, dir.join("moved")).unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
     let answer = selfsame(&["resume", &text(&second), "--no-report"]);
