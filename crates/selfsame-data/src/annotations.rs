@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use selfsame_files::write_whole;
 
 use crate::csv_text::{
-    blanks_before_quotes, is_break, line_at, line_of, other_width, problem_of, without,
+    blanks_before_quotes, is_break, line_at, line_of, other_width, problem_of, put_rows, without,
 };
 use crate::dataset::{Files, OpenOptions};
 use crate::decode::Limits;
@@ -436,10 +436,7 @@ pub fn write(path: &Path, header: &[&str], rows: &[Vec<String>]) -> Result<(), D
     for row in rows {
         writer.write_record(row).map_err(failed)?;
     }
-    let bytes = writer
-        .into_inner()
-        .map_err(|e| DataError::io("writing", path, e.into_error()))?;
-    write_whole(path, &bytes).map_err(|error| DataError::io("writing", path, error))
+    put_rows(path, writer)
 }
 
 /// Writes `root.txt` into `folder`: paths in the annotation files there start from `images`.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use csv::StringRecord;
+use selfsame_files::write_whole;
 
 use crate::error::DataError;
 
@@ -39,6 +40,13 @@ pub(crate) fn read_own(
         done.map_err(|problem| wrong(line_of(text, record.position()), problem))?;
     }
     Ok(())
+}
+
+/// Puts the rows of a writer into a file, which appears whole or not at all.
+pub(crate) fn put_rows(path: &Path, writer: csv::Writer<Vec<u8>>) -> Result<(), DataError> {
+    let bytes = writer.into_inner().map_err(|error| error.into_error());
+    let put = bytes.and_then(|bytes| write_whole(path, &bytes));
+    put.map_err(|error| DataError::io("writing", path, error))
 }
 
 /// What is wrong with a row of another number of cells than the header's.

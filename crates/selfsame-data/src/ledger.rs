@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use selfsame_files::write_whole;
-
-use crate::csv_text::read_own;
+use crate::csv_text::{put_rows, read_own};
 use crate::dataset::Dataset;
 use crate::decode::DecodeError;
 use crate::error::DataError;
@@ -157,10 +155,7 @@ impl Ledger {
             let file = path.as_deref().unwrap_or(&entry.file);
             writer.write_record([file, &entry.reason]).map_err(failed)?;
         }
-        let bytes = writer
-            .into_inner()
-            .map_err(|e| DataError::io("writing", path, e.into_error()))?;
-        write_whole(path, &bytes).map_err(|error| DataError::io("writing", path, error))
+        put_rows(path, writer)
     }
 
     /// Takes over what an earlier part of the same run wrote, all of it or nothing; a missing file has

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use selfsame_files::write_whole;
-
-use crate::csv_text::read_own;
+use crate::csv_text::{put_rows, read_own};
 use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::fingerprint::{head_hash, sampled};
@@ -90,10 +88,7 @@ impl PictureList {
             let head = picture.head.clone().unwrap_or_default();
             writer.write_record([name, &bytes, &head]).map_err(failed)?;
         }
-        let bytes = writer
-            .into_inner()
-            .map_err(|error| DataError::io("writing", path, error.into_error()))?;
-        write_whole(path, &bytes).map_err(|error| DataError::io("writing", path, error))
+        put_rows(path, writer)
     }
 
     /// Reads what [`write_csv`](Self::write_csv) wrote.
